@@ -1,0 +1,45 @@
+# make repro: the environment, then every result. make test: the environment, then the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/ready
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test lint lab verify lock clean
+
+repro: $(READY)
+	@dvc repro
+	@hierclip readme
+
+test: $(READY)
+	@pytest
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	basedpyright
+	nbstripout --verify notebooks/*.ipynb
+
+lab: $(READY)
+	@jupyter lab --notebook-dir=notebooks
+
+# The records just made against the committed ones.
+verify: $(READY)
+	@hierclip verify
+
+# Pins anew; needs uv.
+lock:
+	uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header --all-extras -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .dvc/cache .dvc/tmp data/attacks data/checkpoints data/executed data/margins data/models data/prepared data/trees
+	rm -rf .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python >= 3.11 is needed; this is %d.%d. Try make PYTHON=python3.11" % v[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV); some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

@@ -1,0 +1,1 @@
+"""Robustness of CLIP-style models at every level of a class hierarchy."""

@@ -1,0 +1,68 @@
+"""What every dataset offers: leaves, a split of them, pictures to train on and fixed pictures to measure on."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+SPLITS = ("tuned", "held_out")  # classes seen in fine-tuning, and the others
+PARTS = ("val", "test")  # pictures that choices are made on, and pictures that results are made on
+
+
+@dataclass(frozen=True)
+class Leaf:
+    id: str  # unique: a WordNet synset where there is one
+    name: str  # the words of a prompt
+    split: str  # one of SPLITS
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """images: (N, 3, H, W) uint8; labels: (N,) int64, places in the dataset's `leaves`."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def floats(self) -> Tensor:
+        """(N, 3, H, W) float32 in [0, 1], channels last in memory."""
+        return (self.images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def of(self, places: Tensor) -> "Pictures":
+        """The pictures of the leaves at `places`; labels become positions in it."""
+        position = torch.full((int(max(self.labels.max(), places.max())) + 1,), -1)
+        position[places] = torch.arange(len(places))
+        kept = position[self.labels] >= 0
+        return Pictures(self.images[kept], position[self.labels[kept]])
+
+
+class Dataset(Protocol):
+    name: str
+    leaves: tuple[Leaf, ...]
+    credit: str  # a line to set under every figure that shows the pictures
+
+    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Training pictures of the leaves at `places`: (size, 3, H, W) float32 in [0, 1], and their labels,
+        positions in `places`. The same for the same seed and step, whatever was drawn before.
+        """
+        ...
+
+    def pictures(self, part: str) -> Pictures:
+        """All pictures of a part, one of PARTS."""
+        ...
+
+
+def places_of(dataset: Dataset, ids: tuple[str, ...]) -> Tensor:
+    """(len(ids),) int64: where each leaf stands in the dataset. Raises ValueError for an unknown one."""
+    place = {leaf.id: k for k, leaf in enumerate(dataset.leaves)}
+    if unknown := [i for i in ids if i not in place]:
+        raise ValueError(f"dataset {dataset.name} has no leaf {', '.join(unknown)}")
+    return torch.tensor([place[i] for i in ids])
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed of its own for every seed and step; the odd number after it is free for a second generator."""
+    return 2 * (seed * 10**10 + step)

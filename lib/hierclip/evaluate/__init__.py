@@ -1,0 +1,36 @@
+"""Level-wise evaluation: the matrix, its figures and intervals, the audit, records and what is made of them."""
+
+from hierclip.evaluate.audit import audit
+from hierclip.evaluate.matrix import Outcomes, level_matrix
+from hierclip.evaluate.metrics import figures, intervals, path_robust
+from hierclip.evaluate.records import (
+    RECORDS,
+    Record,
+    RecordError,
+    git_revision,
+    load_records,
+    save_record,
+    threat_model,
+    versions,
+)
+from hierclip.evaluate.run import evaluate
+from hierclip.evaluate.verify import verify
+
+__all__ = [
+    "RECORDS",
+    "Outcomes",
+    "Record",
+    "RecordError",
+    "audit",
+    "evaluate",
+    "figures",
+    "git_revision",
+    "intervals",
+    "level_matrix",
+    "load_records",
+    "path_robust",
+    "save_record",
+    "threat_model",
+    "verify",
+    "versions",
+]

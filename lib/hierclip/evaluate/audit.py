@@ -1,0 +1,51 @@
+"""A first look at whether robustness is real: a stronger attack, a large budget, gradients that vanish."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierclip import poincare
+from hierclip.attacks import Budget, aims, attack, frozen, margin
+from hierclip.data import Pictures
+from hierclip.evaluate.records import Audit
+from hierclip.model import Classifier, PoincareHead
+
+LARGE = 64 / 255
+
+
+def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, *, count: int, seed: int) -> Audit:
+    """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others."""
+    rows = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long()
+    images, labels = pictures.floats()[rows], pictures.labels[rows]
+    own = aims(paths, 0)[0].own[labels]
+
+    def score(x: Tensor) -> Tensor:
+        return classifier.score(x, 0)
+
+    def accuracy(other: Budget) -> float:
+        moved = attack(score, images, own, other, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            return float((margin(score(moved), own) <= 0).float().mean())
+
+    with frozen(classifier):
+        x = images.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(margin(score(x), own).sum(), x)
+        return Audit(
+            images=len(rows),
+            same_attack=accuracy(budget),
+            stronger=accuracy(replace(budget, steps=2 * budget.steps, restarts=2, losses=("margin", "ce"))),
+            large_budget=accuracy(replace(budget, eps=LARGE, step=LARGE / 8)),
+            zero_gradients=float((gradient.flatten(1).abs().amax(1) == 0).float().mean()),
+            at_rim=_at_rim(classifier, images),
+        )
+
+
+@torch.no_grad()
+def _at_rim(classifier: Classifier, images: Tensor) -> float:
+    head = classifier.head
+    if not isinstance(head, PoincareHead):
+        return 0.0
+    tangent = head.image_radius * F.normalize(classifier.encoder(images), dim=-1)
+    return float(poincare.at_rim(tangent, head.curvature).float().mean())

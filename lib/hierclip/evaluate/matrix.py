@@ -1,0 +1,127 @@
+"""The level matrix: every level attacked, every level read, image by image."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hierclip.attacks import Aim, Budget, aims, attack, frozen
+from hierclip.data import Pictures
+from hierclip.model import READINGS, Classifier, read
+from hierclip.progress import progress
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Whether each of N images is read rightly, by reading.
+
+    clean[reading]: (N, L + 1) bool, by evaluated level.
+    robust[reading]: (L + 1, N, L + 1) bool, by attacked level first: right under everything that the attack at
+    that level tried.
+    """
+
+    clean: dict[str, np.ndarray]
+    robust: dict[str, np.ndarray]
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f"clean_{k}": v for k, v in self.clean.items()} | {f"robust_{k}": v for k, v in self.robust.items()}
+        np.savez_compressed(path, allow_pickle=False, **arrays)
+
+    @staticmethod
+    def load(path: Path) -> "Outcomes":
+        with np.load(path) as arrays:
+            return Outcomes(
+                {reading: arrays[f"clean_{reading}"] for reading in READINGS},
+                {reading: arrays[f"robust_{reading}"] for reading in READINGS},
+            )
+
+
+def level_matrix(
+    classifier: Classifier,
+    pictures: Pictures,
+    paths: Tensor,
+    budget: Budget,
+    *,
+    seed: int,
+    batch: int,
+    partial: Path,
+    what: str = "attack",
+) -> Outcomes:
+    """Attacks every level, through the objective of each reading, and reads every level after it.
+
+    paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its
+    own, drawn from `seed`, and its outcomes go to `partial` at once, so that a run that was stopped goes on
+    where it was; removing the file is the caller's. An image that is wrong already is left as it is.
+    """
+    images, nodes = pictures.floats(), paths[pictures.labels]
+    done = _Partial(partial, _key(classifier, pictures, paths, budget, seed))
+    todo = [aim for level in range(paths.shape[1]) for aim in aims(paths, level)]
+
+    def outcome(aim: Aim | None, seed: int) -> np.ndarray:
+        moved = _attacked(classifier, images, nodes, aim, budget, seed, batch) if aim else images
+        return _right(classifier, moved, nodes, paths, batch)
+
+    with frozen(classifier):
+        clean = done.get("clean", outcome, None, 0)
+        robust = {reading: np.ones((paths.shape[1], *clean[0].shape), dtype=bool) for reading in READINGS}
+        for k, aim in enumerate(progress(todo, what)):
+            right = done.get(f"{aim.level}_{aim.reading}", outcome, aim, 1000 * seed + k)
+            for reading, values in zip(READINGS, right, strict=True):
+                robust[reading][aim.level] &= values
+    return Outcomes(dict(zip(READINGS, clean, strict=True)), robust)
+
+
+def _attacked(classifier, images: Tensor, nodes: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    moved = [
+        attack(lambda x: classifier.score(x, aim.source), x, aim.own[y[:, aim.level]], budget, generator)
+        for x, y in _batches(images, nodes, batch)
+    ]
+    return torch.cat(moved)
+
+
+def _batches(images: Tensor, nodes: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(images.split(batch), nodes.split(batch), strict=True)
+
+
+@torch.no_grad()
+def _right(classifier: Classifier, images: Tensor, nodes: Tensor, paths: Tensor, batch: int) -> np.ndarray:
+    """(readings, N, L + 1) bool."""
+    rows = []
+    for x, y in _batches(images, nodes, batch):
+        readings = read(classifier(x), paths)
+        rows.append(torch.stack([readings[reading] == y for reading in READINGS]))
+    return torch.cat(rows, dim=1).numpy()
+
+
+class _Partial:
+    """Arrays kept in a file under one key; those of another key are forgotten."""
+
+    def __init__(self, path: Path, key: str):
+        self.path, self.arrays = path, {"key": np.array(key)}
+        if path.exists():
+            with np.load(path) as kept:
+                if str(kept["key"]) == key:
+                    self.arrays = dict(kept)
+
+    def get(self, name: str, compute: Callable[..., np.ndarray], *arguments) -> np.ndarray:
+        if name not in self.arrays:
+            self.arrays[name] = compute(*arguments)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_name(self.path.name + ".part.npz")
+            np.savez(part, allow_pickle=False, **self.arrays)
+            part.replace(self.path)
+        return self.arrays[name]
+
+
+def _key(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([repr(budget), repr(classifier.head), seed, paths.tolist()]).encode())
+    for tensor in (pictures.images, pictures.labels, *classifier.state_dict().values(), *classifier.text_points):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""Figures out of image-by-image outcomes, with their bootstrap intervals."""
+
+import numpy as np
+
+from hierclip.evaluate.matrix import Outcomes
+
+Interval = tuple[float, float]
+
+
+def figures(outcomes: Outcomes, reading: str) -> dict:
+    """The figures of a reading, as fractions.
+
+    clean: by level. robust: A[a][e], accuracy at level e under the attack at level a. worst_level: the least of
+    A[a][a]. path_robust: the share of images whose whole path stays right, clean and under every attack.
+    """
+    return _figures(outcomes, reading, None)
+
+
+def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> dict:
+    """The 95 % percentile bootstrap intervals of `figures`, images drawn with replacement: [low, high] each."""
+    n = len(outcomes.clean[reading])
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    drawn = _figures(outcomes, reading, counts / n)
+    return {name: _bounds(values) for name, values in drawn.items()}
+
+
+def path_robust(outcomes: Outcomes, reading: str) -> np.ndarray:
+    """(N,) bool: the whole path is right, clean and under every attack."""
+    return outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2))
+
+
+def _figures(outcomes: Outcomes, reading: str, weights: np.ndarray | None) -> dict:
+    """weights: (R, N), rows summing to one; figures then gain a leading axis of R. None: each image counts once."""
+    clean, robust = outcomes.clean[reading], outcomes.robust[reading]
+    n, levels = clean.shape
+    w = np.full((1, n), 1 / n) if weights is None else weights
+    matrix = (w @ robust.transpose(1, 0, 2).reshape(n, -1)).reshape(-1, levels, levels)
+    out = {
+        "clean": w @ clean,
+        "robust": matrix,
+        "worst_level": matrix.diagonal(axis1=1, axis2=2).min(1),
+        "path_robust": w @ path_robust(outcomes, reading),
+    }
+    return {k: v[0].tolist() for k, v in out.items()} if weights is None else out
+
+
+def _bounds(values: np.ndarray) -> list:
+    """Low and high along the first axis, moved to the last: [..., 2] as nested lists."""
+    return np.moveaxis(np.quantile(values, [0.025, 0.975], axis=0), 0, -1).tolist()

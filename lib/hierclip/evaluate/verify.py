@@ -1,0 +1,83 @@
+"""Holds records just made against the committed ones, figure by figure."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hierclip.evaluate.records import RECORDS, Record, RecordError, load_records, parse_record
+from hierclip.model import READINGS
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A figure in two records; it agrees where its 95 % intervals overlap."""
+
+    figure: str
+    new: float
+    old: float
+    new_interval: tuple[float, float]
+    old_interval: tuple[float, float]
+
+    @property
+    def agrees(self) -> bool:
+        return self.new_interval[0] <= self.old_interval[1] and self.old_interval[0] <= self.new_interval[1]
+
+    def __str__(self) -> str:
+        sign, (low, high) = ("agrees " if self.agrees else "DIFFERS"), self.old_interval
+        return f"{sign} {self.figure}: {self.new:.3f}, committed {self.old:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def compare(new: Record, old: Record) -> Iterator[Agreement]:
+    """Every figure of two records. Raises RecordError where they were not made under the same conditions."""
+    for field in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
+        if getattr(new, field) != getattr(old, field):
+            raise RecordError(f"{name(new)}: {field} is {getattr(new, field)}, committed {getattr(old, field)}")
+    for reading in READINGS:
+        a, b = _flat(new, reading), _flat(old, reading)
+        for key, (value, interval) in a.items():
+            yield Agreement(f"{name(new)} {reading} {key}", value, b[key][0], interval, b[key][1])
+
+
+def name(record: Record) -> str:
+    return f"{record.method}-{record.seed}-{record.split}"
+
+
+def _flat(record: Record, reading: str) -> dict[str, tuple[float, tuple[float, float]]]:
+    bounds = record.intervals[reading]
+    out = {f"clean[{e}]": (v, bounds.clean[e]) for e, v in enumerate(record.clean[reading])}
+    for a, row in enumerate(record.robust[reading]):
+        out |= {f"robust[{a}][{e}]": (v, bounds.robust[a][e]) for e, v in enumerate(row)}
+    out["worst_level"] = record.worst_level[reading], bounds.worst_level
+    out["path_robust"] = record.path_robust[reading], bounds.path_robust
+    return out
+
+
+def committed_records(root: Path) -> dict[str, Record]:
+    """The records at git's HEAD, by name. Raises RecordError where git or HEAD has none."""
+    run = ["git", "-C", str(root)]
+    try:
+        listed = subprocess.run(
+            [*run, "ls-tree", "--name-only", "HEAD", RECORDS + "/"], capture_output=True, text=True, check=True
+        )
+        texts = {
+            path: subprocess.run([*run, "show", f"HEAD:{path}"], capture_output=True, text=True, check=True).stdout
+            for path in listed.stdout.split()
+        }
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RecordError(f"git cannot show the committed records of {root}: {error}") from None
+    if not texts:
+        raise RecordError(f"no record is committed under {RECORDS}; nothing to hold the new ones against")
+    records = [parse_record(text, f"HEAD:{path}") for path, text in texts.items()]
+    return {name(record): record for record in records}
+
+
+def verify(root: Path) -> list[Agreement]:
+    """Every figure of every committed record against the one in the working tree.
+
+    Raises RecordError where a committed record has no counterpart or other conditions.
+    """
+    new, old = {name(r): r for r in load_records(root / RECORDS)}, committed_records(root)
+    if missing := sorted(set(old) - set(new)):
+        raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
+    return [agreement for key in sorted(old) for agreement in compare(new[key], old[key])]

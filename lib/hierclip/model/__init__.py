@@ -1,0 +1,46 @@
+"""An open_clip model with level-wise predictions: made, loaded, saved, read."""
+
+from hierclip.model.backbone import (
+    Backbone,
+    ImageEncoder,
+    ModelError,
+    create,
+    encode_texts,
+    load,
+    save,
+    text_features,
+)
+from hierclip.model.classifier import (
+    READINGS,
+    Classifier,
+    Model,
+    accuracy,
+    load_model,
+    make_classifier,
+    read,
+    save_model,
+)
+from hierclip.model.heads import HEADS, CosineHead, Head, PoincareHead
+
+__all__ = [
+    "HEADS",
+    "READINGS",
+    "Backbone",
+    "Classifier",
+    "CosineHead",
+    "Head",
+    "ImageEncoder",
+    "Model",
+    "ModelError",
+    "PoincareHead",
+    "accuracy",
+    "create",
+    "encode_texts",
+    "load",
+    "load_model",
+    "make_classifier",
+    "read",
+    "save",
+    "save_model",
+    "text_features",
+]

@@ -1,0 +1,109 @@
+"""open_clip models: made, loaded, saved in open_clip's own layout, and their two towers."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hierclip.params import ModelParams
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+open_clip.add_model_config(Path(__file__).parent / "hierclip-tiny.json")
+
+
+class ModelError(ValueError):
+    """A model that cannot be had, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A CLIP with what its input needs."""
+
+    clip: CLIP
+    tokenizer: open_clip.SimpleTokenizer
+    config: dict  # open_clip's model configuration
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def image_size(self) -> int:
+        size = self.clip.visual.image_size
+        return size[0] if isinstance(size, tuple) else size
+
+
+def create(params: ModelParams, seed: int) -> Backbone:
+    """The model that `params` names, with published or local weights, or new ones drawn from `seed`.
+
+    Raises ModelError where open_clip has no such architecture or weights.
+    """
+    if params.architecture not in open_clip.list_models():
+        raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
+    torch.manual_seed(seed)
+    return _open(params.architecture, params.pretrained)
+
+
+def load(folder: Path) -> Backbone:
+    """The model that `save` wrote to `folder`. Raises ModelError where there is none."""
+    if not (folder / CONFIG).exists():
+        raise ModelError(f"no model in {folder}; run the stage that writes it (`dvc repro`)")
+    return _open(f"local-dir:{folder}", None)
+
+
+def _open(name: str, pretrained: str | None) -> Backbone:
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns where no weights are asked for
+    try:
+        clip, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {error}") from error
+    if not isinstance(clip, CLIP):
+        raise ModelError(f"{name} is a {type(clip).__name__}; a CLIP with open_clip's own text tower is needed")
+    config = open_clip.get_model_config(name)
+    preprocess = open_clip.get_model_preprocess_cfg(clip)
+    clip.visual.to(memory_format=torch.channels_last)
+    return Backbone(clip.eval(), tokenizer, config, tuple(preprocess["mean"]), tuple(preprocess["std"]))
+
+
+def save(backbone: Backbone, folder: Path) -> None:
+    """Writes the layout that `open_clip.create_model_and_transforms("local-dir:FOLDER")` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = open_clip.get_model_preprocess_cfg(backbone.clip)
+    text = json.dumps({"model_cfg": backbone.config, "preprocess_cfg": preprocess}, indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf8")
+    save_file({key: value.contiguous() for key, value in backbone.clip.state_dict().items()}, folder / WEIGHTS)
+
+
+class ImageEncoder(nn.Module):
+    """Images (N, 3, H, W) in [0, 1] to embeddings (N, D) float32, of whatever length they come out."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.visual = backbone.clip.visual
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.visual((images - self.mean) / self.std)
+
+
+def text_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
+    """What the text tower gives below its final projection: (len(prompts), width)."""
+    clip = backbone.clip
+    projection, clip.text_projection = clip.text_projection, None
+    try:
+        return clip.encode_text(backbone.tokenizer(list(prompts)).to(clip.positional_embedding.device))
+    finally:
+        clip.text_projection = projection
+
+
+def encode_texts(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
+    """Text embeddings (len(prompts), D), of whatever length they come out."""
+    return text_features(backbone, prompts) @ backbone.clip.text_projection

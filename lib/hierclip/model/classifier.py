@@ -1,0 +1,92 @@
+"""Images to logits over the nodes of every level of a tree, and the two readings of a level."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hierclip.data import Pictures
+from hierclip.model.backbone import Backbone, ImageEncoder, encode_texts, load, save
+from hierclip.model.heads import Head, head_from_dict, head_to_dict
+from hierclip.trees import Tree, level_prompts
+
+HEAD = "hierclip.json"  # beside the weights: the head and the method's name
+READINGS = ("direct", "roll_up")
+
+
+class Classifier(nn.Module):
+    """forward: images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each level l of the tree."""
+
+    def __init__(self, encoder: nn.Module, head: Head, texts: Sequence[Tensor]):
+        """texts: a level's text embeddings (K_l, D), leaves first."""
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        top = len(texts) - 1
+        for level, text in enumerate(texts):
+            self.register_buffer(f"texts_{level}", head.text_points(text, level, top), persistent=False)
+        self.top = top
+
+    @property
+    def text_points(self) -> list[Tensor]:
+        return [getattr(self, f"texts_{level}") for level in range(self.top + 1)]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        points = self.head.image_points(self.encoder(images))
+        return [self.head.logits(points, texts) for texts in self.text_points]
+
+    def score(self, images: Tensor, level: int) -> Tensor:
+        """The logits of one level alone: (N, K_l)."""
+        return self.head.logits(self.head.image_points(self.encoder(images)), self.text_points[level])
+
+
+@torch.no_grad()
+def make_classifier(backbone: Backbone, head: Head, tree: Tree, template: str) -> Classifier:
+    """Zero-shot over `tree`: its prompts are encoded once."""
+    texts = [encode_texts(backbone, prompts) for prompts in level_prompts(tree, template)]
+    return Classifier(ImageEncoder(backbone), head, texts).eval()
+
+
+def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
+    """Each reading's predictions, (N, L + 1) node places: the nearest node of a level (direct), the ancestor
+    of the predicted leaf (roll_up). paths: (leaves, L + 1), the tree's.
+    """
+    direct = torch.stack([level.argmax(1) for level in logits], dim=1)
+    return {"direct": direct, "roll_up": paths[direct[:, 0]]}
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, pictures: Pictures, paths: Tensor, batch: int = 500) -> dict[str, list[float]]:
+    """By reading, the accuracy at every level. paths: the tree's; labels of the pictures are its rows."""
+    logits = [classifier(images) for images in pictures.floats().split(batch)]
+    readings = read([torch.cat(level) for level in zip(*logits, strict=True)], paths)
+    nodes = paths[pictures.labels]
+    return {reading: (nodes == found).float().mean(0).tolist() for reading, found in readings.items()}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A backbone with the head that its method reads it through."""
+
+    backbone: Backbone
+    head: Head
+    method: str
+
+    def classifier(self, tree: Tree, template: str) -> Classifier:
+        return make_classifier(self.backbone, self.head, tree, template)
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """open_clip's layout, and the head beside it."""
+    save(model.backbone, folder)
+    text = json.dumps({"method": model.method, "head": head_to_dict(model.head)}, indent=2)
+    (folder / HEAD).write_text(text + "\n", encoding="utf8")
+
+
+def load_model(folder: Path) -> Model:
+    """What `save_model` wrote. Raises ModelError where there is none."""
+    backbone = load(folder)
+    entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
+    return Model(backbone, head_from_dict(entries["head"]), entries["method"])

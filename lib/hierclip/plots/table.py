@@ -1,0 +1,99 @@
+"""The results table, out of the records, and its place in the README."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from hierclip.evaluate import Record
+from hierclip.losses import METHODS
+
+START, END = "<!-- results: made by `hierclip readme`, not by hand -->", "<!-- end of results -->"
+SPLITS = {"tuned": "classes seen in fine-tuning", "held_out": "zero-shot: classes not seen"}
+
+
+class ReadmeError(ValueError):
+    """A README without room for the results."""
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """A row for each record, level, reading and attack state: columns as named, accuracies as fractions."""
+    rows = [
+        {
+            "method": r.method,
+            "seed": r.seed,
+            "split": r.split,
+            "reading": reading,
+            "level": level,
+            "clean": r.clean[reading][level],
+            "robust": r.robust[reading][level][level],
+        }
+        for r in records
+        for reading in r.clean
+        for level in range(len(r.levels))
+    ]
+    return pd.DataFrame(rows)
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The table that the README shows: a part for each split, a row for each method and seed."""
+    lines = []
+    for split, words in SPLITS.items():
+        rows = [r for r in _in_order(records) if r.split == split]
+        if not rows:
+            continue
+        threat = rows[0].threat_model
+        lines += [
+            f"**{words}** ({rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of "
+            f"{', '.join(map(str, rows[0].levels))} nodes)",
+            "",
+            "| method | seed | clean leaf | robust leaf | worst level | path-robust, direct "
+            "| path-robust, roll-up | reading |",
+            "|---|---|---|---|---|---|---|---|",
+            *map(_row, rows),
+            "",
+        ]
+    lines.append(
+        "Percent, with 95 % bootstrap intervals over pictures. Path-robust: the whole path stays right under every"
+        " attack; every level is attacked, in both readings. Worst level is in the reading that serves the method "
+        f"better on validation pictures, the last column. Threat model: Linf {threat.eps}, PGD, {threat.steps} steps "
+        f"of {threat.step}, {threat.restarts} random start, loss {' and '.join(threat.losses)}, {threat.resolution} px, "
+        f'{threat.precision}, prompt "{threat.prompt}".'
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _in_order(records: Sequence[Record]) -> list[Record]:
+    return sorted(records, key=lambda r: (list(METHODS).index(r.method), r.seed))
+
+
+def _row(r: Record) -> str:
+    b = r.intervals
+    cells = [
+        METHODS[r.method].label,
+        str(r.seed),
+        _cell(r.clean["direct"][0], b["direct"].clean[0]),
+        _cell(r.robust["direct"][0][0], b["direct"].robust[0][0]),
+        _cell(r.worst_level[r.reading], b[r.reading].worst_level),
+        _cell(r.path_robust["direct"], b["direct"].path_robust),
+        _cell(r.path_robust["roll_up"], b["roll_up"].path_robust),
+        r.reading.replace("_", "-"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def write_readme(readme: Path, table: str) -> bool:
+    """Puts the table between the README's markers; gives whether that changed it. Raises ReadmeError without them."""
+    text = readme.read_text(encoding="utf8")
+    if not 0 <= text.find(START) < text.find(END):
+        raise ReadmeError(f"{readme}: no lines {START!r} and {END!r} to put the results between")
+    before, after = text.split(START)[0], text.split(END)[1]
+    new = f"{before}{START}\n{table}{END}{after}"
+    if new != text:
+        readme.write_text(new, encoding="utf8")
+    return new != text

@@ -1,0 +1,47 @@
+"""A tree as rings."""
+
+import numpy as np
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Wedge
+
+from hierclip.trees import Tree
+
+
+def sunburst(tree: Tree) -> Figure:
+    """Rings from the coarsest level inside to the leaves on the rim: an angle for each leaf, a wedge for each node."""
+    figure, axis = plt.subplots(figsize=(13, 13))
+    turn, rings = 360 / len(tree.leaves), len(tree.levels)
+    tops = sns.color_palette("husl", tree.sizes[-1])
+    for level in range(rings):
+        nodes = tree.paths[:, level]
+        starts = np.flatnonzero(np.diff(nodes, prepend=-1))  # leaves come in the order of the tree
+        ends = np.append(starts[1:], len(nodes))
+        inner, width = rings - level - 0.5, 1 if level else 1.2
+        for start, end in zip(starts, ends, strict=True):
+            colour = sns.light_palette(tops[tree.paths[start, -1]], n_colors=rings + 3)[rings - level + 1]
+            axis.add_patch(
+                Wedge((0, 0), inner + width, start * turn, end * turn, width=width, fc=colour, ec="w", lw=0.6)
+            )
+            _ring_label(
+                axis,
+                tree.levels[level][nodes[start]].name,
+                (start + end) / 2 * turn,
+                inner + width / 2,
+                (end - start) * turn,
+            )
+    axis.set(xlim=(-rings - 1, rings + 1), ylim=(-rings - 1, rings + 1), aspect="equal")
+    axis.axis("off")
+    return figure
+
+
+def _ring_label(axis, name: str, angle: float, radius: float, spread: float) -> None:
+    """Along the radius, kept upright; larger where the wedge has room."""
+    size = min(9.0, 2.4 + 14 * radius * np.deg2rad(spread))
+    rotation = angle if np.cos(np.deg2rad(angle)) >= 0 else angle + 180
+    x, y = radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle))
+    lines = name.replace(" ", "\n") if len(name) > 9 and spread > 3 else name
+    axis.text(
+        x, y, lines, ha="center", va="center", rotation=rotation, fontsize=min(size, 60 / max(map(len, lines.split())))
+    )

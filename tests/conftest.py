@@ -1,0 +1,78 @@
+"""Small things that many tests share: a tree of five leaves, pictures of them, the project's parameters."""
+
+import shutil
+from pathlib import Path
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import settings
+
+from hierclip import model
+from hierclip.data import Leaf, OpenMoji
+from hierclip.data.openmoji import SOURCE
+from hierclip.params import Params, load_params
+from hierclip.trees import Tree, tree_from_graph
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAVES = ("dog", "cat", "eagle", "car", "bus")
+
+torch.set_num_threads(1)
+settings.register_profile("here", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("here")
+
+
+def tiny_graph() -> nx.DiGraph:
+    """Level 1: mammal, eagle, vehicle; level 2: animal, vehicle; so a leaf and a superclass stand twice."""
+    graph = nx.DiGraph()
+    for node, level in {"thing": 3, "animal": 2, "mammal": 1, "vehicle": 1, **dict.fromkeys(LEAVES, 0)}.items():
+        graph.add_node(node, name=node, level=level)
+    graph.add_edges_from([("thing", "animal"), ("thing", "vehicle"), ("animal", "mammal"), ("animal", "eagle")])
+    graph.add_edges_from([("mammal", "dog"), ("mammal", "cat"), ("vehicle", "car"), ("vehicle", "bus")])
+    return graph
+
+
+class Stripes:
+    """Pictures of five leaves that a model can tell apart: a random pattern for each, and noise."""
+
+    name = "stripes"
+    credit = ""
+    leaves = tuple(Leaf(leaf, leaf, "tuned") for leaf in LEAVES)
+
+    def batch(self, places, size, seed, step):
+        generator = torch.Generator().manual_seed(1000 * seed + step)
+        patterns = torch.rand(len(LEAVES), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        labels = torch.randint(len(places), (size,), generator=generator)
+        noise = 0.1 * torch.randn(size, 3, 32, 32, generator=generator)
+        return (patterns[places[labels]] + noise).clamp(0, 1), labels
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def tree() -> Tree:
+    return tree_from_graph(tiny_graph(), "tiny", LEAVES)
+
+
+@pytest.fixture
+def backbone(params) -> model.Backbone:
+    return model.create(params.model, seed=0)
+
+
+@pytest.fixture(scope="session")
+def openmoji(params, tmp_path_factory) -> OpenMoji:
+    """The embedded dataset, prepared in a folder of its own, with few pictures."""
+    folder = tmp_path_factory.mktemp("openmoji")
+    (folder / SOURCE).parent.mkdir(parents=True)
+    shutil.copy(ROOT / SOURCE, folder / SOURCE)
+    dataset = OpenMoji(params.data.model_copy(update={"val_per_class": 1, "test_per_class": 2}), folder)
+    dataset.prepare()
+    return dataset

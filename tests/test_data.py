@@ -1,0 +1,145 @@
+import pytest
+import torch
+
+from hierclip.data import DATASETS, PARTS, OpenMoji, Pictures, load_dataset
+from hierclip.data.dataset import places_of, step_seed
+from hierclip.data.openmoji import FIXED, HARD, TRAIN, draw, render_glyph
+
+SOME = torch.tensor([3, 50, 120])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("column", ["emoji", "synset", "name"])
+def test_no_two_leaves_share_their(column, openmoji):
+    values = [row[column] for row in openmoji.rows]
+    assert len(set(values)) == len(values) == 200 and all(values)
+
+
+def test_leaves_are_the_rows_of_the_table(openmoji):
+    assert [(leaf.id, leaf.name, leaf.split) for leaf in openmoji.leaves] == [
+        (row["synset"], row["name"], row["split"]) for row in openmoji.rows
+    ]
+
+
+def test_every_glyph_is_drawn_with_premultiplied_colours(openmoji):
+    glyphs = openmoji.tensors["glyphs"]
+    assert glyphs.shape == (200, 4, 40, 40) and glyphs.dtype == torch.uint8
+    assert (glyphs[:, :3] <= glyphs[:, 3:]).all()
+    share = (glyphs[:, 3] > 127).float().mean((1, 2))
+    assert (share > 0.05).all()
+
+
+def test_no_two_glyphs_look_the_same(openmoji):
+    assert len(openmoji.tensors["glyphs"].flatten(1).unique(dim=0)) == 200
+
+
+@pytest.mark.parametrize("emoji", [" ", "q"])
+def test_what_the_font_cannot_draw_is_refused(emoji):
+    with pytest.raises(ValueError, match=f"no glyph for '{emoji}'"):
+        render_glyph(emoji)
+
+
+@pytest.mark.parametrize("variation", [TRAIN, HARD])
+def test_pictures_are_drawn_alike_from_a_generator_alike(openmoji, variation):
+    glyphs = openmoji.tensors["glyphs"]
+    one, same, other = (draw(glyphs, SOME, 32, variation, generator(seed)) for seed in (1, 1, 2))
+    assert one.shape == (3, 3, 32, 32) and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_a_picture_shows_its_glyph(openmoji):
+    glyphs = openmoji.tensors["glyphs"]
+    still = type(TRAIN)(rotation=0, scale=(1, 1), shift=0, shear=0, colour=0, noise=0)
+    picture = draw(glyphs, SOME, 40, still, generator())
+    opaque = glyphs[SOME, 3:] == 255
+    colours = glyphs[SOME, :3].float() / 255
+    torch.testing.assert_close(picture[opaque.expand_as(picture)], colours[opaque.expand_as(picture)])
+
+
+def test_a_batch_is_the_same_whatever_was_drawn_before(openmoji):
+    images, labels = openmoji.batch(SOME, 16, seed=1, step=5)
+    openmoji.batch(SOME, 7, seed=1, step=4)
+    torch.rand(3)
+    again, labels_again = openmoji.batch(SOME, 16, seed=1, step=5)
+    assert torch.equal(images, again) and torch.equal(labels, labels_again)
+    assert images.shape == (16, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
+    assert set(labels.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(("seed", "step"), [(1, 6), (2, 5)])
+def test_another_step_or_seed_has_another_batch(openmoji, seed, step):
+    assert not torch.equal(openmoji.batch(SOME, 16, 1, 5)[0], openmoji.batch(SOME, 16, seed, step)[0])
+
+
+def test_labels_of_a_batch_are_positions_in_the_places(openmoji):
+    images, labels = openmoji.batch(SOME, 16, 0, 0)
+    swapped, same = openmoji.batch(SOME[[2, 1, 0]], 16, 0, 0)
+    assert torch.equal(labels, same)
+    middle = labels == 1
+    assert torch.equal(images[middle], swapped[middle]) and not torch.equal(images[~middle], swapped[~middle])
+
+
+def test_no_two_steps_share_a_seed_and_the_odd_ones_are_free():
+    fixed = [step_seed(seed, FIXED + k) for seed in range(3) for k in (1, 2)]
+    seeds = fixed + [step_seed(seed, step) for seed in range(3) for step in (0, 1, 2, FIXED - 1)]
+    assert len(set(seeds)) == len(seeds) and not any(seed % 2 for seed in seeds)
+
+
+def test_the_fixed_pictures_are_no_training_pictures_and_differ_by_part(openmoji):
+    val, test = (openmoji.pictures(part) for part in PARTS)
+    assert (len(val), len(test)) == (200, 400)
+    assert torch.equal(test.labels, torch.arange(200).repeat_interleave(2))
+    assert not torch.equal(val.images, test.images[::2])
+    train, _ = openmoji.batch(torch.arange(200), 200, openmoji.params.seed, 0)
+    assert not torch.equal(val.floats(), train)
+
+
+def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
+    path = openmoji.prepared
+    before = path.read_bytes()
+    openmoji.prepare()
+    assert path.read_bytes() == before
+
+
+def test_floats_are_the_bytes_over_255(openmoji):
+    pictures = openmoji.pictures("val")
+    assert torch.equal((pictures.floats() * 255).round().byte(), pictures.images)
+    assert pictures.floats().is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pictures_of_some_leaves_are_theirs_relabelled():
+    pictures = Pictures(torch.arange(5).view(5, 1, 1, 1).byte(), torch.tensor([0, 1, 2, 1, 3]))
+    some = pictures.of(torch.tensor([3, 1]))
+    assert some.images.flatten().tolist() == [1, 3, 4] and some.labels.tolist() == [1, 1, 0]
+    assert len(pictures.of(torch.tensor([9]))) == 0
+
+
+def test_places_are_where_the_leaves_stand(openmoji):
+    ids = (openmoji.leaves[7].id, openmoji.leaves[2].id)
+    assert places_of(openmoji, ids).tolist() == [7, 2]
+
+
+def test_an_unknown_leaf_is_named(openmoji):
+    with pytest.raises(ValueError, match="dataset openmoji has no leaf unicorn.n.01"):
+        places_of(openmoji, (openmoji.leaves[0].id, "unicorn.n.01"))
+
+
+def test_an_unknown_part_is_named_beside_the_known(openmoji):
+    with pytest.raises(ValueError, match="no part 'train'; known are val, test"):
+        openmoji.pictures("train")
+
+
+def test_an_unknown_dataset_is_named_beside_the_known(params, root):
+    other = params.data.model_copy(update={"name": "imagenet"})
+    with pytest.raises(ValueError, match=f"no dataset 'imagenet'; known are {', '.join(DATASETS)}"):
+        load_dataset(other, root)
+
+
+def test_a_missing_prepared_file_says_what_to_run(openmoji):
+    bare = OpenMoji(openmoji.params, openmoji.prepared.parents[2])
+    bare.prepared = bare.prepared.with_name("nothing.safetensors")
+    with pytest.raises(FileNotFoundError, match="nothing.safetensors is missing; run .*10_data"):
+        bare.batch(SOME, 2, 0, 0)

@@ -1,0 +1,98 @@
+"""dvc.yaml declares what its stages use: notebooks, modules, parameter sections."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from hierclip.params import Params, find_root
+
+ROOT = find_root()
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf8"))["stages"]
+
+
+@pytest.fixture(params=STAGES)
+def stage(request):
+    return STAGES[request.param]
+
+
+def notebook_of(stage) -> Path:
+    return next(ROOT / dep for dep in stage["deps"] if dep.startswith("notebooks/"))
+
+
+def source_of(stage) -> str:
+    cells = nbformat.read(notebook_of(stage), as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / "lib" / module.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
+
+
+@cache
+def imports(source: str) -> frozenset[Path]:
+    """The files of hierclip that a source imports, packages' own __init__ among them."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = {".".join(name.split(".")[:k]) for name in names for k in range(1, name.count(".") + 2)}
+    return frozenset(file for part in parts if part.split(".")[0] == "hierclip" and (file := file_of(part)))
+
+
+def closure(source: str) -> set[Path]:
+    done, todo = set(), set(imports(source))
+    while todo:
+        file = todo.pop()
+        done.add(file)
+        todo |= imports(file.read_text(encoding="utf8")) - done
+    return done - {ROOT / "lib/hierclip/__init__.py"}
+
+
+def test_stage_declares_every_module_that_it_uses_and_no_other(stage):
+    declared = [ROOT / dep for dep in stage["deps"] if dep.startswith("lib/")]
+    used = closure(source_of(stage))
+    undeclared = {file for file in used if not any(file == d or d in file.parents for d in declared)}
+    assert not undeclared
+    idle = {d for d in declared if not any(file == d or d in file.parents for file in used)}
+    assert not idle
+
+
+def test_stage_declares_every_parameter_section_that_it_uses_and_no_other(stage):
+    used = set(re.findall(r"\bparams\.(\w+)", source_of(stage))) & set(Params.model_fields)
+    assert used == set(stage["params"])
+
+
+def test_every_dependency_is_there_or_made(stage):
+    made = [out if isinstance(out, str) else next(iter(out)) for s in STAGES.values() for out in s["outs"]]
+    for dep in stage["deps"]:
+        if "${" not in dep:
+            assert (ROOT / dep).exists() or any(out == dep or out.startswith(dep + "/") for out in made), dep
+
+
+def test_imports_go_one_way():
+    order = "params progress data trees poincare model losses attacks train evaluate margins plots cli".split()
+    for file in (ROOT / "lib/hierclip").rglob("*.py"):
+        room = file.relative_to(ROOT / "lib/hierclip").parts[0].removesuffix(".py")
+        if room != "__init__":
+            for other in imports(file.read_text(encoding="utf8")):
+                target = other.relative_to(ROOT / "lib/hierclip").parts[0].removesuffix(".py")
+                assert target == "__init__" or order.index(target) <= order.index(room), f"{file} imports {other}"
+
+
+def test_no_file_of_the_library_is_long():
+    lengths = {f: len(f.read_text(encoding="utf8").splitlines()) for f in (ROOT / "lib").rglob("*.py")}
+    assert max(lengths.values()) <= 300
+    assert sum(lengths.values()) <= 3500
+
+
+def test_lock_file_pins_plainly():
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf8").splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;]+( ; .+)?", line), line

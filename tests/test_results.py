@@ -1,0 +1,88 @@
+"""What is made of records: the table, the README, the figures, the command."""
+
+import matplotlib as mpl
+import pytest
+from typer.testing import CliRunner
+
+from hierclip.cli import app, main
+from hierclip.evaluate import RECORDS, load_records
+from hierclip.params import find_root, load_params
+from hierclip.plots import save
+from hierclip.plots.results import level_bars, matrices
+from hierclip.plots.table import END, START, ReadmeError, frame, markdown, write_readme
+from tests.test_evaluate import record
+
+mpl.use("agg")
+ROOT = find_root()
+
+
+def test_readme_shows_the_committed_records():
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    assert text.split(START)[1].split(END)[0].strip() == markdown(load_records(ROOT / RECORDS)).strip()
+
+
+def test_there_are_records_of_every_method_seed_and_split():
+    params = load_params(ROOT / "params.yaml")
+    wanted = {(m, s, split) for m in params.methods for s in params.seeds for split in ("tuned", "held_out")}
+    records = load_records(ROOT / RECORDS)
+    assert {(r.method, r.seed, r.split) for r in records} == wanted
+    assert sum(r.images for r in records if (r.method, r.seed) == ("clip", 0)) >= 2000
+
+
+def test_table_gives_the_figures_of_the_record():
+    made = record()
+    table = markdown([made])
+    low, high = made.intervals["direct"].path_robust
+    assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
+    assert "Linf 4/255" in table
+
+
+def test_frame_has_a_row_for_each_level_and_reading():
+    rows = frame([record(), record(split="held_out")])
+    assert len(rows) == 2 * 2 * 3
+    assert rows["robust"].between(0, 1).all()
+
+
+def test_readme_is_written_between_its_markers_once(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n", encoding="utf8")
+    assert write_readme(readme, "new\n")
+    assert readme.read_text(encoding="utf8") == f"before\n{START}\nnew\n{END}\nafter\n"
+    assert not write_readme(readme, "new\n")
+
+
+def test_readme_without_markers_is_refused(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing", encoding="utf8")
+    with pytest.raises(ReadmeError, match="to put the results between"):
+        write_readme(readme, "new")
+
+
+def test_figures_are_the_same_to_the_byte_each_time(tmp_path):
+    params = load_params(ROOT / "params.yaml").plots
+    for name in ("a.png", "b.png"):
+        save(level_bars(frame([record()]), "tuned", params), tmp_path / name, 50)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_matrices_show_the_clean_row_and_every_attack():
+    figure = matrices([record(), record(method="hier")], "roll_up", load_params(ROOT / "params.yaml").plots)
+    assert len(figure.axes) == 2
+    assert len(figure.axes[0].texts) == 4 * 3
+
+
+def test_command_lists_what_it_can_do():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert all(word in result.output for word in ("readme", "verify", "excerpt"))
+
+
+def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hierclip", "readme"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hierclip: no params.yaml in")
+    assert len(said.splitlines()) == 1

@@ -1,0 +1,121 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hierclip.data import OpenMoji
+from hierclip.trees import TreeError, wordnet_tree
+from hierclip.trees.excerpt import write_excerpt
+from hierclip.trees.wordnet import EXCERPT, WordNet, find_synset, full_folder
+
+NO_FULL = "needs a full WordNet 3.0: nltk.download('wordnet'), or Debian's wordnet-base and wordnet-sense-index"
+SIZES = (200, 87, 48, 24, 12, 5)
+
+
+@pytest.fixture(scope="module")
+def project(request):
+    return request.config.rootpath
+
+
+@pytest.fixture(scope="module")
+def dataset(params, project):
+    return OpenMoji(params.data, project)
+
+
+@pytest.fixture(scope="module")
+def names(dataset):
+    return {leaf.id: leaf.name for leaf in dataset.leaves}
+
+
+@pytest.fixture(scope="module")
+def excerpt(project):
+    return WordNet(project / EXCERPT)
+
+
+@pytest.fixture(scope="module")
+def tree(names, params, excerpt):
+    return wordnet_tree("wordnet", names, params.trees.widths, excerpt)
+
+
+@pytest.fixture(scope="module")
+def full():
+    folder = full_folder()
+    return WordNet(folder) if folder else pytest.skip(NO_FULL)
+
+
+def hypernyms(synset):
+    return {parent.name() for parent in synset.hypernyms() + synset.instance_hypernyms()}
+
+
+def test_the_tree_has_the_levels_that_the_parameters_ask_for(tree, params):
+    assert tree.sizes == SIZES
+    assert all(size <= width for size, width in zip(tree.sizes[1:], params.trees.widths, strict=True))
+
+
+def test_the_tree_has_the_datasets_leaves_in_the_datasets_order(tree, dataset):
+    assert [(node.id, node.name) for node in tree.leaves] == [(leaf.id, leaf.name) for leaf in dataset.leaves]
+
+
+def test_a_level_never_says_the_same_word_twice(tree):
+    for level in tree.levels:
+        assert not [name for name, count in Counter(node.name for node in level).items() if count > 1]
+
+
+def test_every_leaf_goes_by_one_of_its_synsets_lemmas(names, excerpt):
+    for synset, name in names.items():
+        assert name in [lemma.replace("_", " ") for lemma in find_synset(excerpt, synset).lemma_names()]
+
+
+@pytest.mark.parametrize("identifier", ["unicorn.n.77", "nosuchword.n.01", "dog", ""])
+def test_an_unknown_synset_is_refused_in_one_line(excerpt, identifier):
+    with pytest.raises(TreeError) as caught:
+        find_synset(excerpt, identifier)
+    assert repr(identifier) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_synset_by_another_of_its_names_is_refused(excerpt):
+    with pytest.raises(TreeError, match=r"^synset hut.n.02 goes by the name hovel.n.01; use that$"):
+        find_synset(excerpt, "hut.n.02")
+
+
+def test_a_leaf_above_another_leaf_is_refused(excerpt):
+    with pytest.raises(TreeError, match="sheep.n.01 stands above"):
+        wordnet_tree(
+            "t", {"sheep.n.01": "sheep", "ram.n.05": "ram", "axe.n.01": "x"} | {"ax.n.01": "axe"}, [2], excerpt
+        )
+
+
+def test_the_ram_is_the_sheep_and_not_the_memory_chip(excerpt):
+    assert hypernyms(find_synset(excerpt, "ram.n.05")) == {"sheep.n.01"}
+
+
+def test_150_leaves_are_tuned_and_50_held_out(dataset):
+    assert Counter(leaf.split for leaf in dataset.leaves) == {"tuned": 150, "held_out": 50}
+
+
+def test_every_large_superclass_has_its_share_of_held_out_leaves(tree, dataset):
+    held_out = np.array([leaf.split == "held_out" for leaf in dataset.leaves])
+    for l in range(3, tree.top + 1):
+        for k, node in enumerate(tree.levels[l]):
+            below = tree.paths[:, l] == k
+            assert below.sum() < 4 or 0.1 <= held_out[below].mean() <= 0.45, node.name
+
+
+def test_the_excerpt_and_the_full_wordnet_give_one_tree(tree, names, params, full):
+    assert wordnet_tree("wordnet", names, params.trees.widths, full).hash == tree.hash
+
+
+def test_every_synset_of_the_excerpt_is_as_in_the_full_wordnet(excerpt, full):
+    for synset in excerpt.all_synsets("n"):
+        gloss = synset.definition()
+        original = full.synset_from_pos_and_offset("n", int(gloss.removeprefix("n")))
+        assert gloss == f"n{original.offset():08d}"
+        assert (synset.name(), synset.lemma_names()) == (original.name(), original.lemma_names())
+        assert hypernyms(synset) == hypernyms(original)
+
+
+def test_the_committed_excerpt_is_what_the_full_wordnet_gives(tmp_path, names, project):
+    folder = full_folder() or pytest.skip(NO_FULL)
+    write_excerpt(folder, tmp_path, names)
+    committed = {file.name: file.read_bytes() for file in (project / EXCERPT).iterdir()}
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == committed
