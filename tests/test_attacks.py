@@ -44,7 +44,7 @@ def test_pgd_reaches_the_optimum_of_a_linear_function():
 
 @pytest.mark.parametrize("losses", [("margin",), ("ce",), ("margin", "ce")])
 def test_the_attack_reaches_the_optimum_of_a_linear_model(losses):
-    score, weight = linear(bias=100.0)
+    score, weight = linear(bias=10.0)
     images, slope = pictures(5, 0.2, 0.8), weight[1] - weight[0]
     moved = attack(score, images, own(5), budget(losses=losses), generator())
     before, after = margin(score(images), own(5)), margin(score(moved), own(5))

@@ -23,10 +23,13 @@ def message(path) -> str:
     return str(caught.value)
 
 
-def test_the_projects_parameters_load_with_budgets_as_numbers(params):
-    assert params.attack.eps == params.finetune.attack.eps == 4 / 255
-    assert params.attack.step == 1 / 255
-    assert params.trees.widths == (90, 48, 24, 12, 5)
+def test_the_projects_parameters_load_with_budgets_as_numbers(params, content):
+    for section, written in (
+        (params.attack, content["attack"]),
+        (params.finetune.attack, content["finetune"]["attack"]),
+    ):
+        assert section.eps == float(written["eps"].removesuffix("/255")) / 255
+        assert [format_budget(section.eps), format_budget(section.step)] == [written["eps"], written["step"]]
 
 
 def test_parameters_are_frozen(params):

@@ -73,7 +73,7 @@ def test_depth_is_the_distance_from_the_centre_and_twice_the_tangent_length(r):
 
 def test_a_flat_ball_has_twice_the_euclidean_distance():
     u, v = points(1.0, 0), points(1.0, 1)
-    close(poincare.distance(u, v, 1e-9), 2 * (u - v).norm(dim=-1))
+    close(poincare.distance(u, v, 1e-6), 2 * (u - v).norm(dim=-1), rtol=1e-5, atol=0)
 
 
 def test_distance_of_a_point_to_itself_is_zero_with_a_finite_gradient():
@@ -101,11 +101,10 @@ def test_midpoint_of_a_single_point_is_that_point(r):
     close(poincare.group_midpoints(z, torch.arange(20), 20, r), z, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_midpoint_of_a_single_point_at_the_rim_keeps_its_depth(dtype):
-    z = poincare.exp0(100 * points(1.0, 0, count=20, dtype=dtype), 1.0)
+def test_midpoint_of_a_single_point_at_the_rim_keeps_its_depth():
+    z = poincare.exp0(100 * points(1.0, 0, count=20, dtype=torch.float32), 1.0)
     single = poincare.group_midpoints(z, torch.arange(20), 20, 1.0)
-    close(poincare.depth(single, 1.0), poincare.depth(z, 1.0), rtol=1e-2, atol=0)
+    close(poincare.depth(single, 1.0), poincare.depth(z, 1.0), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("r", CURVATURES)

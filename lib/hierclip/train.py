@@ -66,7 +66,7 @@ def finetune(
     One universal perturbation an image, found by PGD on the method's own loss, is what each step learns from.
     BatchNorm keeps its pre-trained statistics.
     """
-    head = method.head(params, float(backbone.clip.logit_scale.exp()))
+    head = method.head(params, float(backbone.clip.logit_scale.detach().exp()))
     if method.loss is None:
         return head, []
     with torch.no_grad():

@@ -36,7 +36,7 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
             images=len(rows),
             same_attack=accuracy(budget),
             stronger=accuracy(replace(budget, steps=2 * budget.steps, restarts=2, losses=("margin", "ce"))),
-            large_budget=accuracy(replace(budget, eps=LARGE, step=LARGE / 8)),
+            large_budget=accuracy(replace(budget, eps=LARGE, step=2.5 * LARGE / budget.steps)),
             zero_gradients=float((gradient.flatten(1).abs().amax(1) == 0).float().mean()),
             at_rim=_at_rim(classifier, images),
         )

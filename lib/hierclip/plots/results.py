@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hierclip.evaluate import Record
 from hierclip.losses import METHODS
 from hierclip.params import PlotsParams
+from hierclip.plots.table import in_order
 
 
 def level_bars(frame: pd.DataFrame, split: str, params: PlotsParams) -> Figure:
@@ -42,7 +43,7 @@ def matrices(records: Sequence[Record], reading: str, params: PlotsParams) -> Fi
     figure, axes = plt.subplots(
         1, len(records), figsize=(params.width, 0.6 + params.width / len(records)), squeeze=False
     )
-    for axis, record in zip(axes[0], records, strict=True):
+    for axis, record in zip(axes[0], in_order(records), strict=True):
         values = 100 * np.array([record.clean[reading], *record.robust[reading]])
         rows = ["clean", *range(len(values) - 1)]
         sns.heatmap(

@@ -39,7 +39,7 @@ def markdown(records: Sequence[Record]) -> str:
     """The table that the README shows: a part for each split, a row for each method and seed."""
     lines = []
     for split, words in SPLITS.items():
-        rows = [r for r in _in_order(records) if r.split == split]
+        rows = [r for r in in_order(records) if r.split == split]
         if not rows:
             continue
         threat = rows[0].threat_model
@@ -63,7 +63,8 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _in_order(records: Sequence[Record]) -> list[Record]:
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """By method, as `METHODS` lists them, and then by seed."""
     return sorted(records, key=lambda r: (list(METHODS).index(r.method), r.seed))
 
 

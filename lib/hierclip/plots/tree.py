@@ -41,7 +41,7 @@ def _ring_label(axis, name: str, angle: float, radius: float, spread: float) -> 
     size = min(9.0, 2.4 + 14 * radius * np.deg2rad(spread))
     rotation = angle if np.cos(np.deg2rad(angle)) >= 0 else angle + 180
     x, y = radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle))
-    lines = name.replace(" ", "\n") if len(name) > 9 and spread > 3 else name
+    lines = name.replace(" ", "\n", 1) if len(name) > 9 and spread > 4 else name
     axis.text(
-        x, y, lines, ha="center", va="center", rotation=rotation, fontsize=min(size, 60 / max(map(len, lines.split())))
+        x, y, lines, ha="center", va="center", rotation=rotation, fontsize=min(size, 60 / max(map(len, lines.splitlines())))
     )

@@ -97,14 +97,15 @@ class Tree:
     def graph(self) -> nx.DiGraph:
         """Edges from parent to child, the root on top; a node's `level` is the finest one at which it stands."""
         graph = nx.DiGraph()
-        above = (*self.levels[1:], (self.root,))
-        parents = (*self.parents, (0,) * self.sizes[-1])
-        graph.add_node(self.root.id, name=self.root.name, level=self.top + 1)
+        graph.add_node(self.root.id, **{NAME: self.root.name, LEVEL: self.top + 1})
+        finest = {node.id: l for l in reversed(range(self.top + 1)) for node in self.levels[l]}
         for l in reversed(range(self.top + 1)):
-            for node, k in zip(self.levels[l], parents[l], strict=True):
-                graph.add_node(node.id, name=node.name, level=l)
-                if above[l][k].id != node.id:
-                    graph.add_edge(above[l][k].id, node.id)
+            fresh = [node for node in self.levels[l] if finest[node.id] == l]
+            graph.add_nodes_from((node.id, {NAME: node.name, LEVEL: l}) for node in fresh)
+        above = (*self.levels[1:], (self.root,))
+        for level, upper, parents in zip(self.levels, above, (*self.parents, (0,) * self.sizes[-1]), strict=True):
+            pairs = ((upper[k].id, node.id) for node, k in zip(level, parents, strict=True))
+            graph.add_edges_from((parent, child) for parent, child in pairs if parent != child)
         return graph
 
     @cached_property
