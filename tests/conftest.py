@@ -73,6 +73,6 @@ def openmoji(params, tmp_path_factory) -> OpenMoji:
     folder = tmp_path_factory.mktemp("openmoji")
     (folder / SOURCE).parent.mkdir(parents=True)
     shutil.copy(ROOT / SOURCE, folder / SOURCE)
-    dataset = OpenMoji(params.data.model_copy(update={"val_per_class": 1, "test_per_class": 2}), folder)
+    dataset = OpenMoji(params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder)
     dataset.prepare()
     return dataset

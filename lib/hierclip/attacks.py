@@ -144,6 +144,6 @@ def _ascend(score, loss, images, own, budget: Budget, start: Tensor, best: Tenso
         current, now = current.detach(), margin(scores.detach(), own[standing])
         better = now > worst[standing]
         best[standing[better]], worst[standing[better]] = current[better], now[better]
-        keep = now <= 0
+        keep = ~(now > 0)  # a margin that is no number is no success
         standing = standing[keep]
         current = climb(current[keep], gradient[keep], images[standing], budget.eps, budget.step)

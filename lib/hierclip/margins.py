@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
-from hierclip.model import Classifier, PoincareHead
+from hierclip.model import Classifier, CosineHead, PoincareHead
 
 
 def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
@@ -47,11 +47,18 @@ def text_norm(classifier: Classifier, level: int) -> float:
 
 
 def level_bound(classifier: Classifier, level: int) -> float:
-    """The bound at the depth of a level's texts, in the geometry of the classifier's head."""
+    """The bound at the depth of a level's texts, in the geometry of the classifier's head.
+
+    Raises TypeError for a head whose geometry has none.
+    """
     head, eta = classifier.head, text_norm(classifier, level)
-    if isinstance(head, PoincareHead):
-        return hyperbolic_bound(eta, head.curvature, head.tau)
-    return euclidean_bound(eta, head.scale)
+    match head:
+        case PoincareHead():
+            return hyperbolic_bound(eta, head.curvature, head.tau)
+        case CosineHead():
+            return euclidean_bound(eta, head.scale)
+        case _:
+            raise TypeError(f"no bound is known for a {type(head).__name__}")
 
 
 @torch.no_grad()

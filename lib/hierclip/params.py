@@ -31,6 +31,7 @@ def format_budget(eps: float) -> str:
 
 
 Budget = Annotated[float, BeforeValidator(parse_budget)]
+Seed = Annotated[int, Field(ge=0, lt=10**8)]
 MethodName = Literal["clip", "tecoa", "hier"]
 
 
@@ -41,7 +42,7 @@ class Section(BaseModel):
 class DataParams(Section):
     name: Literal["openmoji"]
     size: PositiveInt  # pixels a side
-    seed: int
+    seed: Seed
     val_per_class: PositiveInt
     test_per_class: PositiveInt
 
@@ -69,7 +70,7 @@ class OptimParams(Section):
 
 class PretrainParams(OptimParams):
     lr: PositiveFloat
-    seed: int
+    seed: Seed
     leaf_captions: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
 
 
@@ -106,14 +107,14 @@ class AttackParams(Section):
     restarts: PositiveInt
     losses: tuple[Literal["margin", "ce"], ...] = Field(min_length=1)
     batch: PositiveInt
-    seed: int
+    seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval
     audit_images: PositiveInt
 
 
 class MarginParams(Section):
     method: MethodName
-    seed: int
+    seed: Seed
 
 
 class PlotsParams(Section):
@@ -124,7 +125,7 @@ class PlotsParams(Section):
 
 class Params(Section):
     methods: tuple[MethodName, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     data: DataParams
     trees: TreesParams
     model: ModelParams
@@ -152,10 +153,14 @@ def load_params(path: Path | None = None) -> Params:
     path = path or find_root() / FILE
     try:
         return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
-        raise ParamsError("\n".join(f"{path}: {_line(entry)}" for entry in error.errors())) from None
+        entries = {entry["loc"]: _line(entry) for entry in error.errors()}
+        inner = [loc for loc in entries if not any(loc == other[: len(loc)] for other in entries if other != loc)]
+        raise ParamsError("\n".join(f"{path}: {entries[loc]}" for loc in inner)) from None
 
 
 def _line(entry) -> str:

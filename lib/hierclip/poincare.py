@@ -72,12 +72,13 @@ def group_midpoints(z: Tensor, groups: Tensor, count: int, r: float) -> Tensor:
     k = 2z / (1 + r|z|^2), with Lorentz factor g = 1 / sqrt(1 - r|k|^2), it is sum(g k) / sum(g). In terms of
     z the factor is g = (1 + r|z|^2) / (1 - r|z|^2), so that g k = 2z / (1 - r|z|^2), with no root at all.
     """
+    dtype, z = z.dtype, z.double()  # 1 - r|k|^2 is the square of what is left to the rim: float32 has lost it
     rzz = r * z.square().sum(-1, keepdim=True)
     gamma = (1 + rzz) / (1 - rzz)
     weighted = z.new_zeros(count, z.shape[-1]).index_add(0, groups, 2 * z / (1 - rzz))
     klein = weighted / z.new_zeros(count, 1).index_add(0, groups, gamma)
     rkk = r * klein.square().sum(-1, keepdim=True)
-    return klein / (1 + torch.sqrt(torch.clamp(1 - rkk, min=TINY)))
+    return (klein / (1 + torch.sqrt(torch.clamp(1 - rkk, min=TINY)))).to(dtype)
 
 
 def midpoint(z: Tensor, r: float) -> Tensor:

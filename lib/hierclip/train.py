@@ -42,7 +42,8 @@ class Towers(nn.Module):
         """features: a level's text features (K_l, width), from below the projection."""
         super().__init__()
         self.encoder = ImageEncoder(backbone)
-        self.projection = backbone.clip.text_projection
+        self.projection = backbone.text_projection
+        self.features: Tensor
         self.sizes = [len(level) for level in features]
         self.register_buffer("features", torch.cat(features), persistent=False)
 
@@ -166,17 +167,15 @@ def fit(
     what: str,
     after: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Runs `params.steps` optimiser steps under a one-cycle schedule; gives every step's loss.
+    """Runs `params.steps` optimiser steps under `rate_share`; gives every step's loss.
 
     loss_at: the loss of a step, a function of the step alone, so that a run that was stopped goes on from
     `checkpoint` as if it had not been. A checkpoint of another `config`, of other starting weights or of another
     version of this code is left unread. The file goes when training is through.
     Raises TrainingError where a loss is no number.
     """
-    rates = [group["lr"] for group in optimizer.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rates, total_steps=params.steps, pct_start=params.warmup, cycle_momentum=False
-    )
+    rate = optimizer.param_groups[0]["lr"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, params.steps, params.warmup))
     key = _key(config, module)
     state = {"module": module, "optimizer": optimizer, "schedule": schedule, "losses": [], "key": key}
     if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["key"] == key:
@@ -188,7 +187,7 @@ def fit(
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise TrainingError(
-                f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate (now {rates[0]:g})"
+                f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate (now {rate:g})"
             )
         optimizer.zero_grad()
         fabric.backward(loss)
@@ -201,6 +200,14 @@ def fit(
             checkpoint.with_suffix(".part").replace(checkpoint)
     checkpoint.unlink(missing_ok=True)
     return losses
+
+
+def rate_share(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at a step: up along a line for the first `warmup` of them, down along a cosine."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def _key(config: str, module: nn.Module) -> str:

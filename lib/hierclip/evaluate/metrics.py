@@ -26,7 +26,7 @@ def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> di
 
 def path_robust(outcomes: Outcomes, reading: str) -> np.ndarray:
     """(N,) bool: the whole path is right, clean and under every attack."""
-    return outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2))
+    return np.asarray(outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2)))
 
 
 def _figures(outcomes: Outcomes, reading: str, weights: np.ndarray | None) -> dict:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +28,16 @@ class Backbone:
     """A CLIP with what its input needs."""
 
     clip: CLIP
-    tokenizer: open_clip.SimpleTokenizer
+    tokenizer: Callable[[list[str]], Tensor]
     config: dict  # open_clip's model configuration
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @property
-    def image_size(self) -> int:
-        size = self.clip.visual.image_size
-        return size[0] if isinstance(size, tuple) else size
+    def text_projection(self) -> nn.Parameter:
+        """The text tower's last, linear map: (width, D)."""
+        assert isinstance(self.clip.text_projection, nn.Parameter)  # `_open` let no other in
+        return self.clip.text_projection
 
 
 def create(params: ModelParams, seed: int) -> Backbone:
@@ -58,15 +59,21 @@ def load(folder: Path) -> Backbone:
 
 
 def _open(name: str, pretrained: str | None) -> Backbone:
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns where no weights are asked for
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # open_clip warns where no weights are asked for
     try:
         clip, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
-    except (RuntimeError, OSError) as error:
-        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {error}") from error
-    if not isinstance(clip, CLIP):
+    except Exception as error:  # torch, safetensors and open_clip each raise their own for a bad file
+        first = str(error).splitlines()[0]
+        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {first}") from error
+    finally:
+        root.setLevel(level)
+    if not isinstance(clip, CLIP) or not isinstance(clip.text_projection, nn.Parameter):
         raise ModelError(f"{name} is a {type(clip).__name__}; a CLIP with open_clip's own text tower is needed")
     config = open_clip.get_model_config(name)
+    assert config is not None  # it was just made from it
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     clip.visual.to(memory_format=torch.channels_last)
     return Backbone(clip.eval(), tokenizer, config, tuple(preprocess["mean"]), tuple(preprocess["std"]))
@@ -86,6 +93,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, backbone: Backbone):
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.visual = backbone.clip.visual
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
@@ -99,11 +108,11 @@ def text_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
     clip = backbone.clip
     projection, clip.text_projection = clip.text_projection, None
     try:
-        return clip.encode_text(backbone.tokenizer(list(prompts)).to(clip.positional_embedding.device))
+        return clip.encode_text(backbone.tokenizer(list(prompts)).to(clip.logit_scale.device))
     finally:
         clip.text_projection = projection
 
 
 def encode_texts(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
     """Text embeddings (len(prompts), D), of whatever length they come out."""
-    return text_features(backbone, prompts) @ backbone.clip.text_projection
+    return text_features(backbone, prompts) @ backbone.text_projection

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hierclip.data import Pictures
-from hierclip.model.backbone import Backbone, ImageEncoder, encode_texts, load, save
+from hierclip.model.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
 from hierclip.model.heads import Head, head_from_dict, head_to_dict
 from hierclip.trees import Tree, level_prompts
 
@@ -88,5 +88,7 @@ def save_model(model: Model, folder: Path) -> None:
 def load_model(folder: Path) -> Model:
     """What `save_model` wrote. Raises ModelError where there is none."""
     backbone = load(folder)
+    if not (folder / HEAD).exists():
+        raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
     return Model(backbone, head_from_dict(entries["head"]), entries["method"])

@@ -6,7 +6,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
-mpl.rcParams.update(STYLE)
+mpl.rcParams.update(STYLE)  # pyright: ignore
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:

@@ -31,7 +31,10 @@ def level_bars(frame: pd.DataFrame, split: str, params: PlotsParams) -> Figure:
         sns.barplot(**common, y="clean", alpha=0.3, errorbar=None, legend=False)
         sns.barplot(**common, y="robust", errorbar=None, legend=axis is axes[1])
         axis.set(
-            title=f"{reading.replace('_', '-')} reading", ylim=(0, 1), ylabel="accuracy", xlabel="level (0: leaves)"
+            title=f"{str(reading).replace('_', '-')} reading",
+            ylim=(0, 1),
+            ylabel="accuracy",
+            xlabel="level (0: leaves)",
         )
     handles, _ = axes[1].get_legend_handles_labels()
     axes[1].legend(handles, [METHODS[m].label for m in order], frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

@@ -54,11 +54,11 @@ def markdown(records: Sequence[Record]) -> str:
             "",
         ]
     lines.append(
-        "Percent, with 95 % bootstrap intervals over pictures. Path-robust: the whole path stays right under every"
-        " attack; every level is attacked, in both readings. Worst level is in the reading that serves the method "
-        f"better on validation pictures, the last column. Threat model: Linf {threat.eps}, PGD, {threat.steps} steps "
-        f"of {threat.step}, {threat.restarts} random start, loss {' and '.join(threat.losses)}, {threat.resolution} px, "
-        f'{threat.precision}, prompt "{threat.prompt}".'
+        "Percent, with 95 % bootstrap intervals over pictures. Path-robust: the whole path stays right under every "
+        "attack; every level is attacked, in both readings. Worst level is in the reading that serves the method "
+        f"better on validation pictures, the last column. Threat model: {threat.norm} {threat.eps}, PGD of "
+        f"{threat.steps} steps of {threat.step}, random starts: {threat.restarts}, loss: {', '.join(threat.losses)}; "
+        f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".'
     )
     return "\n".join(lines) + "\n"
 

@@ -43,5 +43,11 @@ def _ring_label(axis, name: str, angle: float, radius: float, spread: float) -> 
     x, y = radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle))
     lines = name.replace(" ", "\n", 1) if len(name) > 9 and spread > 4 else name
     axis.text(
-        x, y, lines, ha="center", va="center", rotation=rotation, fontsize=min(size, 60 / max(map(len, lines.splitlines())))
+        x,
+        y,
+        lines,
+        ha="center",
+        va="center",
+        rotation=rotation,
+        fontsize=min(size, 60 / max(map(len, lines.splitlines()))),
     )

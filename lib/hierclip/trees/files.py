@@ -34,7 +34,7 @@ def load_tree(path: Path, leaves: Sequence[str] | None = None) -> Tree:
     try:
         content = json.loads(path.read_text(encoding="utf8"))
         version, name, nodes = content["version"], content["name"], content["nodes"]
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # no file, not UTF-8, not JSON
         raise TreeError(f"{path}: cannot be read ({error})") from error
     except (KeyError, TypeError) as error:
         raise TreeError(f"{path}: no tree file; it needs version, name, hash and nodes") from error
@@ -52,11 +52,17 @@ def load_tree(path: Path, leaves: Sequence[str] | None = None) -> Tree:
 
 def _graph(nodes: Sequence[dict], path: Path) -> nx.DiGraph:
     graph, parent_of = nx.DiGraph(), {}
+    if not isinstance(nodes, list):
+        raise TreeError(f"{path}: nodes is {nodes!r}; it must be a list")
     for entry in nodes:
         try:
             node, name, parent, level = entry["id"], entry["name"], entry["parent"], entry["level"]
         except (KeyError, TypeError) as error:
             raise TreeError(f"{path}: node {entry!r} lacks {error}; it needs id, name, parent, level") from error
+        if not isinstance(node, str):
+            raise TreeError(f"{path}: identifier {node!r}; it must be text")
+        if isinstance(parent, list):
+            raise TreeError(f"{path}: node {node} has {len(parent)} parents ({', '.join(map(str, parent))})")
         if not isinstance(level, int) or level < 0:
             raise TreeError(f"{path}: node {node} has level {level!r}; levels are 0, 1, 2 ...")
         if node in parent_of:

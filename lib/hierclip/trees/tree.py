@@ -86,13 +86,9 @@ class Tree:
         unknown = sorted(set(leaves) - {leaf.id for leaf in self.leaves})
         if unknown:
             raise TreeError(f"tree {self.name}: no leaf {', '.join(unknown)}")
-        rows = [i for i, leaf in enumerate(self.leaves) if leaf.id in set(leaves)]
-        kept = [np.unique(self.paths[rows, l]) for l in range(self.top + 1)]
-        levels = tuple(tuple(self.levels[l][k] for k in ks) for l, ks in enumerate(kept))
-        parents = tuple(
-            tuple(int(np.searchsorted(kept[l + 1], self.parents[l][k])) for k in kept[l]) for l in range(self.top)
-        )
-        return Tree(self.name, self.root, levels, parents)
+        graph, kept = self.graph(), [leaf.id for leaf in self.leaves if leaf.id in set(leaves)]
+        above = set(kept).union(*(nx.ancestors(graph, leaf) for leaf in kept))
+        return tree_from_graph(graph.subgraph(above), self.name, kept)
 
     def graph(self) -> nx.DiGraph:
         """Edges from parent to child, the root on top; a node's `level` is the finest one at which it stands."""

@@ -54,8 +54,8 @@ def find_synset(wordnet: WordNet, identifier: str) -> Synset:
         synset = wordnet.synset(identifier)
     except (WordNetError, ValueError) as error:
         raise TreeError(f"WordNet has no synset {identifier!r}; names look like dog.n.01") from error
-    if synset.name() != identifier:
-        raise TreeError(f"synset {identifier} goes by the name {synset.name()}; use that")
+    if synset is None or synset.name() != identifier:
+        raise TreeError(f"synset {identifier} goes by the name {synset and synset.name()}; use that")
     return synset
 
 
