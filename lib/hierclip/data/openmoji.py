@@ -68,7 +68,7 @@ def render_glyph(emoji: str, side: int = GLYPH) -> Tensor:
 def _characters(font: Path) -> frozenset[int]:
     """The code points that a font file draws."""
     with TTFont(font) as file:
-        return frozenset(file.getBestCmap())
+        return frozenset(file.getBestCmap() or {})
 
 
 def _square(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
