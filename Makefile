@@ -3,29 +3,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/ready
+# The commands of dvc.yaml are found here.
 export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test lint lab verify lock clean
 
 repro: $(READY)
-	@dvc repro
-	@hierclip readme
+	@$(BIN)/dvc repro
+	@$(BIN)/hierclip readme
 
 test: $(READY)
-	@pytest
+	@$(BIN)/pytest
 
 lint: $(READY)
-	ruff check .
-	ruff format --check .
-	basedpyright
-	nbstripout --verify notebooks/*.ipynb
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
+# Notebooks are saved without outputs here, so that looking at one does not change the pipeline.
 lab: $(READY)
-	@jupyter lab --notebook-dir=notebooks
+	@$(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py
 
 # The records just made against the committed ones.
 verify: $(READY)
-	@hierclip verify
+	@$(BIN)/hierclip verify
 
 # Pins anew; needs uv.
 lock:

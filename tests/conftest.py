@@ -64,7 +64,7 @@ def tree() -> Tree:
 
 @pytest.fixture
 def backbone(params) -> model.Backbone:
-    return model.create(params.model, seed=0)
+    return model.create(params.model, seed=0, size=32)
 
 
 @pytest.fixture(scope="session")

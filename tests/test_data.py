@@ -39,7 +39,7 @@ def test_no_two_glyphs_look_the_same(openmoji):
 @pytest.mark.parametrize("emoji", [" ", "q"])
 def test_what_the_font_cannot_draw_is_refused(emoji):
     with pytest.raises(ValueError, match=f"no glyph for '{emoji}'"):
-        render_glyph(emoji)
+        render_glyph(emoji, 40)
 
 
 @pytest.mark.parametrize("variation", [TRAIN, HARD])

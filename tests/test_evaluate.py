@@ -77,19 +77,19 @@ def test_intervals_are_shaped_like_their_figures():
 
 
 def test_matrix_of_a_model_that_cannot_be_broken_is_all_right(tmp_path):
-    out = level_matrix(classifier(), pictures(), PATHS, BUDGET, seed=0, batch=4, partial=tmp_path / "p.npz")
+    out = level_matrix(classifier(), pictures(), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
     assert all(values.all() for values in (*out.clean.values(), *out.robust.values()))
     assert out.robust["direct"].shape == (2, 6, 2)
 
 
 def test_matrix_of_a_model_at_the_brink_is_broken_at_the_attacked_level(tmp_path):
-    out = level_matrix(classifier(), pictures(0.1), PATHS, BUDGET, seed=0, batch=4, partial=tmp_path / "p.npz")
+    out = level_matrix(classifier(), pictures(0.1), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
     assert out.clean["direct"][:, 0].all()
     assert not out.robust["direct"][0, :, 0].any()
 
 
 def test_readings_agree_at_the_leaves(tmp_path):
-    out = level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, partial=tmp_path / "p.npz")
+    out = level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
     assert (out.clean["direct"][:, 0] == out.clean["roll_up"][:, 0]).all()
     assert (out.robust["direct"][:, :, 0] == out.robust["roll_up"][:, :, 0]).all()
 
@@ -98,7 +98,7 @@ def test_interrupted_matrix_goes_on_and_gives_the_same_outcomes(tmp_path, monkey
     from hierclip.evaluate import matrix
 
     def run(partial):
-        return level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, partial=partial)
+        return level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, kept=partial)
 
     whole, calls, real = run(tmp_path / "whole.npz"), [], matrix._attacked
 
@@ -119,9 +119,7 @@ def test_interrupted_matrix_goes_on_and_gives_the_same_outcomes(tmp_path, monkey
 
 def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
     def run(strength):
-        return level_matrix(
-            classifier(), pictures(strength), PATHS, BUDGET, seed=0, batch=4, partial=tmp_path / "p.npz"
-        )
+        return level_matrix(classifier(), pictures(strength), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
 
     assert not run(0.1).robust["direct"][0, :, 0].any()
     assert run(0.8).robust["direct"].all()

@@ -71,14 +71,14 @@ def test_a_saved_model_is_an_open_clip_model(tmp_path, backbone, classifier, ima
 
 
 def test_new_weights_are_drawn_from_the_seed(params):
-    one, same, other = (model.create(params.model, seed).clip.visual.attnpool.c_proj.weight for seed in (1, 1, 2))
+    one, same, other = (model.create(params.model, seed, 32).clip.visual.attnpool.c_proj.weight for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_a_checkpoint_file_can_be_started_from(tmp_path, params, backbone):
     file = tmp_path / "weights.pt"
     torch.save(backbone.clip.state_dict(), file)
-    other = model.create(params.model.model_copy(update={"pretrained": str(file)}), seed=1)
+    other = model.create(params.model.model_copy(update={"pretrained": str(file)}), seed=1, size=32)
     for name, weight in backbone.clip.state_dict().items():
         assert torch.equal(other.clip.state_dict()[name], weight), name
 
@@ -89,13 +89,13 @@ def test_a_new_backbone_is_in_evaluation_mode(backbone):
 
 def test_making_a_model_leaves_logging_as_it_was(params, monkeypatch):
     monkeypatch.setattr(logging.root, "level", logging.INFO)
-    model.create(params.model, seed=0)
+    model.create(params.model, seed=0, size=32)
     assert (logging.root.level, logging.root.manager.disable) == (logging.INFO, logging.NOTSET)
 
 
 def test_an_unknown_architecture_is_refused(params):
     with pytest.raises(ModelError, match="no model 'ViT-Z-99'; `open_clip.list_models"):
-        model.create(params.model.model_copy(update={"architecture": "ViT-Z-99"}), seed=0)
+        model.create(params.model.model_copy(update={"architecture": "ViT-Z-99"}), seed=0, size=32)
 
 
 @pytest.mark.parametrize("pretrained", ["no-such-tag", "junk.pt"])
@@ -103,7 +103,7 @@ def test_weights_that_cannot_be_had_are_refused(tmp_path, monkeypatch, params, p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "junk.pt").write_bytes(b"these are no weights")
     with pytest.raises(ModelError, match=f"cannot load hierclip-tiny with weights '{pretrained}'"):
-        model.create(params.model.model_copy(update={"pretrained": pretrained}), seed=0)
+        model.create(params.model.model_copy(update={"pretrained": pretrained}), seed=0, size=32)
 
 
 @pytest.mark.parametrize("load", [model.load, model.load_model])
@@ -179,3 +179,11 @@ def test_readings_are_the_nearest_node_and_the_leafs_ancestor(tree):
 def test_a_template_without_a_place_for_the_name_is_refused(backbone, tree):
     with pytest.raises(ValueError, match="template 'a picture' has no {}"):
         model.make_classifier(backbone, HEADS[0], tree, "a picture")
+
+
+def test_folding_batch_norm_changes_no_embedding_and_not_the_model(backbone):
+    images = torch.rand(4, 3, 32, 32)
+    plain, folded = model.ImageEncoder(backbone), model.ImageEncoder(backbone, fold=True)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in backbone.clip.modules())
+    torch.testing.assert_close(folded(images), plain(images), atol=1e-5, rtol=1e-4)

@@ -4,12 +4,12 @@ import matplotlib as mpl
 import pytest
 from typer.testing import CliRunner
 
-from hierclip.cli import app, main
+from hierclip.cli import END, START, app, main, write_readme
 from hierclip.evaluate import RECORDS, load_records
 from hierclip.params import find_root, load_params
 from hierclip.plots import save
 from hierclip.plots.results import level_bars, matrices
-from hierclip.plots.table import END, START, ReadmeError, frame, markdown, write_readme
+from hierclip.plots.table import frame, markdown
 from tests.test_evaluate import record
 
 mpl.use("agg")
@@ -54,14 +54,14 @@ def test_readme_is_written_between_its_markers_once(tmp_path):
 def test_readme_without_markers_is_refused(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("nothing", encoding="utf8")
-    with pytest.raises(ReadmeError, match="to put the results between"):
+    with pytest.raises(ValueError, match="to put the results between"):
         write_readme(readme, "new")
 
 
 def test_figures_are_the_same_to_the_byte_each_time(tmp_path):
     params = load_params(ROOT / "params.yaml").plots
     for name in ("a.png", "b.png"):
-        save(level_bars(frame([record()]), "tuned", params), tmp_path / name, 50)
+        save(level_bars([record()], "tuned", params), tmp_path / name, 50)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -7,18 +7,30 @@ import typer
 
 from hierclip.params import find_root
 
+TABLE = "data/results/table.md"
+START, END = "<!-- results: made by `hierclip readme`, not by hand -->", "<!-- end of results -->"
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 
 @app.command()
 def readme() -> None:
-    """Put the results table, out of the records, between the README's markers."""
-    from hierclip.evaluate import RECORDS, load_records
-    from hierclip.plots.table import markdown, write_readme
-
+    """Put the results table, which the report makes out of the records, between the README's markers."""
     root = find_root()
-    changed = write_readme(root / "README.md", markdown(load_records(root / RECORDS)))
+    changed = write_readme(root / "README.md", (root / TABLE).read_text(encoding="utf8"))
     typer.echo("README.md: results " + ("written" if changed else "are up to date"))
+
+
+def write_readme(readme: Path, table: str) -> bool:
+    """Puts the table between the README's markers; gives whether that changed it. Raises ValueError without them."""
+    text = readme.read_text(encoding="utf8")
+    if not 0 <= text.find(START) < text.find(END):
+        raise ValueError(f"{readme}: no lines {START!r} and {END!r} to put the results between")
+    before, after = text.split(START)[0], text.split(END)[1]
+    new = f"{before}{START}\n{table}{END}{after}"
+    if new != text:
+        readme.write_text(new, encoding="utf8")
+    return new != text
 
 
 @app.command()

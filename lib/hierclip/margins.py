@@ -63,7 +63,7 @@ def level_bound(classifier: Classifier, level: int) -> float:
 
 @torch.no_grad()
 def measured_margins(classifier: Classifier, pictures: Pictures, paths: Tensor, batch: int) -> pd.DataFrame:
-    """A row for each picture and level: columns `picture`, `level`, `norm` (of the level's texts), `margin`, `bound`.
+    """A row for each picture and level: columns `picture`, `level`, `norm` (of the level's texts), `bound`, `margin`.
 
     paths: (leaves, L + 1), the tree's; labels of the pictures are its rows.
     """

@@ -1,10 +1,19 @@
 """`params.yaml`, read once: typed, frozen, every key known and every value checked."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 FILE = "params.yaml"
 
@@ -30,7 +39,8 @@ def format_budget(eps: float) -> str:
     return f"{round(255 * eps, 4):g}/255"
 
 
-Budget = Annotated[float, BeforeValidator(parse_budget)]
+Eps = Annotated[float, BeforeValidator(parse_budget)]
+Step = Annotated[Eps, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=10**8)]
 MethodName = Literal["clip", "tecoa", "hier"]
 
@@ -55,7 +65,7 @@ class TreesParams(Section):
 class ModelParams(Section):
     architecture: str  # an open_clip model name
     pretrained: str | None  # a tag that open_clip knows, a checkpoint file, or null: train from scratch
-    template: str  # a prompt, with {} for the class's name
+    template: Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
     precision: Literal["32-true", "bf16-mixed"]
     accelerator: Literal["cpu", "gpu", "auto"]
 
@@ -75,8 +85,8 @@ class PretrainParams(OptimParams):
 
 
 class TrainAttackParams(Section):
-    eps: Budget
-    step: Budget
+    eps: Eps
+    step: Step
     steps: PositiveInt
 
 
@@ -101,8 +111,8 @@ class FinetuneParams(OptimParams):
 
 
 class AttackParams(Section):
-    eps: Budget
-    step: Budget
+    eps: Eps
+    step: Step
     steps: PositiveInt
     restarts: PositiveInt
     losses: tuple[Literal["margin", "ce"], ...] = Field(min_length=1)
@@ -113,7 +123,7 @@ class AttackParams(Section):
 
 
 class MarginParams(Section):
-    method: MethodName
+    method: Literal["hier"]  # the ball's bound is for models read by distance in it
     seed: Seed
 
 
@@ -134,6 +144,17 @@ class Params(Section):
     attack: AttackParams
     margin: MarginParams
     plots: PlotsParams
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for key, values in (("methods", self.methods), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{key} must name at least one, and each once")
+        if self.margin.method not in self.methods or self.margin.seed not in self.seeds:
+            raise ValueError("margin.method and margin.seed must be among methods and seeds")
+        if missing := set(self.methods) - set(self.plots.palette):
+            raise ValueError(f"plots.palette lacks a colour for {', '.join(sorted(missing))}")
+        return self
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -167,4 +188,5 @@ def _line(entry) -> str:
     key = ".".join(str(part) for part in entry["loc"]) or "the file"
     if entry["type"] == "extra_forbidden":
         return f"{key} is no known key"
-    return f"{key}: {entry['msg'].removeprefix('Value error, ')} (got {entry['input']!r})"
+    said = entry["msg"].removeprefix("Value error, ")
+    return f"{key}: {said} (got {entry['input']!r})" if entry["loc"] else said

@@ -1,13 +1,15 @@
-"""Progress of long work: a bar where someone watches, a line now and then where the output is kept.
+"""Long work: how far it is, and whether what is kept of it may be gone on with."""
 
-An executed notebook is a result, and two runs of it are to be the same to the byte: so the lines that it
-keeps say nothing of time.
-"""
-
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
+from IPython import get_ipython
+from IPython.display import clear_output
+from torch import Tensor
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
@@ -22,18 +24,34 @@ def headless() -> bool:
 def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], str] = str) -> Iterator[T]:
     """The items one by one, showing how many of them, and of the `done` before them, are through.
 
-    note: called after an item, says what else to show.
+    note: called after an item, says what else to show. A bar where someone watches; under DVC a line now and then,
+    which its log keeps and the executed notebook does not: two runs of that are to be the same to the byte.
     """
-    total = done + len(items)
-    if headless():
-        every = max(1, total // LINES)
-        for count, item in enumerate(items, start=done + 1):
-            yield item
-            if count % every == 0 or count == total:
-                print(f"{what}: {count}/{total} {note()}".rstrip(), flush=True)
-    else:
+    total, start = done + len(items), monotonic()
+    if not headless():
         with tqdm(total=total, initial=done, desc=what) as bar:
             for item in items:
                 yield item
                 bar.set_postfix_str(note(), refresh=False)
                 bar.update()
+        return
+    every = max(1, total // LINES)
+    for count, item in enumerate(items, start=done + 1):
+        yield item
+        if count % every == 0 or count == total:
+            left = (monotonic() - start) / (count - done) * (total - count)
+            print(f"{what}: {count}/{total} {note()} ({left:.0f} s left)", flush=True)
+    if get_ipython() is not None:
+        clear_output()
+
+
+def work_key(*parts: object) -> str:
+    """A key of what work rests on: tensors to the bit, other parts as they print, and this package's source."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(
+            part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
+        )
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,7 +1,5 @@
 """Training on Lightning Fabric: one loop, for pre-training from captions and for adversarial fine-tuning."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierclip.attacks import frozen, pgd
-from hierclip.data import Dataset
-from hierclip.data.dataset import places_of, step_seed
+from hierclip.data import Dataset, places_of, step_seed
 from hierclip.losses import Method
 from hierclip.model import Backbone, Head, ImageEncoder, text_features
 from hierclip.params import FinetuneParams, ModelParams, OptimParams, PretrainParams
-from hierclip.progress import progress
+from hierclip.progress import progress, work_key
 from hierclip.trees import Tree, level_prompts
 
 
@@ -80,7 +77,7 @@ def finetune(
     optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
     module, optimizer = fabric.setup(towers.eval(), optimizer)
     paths = torch.from_numpy(tree.paths)
-    places = places_of(dataset, tuple(leaf.id for leaf in tree.leaves))
+    places = places_of(dataset, tree.ids)
 
     def loss_at(step: int) -> Tensor:
         images, labels = dataset.batch(places, params.batch, seed, step)
@@ -99,7 +96,7 @@ def finetune(
 
     config = f"{method.label} {params.model_dump_json()} {tree.hash} {template} {seed}"
     losses = fit(fabric, module, optimizer, loss_at, params, checkpoint, config, f"fine-tuning {method.label}")
-    backbone.clip.eval().requires_grad_(False)
+    backbone.clip.eval().requires_grad_(False).cpu()
     return head, losses
 
 
@@ -126,7 +123,7 @@ def pretrain(
     share = [params.leaf_captions] + [(1 - params.leaf_captions) / tree.top] * tree.top
     weighted = list(zip(share, rows, strict=True))
     paths = torch.from_numpy(tree.paths)
-    places = places_of(dataset, tuple(leaf.id for leaf in tree.leaves))
+    places = places_of(dataset, tree.ids)
     mean, std = (fabric.to_device(torch.tensor(v).view(3, 1, 1)) for v in (backbone.mean, backbone.std))
     optimizer = torch.optim.AdamW(_decay_groups(clip, params.weight_decay), lr=params.lr)
     module, optimizer = fabric.setup(clip.train(), optimizer)
@@ -145,7 +142,7 @@ def pretrain(
 
     config = f"pretrain {params.model_dump_json()} {tree.hash} {template}"
     losses = fit(fabric, module, optimizer, loss_at, params, checkpoint, config, "pre-training", keep_scale)
-    clip.eval().requires_grad_(False)
+    clip.eval().requires_grad_(False).cpu()
     return losses
 
 
@@ -176,7 +173,7 @@ def fit(
     """
     rate = optimizer.param_groups[0]["lr"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, params.steps, params.warmup))
-    key = _key(config, module)
+    key = work_key(config, *module.state_dict().values())
     state = {"module": module, "optimizer": optimizer, "schedule": schedule, "losses": [], "key": key}
     if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["key"] == key:
         fabric.load(checkpoint, state)
@@ -208,13 +205,3 @@ def rate_share(step: int, steps: int, warmup: float) -> float:
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def _key(config: str, module: nn.Module) -> str:
-    """Of the configuration, the weights to start from and this package's source."""
-    digest = hashlib.sha256(config.encode())
-    for name, value in module.state_dict().items():
-        digest.update(json.dumps([name, float(value.double().sum())]).encode())
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

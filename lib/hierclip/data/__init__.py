@@ -3,13 +3,25 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from hierclip.data.dataset import PARTS, SPLITS, Dataset, Leaf, Pictures
+from hierclip.data.dataset import PARTS, SPLITS, Dataset, Leaf, Pictures, ids_of, places_of, step_seed
 from hierclip.data.openmoji import OpenMoji
 from hierclip.params import DataParams
 
 DATASETS: dict[str, Callable[[DataParams, Path], Dataset]] = {"openmoji": OpenMoji}
 
-__all__ = ["DATASETS", "PARTS", "SPLITS", "Dataset", "Leaf", "OpenMoji", "Pictures", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "PARTS",
+    "SPLITS",
+    "Dataset",
+    "Leaf",
+    "OpenMoji",
+    "Pictures",
+    "ids_of",
+    "load_dataset",
+    "places_of",
+    "step_seed",
+]
 
 
 def load_dataset(params: DataParams, root: Path) -> Dataset:

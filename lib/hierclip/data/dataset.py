@@ -55,6 +55,13 @@ class Dataset(Protocol):
         ...
 
 
+def ids_of(dataset: Dataset, split: str) -> list[str]:
+    """The identifiers of a split's leaves. Raises ValueError, listing the known splits, for another."""
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}; known are {', '.join(SPLITS)}")
+    return [leaf.id for leaf in dataset.leaves if leaf.split == split]
+
+
 def places_of(dataset: Dataset, ids: tuple[str, ...]) -> Tensor:
     """(len(ids),) int64: where each leaf stands in the dataset. Raises ValueError for an unknown one."""
     place = {leaf.id: k for k, leaf in enumerate(dataset.leaves)}

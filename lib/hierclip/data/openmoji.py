@@ -25,7 +25,7 @@ SOURCE = "data/source/openmoji.csv"
 PREPARED = "data/prepared/openmoji.safetensors"
 FONT = "glyf_colr0.ttf"
 FIXED = 10**9  # steps from here on are for the fixed pictures
-GLYPH = 40  # pixels a side: a little above the picture's 32, so that sampling hardly aliases
+GLYPH = 1.25  # a glyph's side by a picture's: a little above 1, so that sampling hardly aliases
 CREDIT = "Pictures drawn from OpenMoji glyphs (openmoji.org), CC BY-SA 4.0"
 
 
@@ -45,7 +45,7 @@ TRAIN = Variation(rotation=20, scale=(0.75, 1.05), shift=0.10, shear=0.15, colou
 HARD = Variation(rotation=25, scale=(0.70, 1.10), shift=0.12, shear=0.20, colour=0.20, noise=0.04)
 
 
-def render_glyph(emoji: str, side: int = GLYPH) -> Tensor:
+def render_glyph(emoji: str, side: int) -> Tensor:
     """The glyph of `emoji` as premultiplied RGBA, (4, side, side) uint8.
 
     Raises ValueError where the font draws nothing for it.
@@ -128,7 +128,8 @@ class OpenMoji:
 
     def prepare(self) -> None:
         """Writes the glyphs and the fixed pictures of every part."""
-        glyphs = torch.stack([render_glyph(row["emoji"]) for row in self.rows])
+        side = round(GLYPH * self.params.size)
+        glyphs = torch.stack([render_glyph(row["emoji"], side) for row in self.rows])
         tensors = {"glyphs": glyphs}
         for k, (part, count) in enumerate(
             {"val": self.params.val_per_class, "test": self.params.test_per_class}.items(), start=1

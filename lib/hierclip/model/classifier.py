@@ -30,6 +30,10 @@ class Classifier(nn.Module):
         self.top = top
 
     @property
+    def device(self) -> torch.device:
+        return self.text_points[0].device
+
+    @property
     def text_points(self) -> list[Tensor]:
         return [getattr(self, f"texts_{level}") for level in range(self.top + 1)]
 
@@ -46,7 +50,7 @@ class Classifier(nn.Module):
 def make_classifier(backbone: Backbone, head: Head, tree: Tree, template: str) -> Classifier:
     """Zero-shot over `tree`: its prompts are encoded once."""
     texts = [encode_texts(backbone, prompts) for prompts in level_prompts(tree, template)]
-    return Classifier(ImageEncoder(backbone), head, texts).eval()
+    return Classifier(ImageEncoder(backbone, fold=True), head, texts).eval()
 
 
 def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
@@ -60,7 +64,7 @@ def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def accuracy(classifier: Classifier, pictures: Pictures, paths: Tensor, batch: int = 500) -> dict[str, list[float]]:
     """By reading, the accuracy at every level. paths: the tree's; labels of the pictures are its rows."""
-    logits = [classifier(images) for images in pictures.floats().split(batch)]
+    logits = [[level.cpu() for level in classifier(x.to(classifier.device))] for x in pictures.floats().split(batch)]
     readings = read([torch.cat(level) for level in zip(*logits, strict=True)], paths)
     nodes = paths[pictures.labels]
     return {reading: (nodes == found).float().mean(0).tolist() for reading, found in readings.items()}

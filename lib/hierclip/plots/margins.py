@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from hierclip.margins import euclidean_bound, hyperbolic_bound
 
 
-def margin_depth(margins: pd.DataFrame, curvature: float, scale: float) -> Figure:
+def margin_depth(margins: pd.DataFrame) -> Figure:
     """Measured margins at the norm of each level's texts, under the bound of the ball and that of inner products."""
     figure, axis = plt.subplots(figsize=(6, 3.2))
+    curvature, scale = margins[["curvature", "tau"]].iloc[0]
     eta = np.linspace(0, 0.995 / np.sqrt(curvature), 300)
     axis.plot(eta, [hyperbolic_bound(e, curvature, scale) for e in eta], label="largest in the ball", color="C3")
     axis.plot(eta, [euclidean_bound(e, scale) for e in eta], label="largest with inner products", color="0.5", ls="--")

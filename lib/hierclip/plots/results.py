@@ -3,41 +3,38 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hierclip.evaluate import Record
 from hierclip.losses import METHODS
+from hierclip.model import READINGS
 from hierclip.params import PlotsParams
 from hierclip.plots.table import in_order
 
 
-def level_bars(frame: pd.DataFrame, split: str, params: PlotsParams) -> Figure:
-    """Clean accuracy (pale) and robust accuracy (full) by level and method, a panel for each reading."""
-    rows = frame[frame["split"] == split]
+def level_bars(records: Sequence[Record], split: str, params: PlotsParams) -> Figure:
+    """Clean accuracy (pale) and accuracy under the level's own attack (full), by level and method.
+
+    A panel for each reading; the first seed of each method, with its 95 % intervals over pictures.
+    """
+    shown = {r.method: r for r in reversed(in_order(records)) if r.split == split}
     figure, axes = plt.subplots(1, 2, figsize=(params.width, 2.6), sharey=True)
-    order = [method for method in METHODS if method in set(rows["method"])]
-    for axis, (reading, part) in zip(axes, rows.groupby("reading"), strict=True):
-        common = {
-            "data": part,
-            "x": "level",
-            "hue": "method",
-            "hue_order": order,
-            "palette": params.palette,
-            "ax": axis,
-        }
-        sns.barplot(**common, y="clean", alpha=0.3, errorbar=None, legend=False)
-        sns.barplot(**common, y="robust", errorbar=None, legend=axis is axes[1])
-        axis.set(
-            title=f"{str(reading).replace('_', '-')} reading",
-            ylim=(0, 1),
-            ylabel="accuracy",
-            xlabel="level (0: leaves)",
-        )
-    handles, _ = axes[1].get_legend_handles_labels()
-    axes[1].legend(handles, [METHODS[m].label for m in order], frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    for axis, reading in zip(axes, READINGS, strict=True):
+        for k, r in enumerate(in_order(list(shown.values()))):
+            width = 0.8 / len(shown)
+            places = np.arange(len(r.levels)) + (k - (len(shown) - 1) / 2) * width
+            own = [r.robust[reading][level][level] for level in range(len(r.levels))]
+            bounds = [r.intervals[reading].robust[level][level] for level in range(len(r.levels))]
+            reach = np.abs(np.transpose(bounds) - own)
+            colour = params.palette[r.method]  # pyright: ignore
+            axis.bar(places, r.clean[reading], width, color=colour, alpha=0.3)
+            axis.bar(places, own, width, color=colour, yerr=reach, error_kw={"lw": 0.7}, label=METHODS[r.method].label)
+        axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 1), xlabel="level (0: leaves)")
+    threat = next(iter(shown.values())).threat_model
+    axes[0].set_ylabel(f"accuracy, clean (pale)\nand at {threat.norm} {threat.eps}")
+    axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

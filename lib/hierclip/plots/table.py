@@ -1,23 +1,22 @@
-"""The results table, out of the records, and its place in the README."""
+"""The results table, out of the records."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from hierclip.evaluate import Record
+from hierclip.evaluate import Outcomes, Record, outcomes_path, paired_difference, path_robust
 from hierclip.losses import METHODS
 
-START, END = "<!-- results: made by `hierclip readme`, not by hand -->", "<!-- end of results -->"
-SPLITS = {"tuned": "classes seen in fine-tuning", "held_out": "zero-shot: classes not seen"}
-
-
-class ReadmeError(ValueError):
-    """A README without room for the results."""
+SPLITS = {
+    "tuned": "Classes seen in fine-tuning",
+    "held_out": "Classes held out of fine-tuning: known from pre-training, never seen under attack",
+}
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """A row for each record, level, reading and attack state: columns as named, accuracies as fractions."""
+    """A row for each record, reading and level: accuracy clean and under the attack at that level, as fractions."""
     rows = [
         {
             "method": r.method,
@@ -88,13 +87,22 @@ def _cell(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def write_readme(readme: Path, table: str) -> bool:
-    """Puts the table between the README's markers; gives whether that changed it. Raises ReadmeError without them."""
-    text = readme.read_text(encoding="utf8")
-    if not 0 <= text.find(START) < text.find(END):
-        raise ReadmeError(f"{readme}: no lines {START!r} and {END!r} to put the results between")
-    before, after = text.split(START)[0], text.split(END)[1]
-    new = f"{before}{START}\n{table}{END}{after}"
-    if new != text:
-        readme.write_text(new, encoding="utf8")
-    return new != text
+def paired(records: Sequence[Record], root: Path, resamples: int) -> pd.DataFrame:
+    """How much each method's path-robust accuracy exceeds the first one's, on the same pictures, in points.
+
+    Each method takes its own reading, chosen on validation pictures. Columns: the difference and its 95 % interval.
+    Reads the outcomes that the attack stage kept. Raises FileNotFoundError where they are missing.
+    """
+    rows = []
+    for (split, seed), group in itertools.groupby(
+        sorted(in_order(records), key=lambda r: (list(SPLITS).index(r.split), r.seed)), key=lambda r: (r.split, r.seed)
+    ):
+        right = {
+            r.method: path_robust(Outcomes.load(outcomes_path(root, r.method, seed, split)), r.reading) for r in group
+        }
+        first, *others = right
+        for method in others:
+            points = [100 * v for v in paired_difference(right[method], right[first], resamples, seed)]
+            name = f"{METHODS[method].label} - {METHODS[first].label}"
+            rows.append((split, seed, name, *points))
+    return pd.DataFrame(rows, columns=["split", "seed", "pair", "points", "low", "high"])

@@ -46,6 +46,11 @@ class Tree:
         return self.levels[0]
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """The leaves' identifiers, in order."""
+        return tuple(leaf.id for leaf in self.leaves)
+
+    @property
     def top(self) -> int:
         """L, the number of the coarsest level."""
         return len(self.levels) - 1
