@@ -7,7 +7,7 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import Outcomes, audit, figures, intervals, level_matrix, path_robust
+from hierclip.evaluate import Outcomes, audit, figures, intervals, level_matrix, paired_difference, path_robust
 from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
 from hierclip.evaluate.verify import compare
 from hierclip.model import Classifier, CosineHead
@@ -67,6 +67,23 @@ def test_bootstrap_interval_of_a_share_is_the_normal_one():
     p = out.clean["direct"][:, 0].mean()
     low, high = intervals(out, "direct", 4000, 0)["clean"][0]
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(p * (1 - p) / 2000), rel=0.1)
+
+
+def test_interval_of_nothing_follows_the_rule_of_three():
+    clean = {"direct": np.zeros((60, 2), bool)}
+    bounds = intervals(Outcomes(clean, {"direct": np.zeros((2, 60, 2), bool)}), "direct", 100, 0)["clean"]
+    assert np.allclose(bounds, [[0, 3 / 60]] * 2)
+
+
+def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
+    rng = np.random.default_rng(0)
+    theirs = rng.random(1000) < 0.5
+    ours = theirs | (rng.random(1000) < 0.04)  # better on a few pictures, worse on none
+    mean, low, high = paired_difference(ours, theirs, 500, 0)
+    assert mean == pytest.approx(ours.mean() - theirs.mean())
+    assert 0 < low < mean < high < 0.04
+    with pytest.raises(ValueError, match="1000 and 999 pictures are no pairs"):
+        paired_difference(ours, theirs[1:], 500, 0)
 
 
 def test_intervals_are_shaped_like_their_figures():
