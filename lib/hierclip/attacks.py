@@ -45,21 +45,33 @@ def climb(adversarial: Tensor, gradient: Tensor, images: Tensor, eps: float, ste
 
 
 def pgd(
-    objective: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor, Tensor | None], Tensor],
     images: Tensor,
     *,
     eps: float,
     step: float,
     steps: int,
     generator: torch.Generator,
-) -> Tensor:
-    """Images moved to raise `objective`, a scalar function of the whole batch: for training."""
-    adversarial = random_start(images, eps, generator)
+    momentum: float = 0.0,
+    texts: Tensor | None = None,
+    text_eps: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Images moved to raise `objective`, a scalar function of the whole batch: for training.
+
+    With `momentum` a step follows the sign of the decaying sum of the gradients' signs. Where `text_eps` is above 0 the
+    objective's second argument is a shift of the text embeddings `texts` (K, D), moved along with the images, from 0
+    and by up to text_eps an entry; it is given back too, else None.
+    """
+    x, velocity = random_start(images, eps, generator), torch.zeros_like(images)
+    shift = torch.zeros_like(texts) if texts is not None and text_eps else None
     for _ in range(steps):
-        adversarial.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(objective(adversarial), adversarial)
-        adversarial = climb(adversarial.detach(), gradient, images, eps, step)
-    return adversarial
+        moving = [v.requires_grad_(True) for v in (x, shift) if v is not None]
+        gradients = torch.autograd.grad(objective(x, shift), moving)
+        velocity = momentum * velocity + gradients[0].sign()
+        x = climb(x.detach(), velocity, images, eps, step)
+        if shift is not None:
+            shift = (shift.detach() + text_eps * gradients[1].sign()).clamp(-text_eps, text_eps)
+    return x, shift
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,17 @@
 """The command `hierclip`: what the project does outside its notebooks."""
 
+import csv
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hierclip.params import find_root
 
+if TYPE_CHECKING:
+    from hierclip.trees.wordnet import WordNet
+
+OPENMOJI, TINY_IMAGENET = "data/source/openmoji.csv", "data/source/tiny-imagenet.csv"
 TABLE = "data/results/table.md"
 START, END = "<!-- results: made by `hierclip readme`, not by hand -->", "<!-- end of results -->"
 
@@ -53,16 +58,26 @@ def excerpt(
     ] = None,
 ) -> None:
     """Cut data/source/wordnet anew out of a full WordNet 3.0."""
-    from hierclip.data import load_dataset
-    from hierclip.params import load_params
     from hierclip.trees import full_folder, write_excerpt
-    from hierclip.trees.wordnet import EXCERPT
+    from hierclip.trees.wordnet import EXCERPT, INSTALL, WordNet
 
     full, root = wordnet or full_folder(), find_root()
     if full is None:
-        raise FileNotFoundError('no full WordNet found; nltk.download("wordnet"), or Debian\'s wordnet-base')
-    leaves = [leaf.id for leaf in load_dataset(load_params().data, root).leaves]
-    typer.echo(f"{write_excerpt(full, root / EXCERPT, leaves)} synsets from {full} to {root / EXCERPT}")
+        raise FileNotFoundError(f"no WordNet found; the excerpt is cut out of {INSTALL}")
+    count = write_excerpt(full, root / EXCERPT, excerpt_synsets(root, WordNet(full)))
+    typer.echo(f"{count} synsets from {full} to {root / EXCERPT}")
+
+
+def excerpt_synsets(root: Path, wordnet: "WordNet") -> list[str]:
+    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's and Tiny-ImageNet's."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    from hierclip.trees import synsets_by_wnid
+
+    with (root / OPENMOJI).open(encoding="utf8") as emoji, (root / TINY_IMAGENET).open(encoding="utf8") as tiny:
+        synsets = [row["synset"] for row in csv.DictReader(emoji)]
+        wnids = ImageNetInfo().label_names() + [row["wnid"] for row in csv.DictReader(tiny)]
+    return list(dict.fromkeys([*synsets, *synsets_by_wnid(wnids, wordnet).values()]))
 
 
 def main() -> None:

@@ -8,10 +8,24 @@ A margin is the logit of the right node less the best logit of the others of its
 
 attained by z = t+ and t- = -t+, and without bound as eta -> 1/sqrt(r). With inner products of vectors no longer
 than eta the largest is 2 lambda eta^2. The proof is told in notebooks/60_margin_depth.ipynb.
+
+K >= 2 texts t_i no deeper than eta cannot all oppose each other. On the hyperboloid they are (cosh p_i, sinh p_i e_i)
+with p_i = sqrt(r) d(0, t_i), cosh p_i <= C = (1 + r eta^2) / (1 - r eta^2), and over ordered pairs i != j
+
+    K + sum cosh(sqrt(r) d(t_i, t_j)) = (sum_i cosh p_i)^2 - |sum_i sinh p_i e_i|^2 <= K^2 C^2.
+
+As arccosh rises and is concave, the mean distance, and so the smallest, is at most the edge of the simplex at norm
+eta (cos = -1/(K-1)), where equality holds; it fits in where D >= K - 1. By the triangle inequality the mean over i,
+and so the least, of the margin of any image z_i of t_i against the best of the others is at most lambda times the
+edge, attained by z_i = t_i. With inner products, |z_i|, |t_i| <= eta and m the mean of the t_i, the mean over pairs
+of lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m> <= lambda eta / (K - 1) (K sum |t_i - m|^2)^(1/2)
+<= lambda eta^2 K / (K - 1), attained alike. One margin alone may be larger, up to the bound of the pair; in the ball
+the two bounds are less than lambda ln(2) / sqrt(r) apart, however many the siblings.
 """
 
-from math import atanh, sqrt
+from math import asinh, isfinite, nan, sqrt
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,16 +33,39 @@ from torch import Tensor
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
 from hierclip.model import Classifier, CosineHead, PoincareHead
+from hierclip.model.heads import EuclideanHead
 
 
 def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
-    """The largest margin between texts at norm `eta` of the ball of curvature -r, logits being -scale d.
+    """The largest margin between texts of norm at most `eta` in the ball of curvature -r, logits being -scale d.
 
     Raises ValueError for a norm outside [0, 1/sqrt(r)).
     """
-    if not 0 <= eta < 1 / sqrt(r):
-        raise ValueError(f"norm {eta} is outside the ball; it must lie in [0, {1 / sqrt(r):g})")
-    return 4 * scale / sqrt(r) * atanh(sqrt(r) * eta)
+    return scale * sibling_distance(eta, r, 2)
+
+
+def sibling_distance(eta: float, r: float, siblings: int) -> float:
+    """The largest smallest (and mean) distance between `siblings` points of norm at most `eta`: the simplex's edge.
+
+    (2 / sqrt(r)) arsinh(sqrt(2K / (K - 1)) sqrt(r) eta / (1 - r eta^2)), for two (4 / sqrt(r)) artanh(sqrt(r) eta).
+    r = 0 is the flat limit, d(u, v) = 2 |u - v|. Raises ValueError for fewer than two siblings and for a norm
+    outside [0, 1/sqrt(r)).
+    """
+    if siblings < 2:
+        raise ValueError(f"{siblings} siblings have no distance between them; there must be at least 2")
+    share, edge = sqrt(r) * eta, eta * sqrt(2 * siblings / (siblings - 1))
+    if not (eta >= 0 and share < 1):
+        raise ValueError(f"norm {eta} is outside the ball of curvature {-r:g}; it must be in [0, 1/sqrt({r:g}))")
+    return 2 / sqrt(r) * asinh(sqrt(r) * edge / ((1 - share) * (1 + share))) if r else 2 * edge
+
+
+def sibling_bound(eta: float, r: float, scale: float, siblings: int) -> float:
+    """The largest margin that each of `siblings` texts of norm at most `eta` can have at once, logits being -scale d.
+
+    Neither the least nor the mean over the siblings of a margin against the best of the others is larger, for
+    one image each, wherever it lies. Raises ValueError as `sibling_distance` does.
+    """
+    return scale * sibling_distance(eta, r, siblings)
 
 
 def euclidean_bound(eta: float, scale: float) -> float:
@@ -41,48 +78,102 @@ def euclidean_bound(eta: float, scale: float) -> float:
     return 2 * scale * eta**2
 
 
+def euclidean_sibling_bound(eta: float, scale: float, siblings: int) -> float:
+    """As `sibling_bound`, logits being scale times the inner product of texts and images of norm at most `eta`.
+
+    It is scale eta^2 K / (K - 1), half the square of the simplex's straight edge. Raises ValueError alike.
+    """
+    return scale * sibling_distance(eta, 0, siblings) ** 2 / 8
+
+
 def text_norm(classifier: Classifier, level: int) -> float:
     """The largest norm among the texts of a level."""
     return float(classifier.text_points[level].norm(dim=-1).max())
 
 
-def level_bound(classifier: Classifier, level: int) -> float:
-    """The bound at the depth of a level's texts, in the geometry of the classifier's head.
+def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
+    """The bound of a pair and that of all of a level's texts as siblings, in the geometry of the classifier's head.
 
-    Raises TypeError for a head whose geometry has none.
+    Both are taken at the largest norm among the texts, so they hold where norms differ. Raises TypeError for a
+    head whose geometry has none, ValueError for a level of one text.
     """
-    head, eta = classifier.head, text_norm(classifier, level)
+    head, eta, siblings = classifier.head, text_norm(classifier, level), len(classifier.text_points[level])
     match head:
         case PoincareHead():
-            return hyperbolic_bound(eta, head.curvature, head.tau)
+            r = 0.0 if isinstance(head, EuclideanHead) else float(head.curvature)
+            return hyperbolic_bound(eta, r, float(head.tau)), sibling_bound(eta, r, float(head.tau), siblings)
         case CosineHead():
-            return euclidean_bound(eta, head.scale)
+            scale = float(head.scale)
+            return euclidean_bound(eta, scale), euclidean_sibling_bound(eta, scale, siblings)
         case _:
             raise TypeError(f"no bound is known for a {type(head).__name__}")
 
 
 @torch.no_grad()
 def measured_margins(classifier: Classifier, pictures: Pictures, paths: Tensor, batch: int) -> pd.DataFrame:
-    """A row for each picture and level: columns `picture`, `level`, `norm` (of the level's texts), `bound`, `margin`.
+    """A row for each picture and level, its prediction being right where `margin` is positive.
 
-    paths: (leaves, L + 1), the tree's; labels of the pictures are its rows.
+    Columns `picture`, `level`, `norm` (the largest of the level's texts), `siblings` (their number), `bound`,
+    `sibling_bound`, `node` (the right one), `margin`. paths: (leaves, L + 1), the tree's; labels of the pictures
+    are its rows. Raises as `level_bounds` does.
     """
     parts = []
     for level in range(paths.shape[1]):
-        own = aims(paths, level)[0].own[paths[pictures.labels, level]]
+        nodes = paths[pictures.labels, level]
         scores = torch.cat([classifier.score(x, level) for x in pictures.floats().split(batch)])
-        rows = {"level": level, "norm": text_norm(classifier, level), "bound": level_bound(classifier, level)}
-        values = -margin(scores, own)
+        pair, siblings = level_bounds(classifier, level)
+        rows = {"level": level, "norm": text_norm(classifier, level), "siblings": scores.shape[1]}
+        rows |= {"bound": pair, "sibling_bound": siblings, "node": nodes.numpy()}
+        values = -margin(scores, aims(paths, level)[0].own[nodes])
         parts.append(pd.DataFrame({"picture": range(len(values)), **rows, "margin": values.numpy()}))
     return pd.concat(parts, ignore_index=True)
 
 
 def summary(margins: pd.DataFrame) -> pd.DataFrame:
-    """By level: norm, bound, the margins' 5 %, 50 % and 95 % quantiles and maximum, and the share of the bound used."""
-    by_level = margins.groupby("level")
-    table = by_level[["norm", "bound"]].first()
+    """By level, within each `tree` where there is that column: what the bounds are and how much of them is used.
+
+    norm, siblings and both bounds; the margins' 5 %, 50 % and 95 % quantiles and `largest`, and its `share` of the
+    bound; `reached`, the mean over nodes of the node's largest margin, which `sibling_bound` bounds where every
+    node has pictures.
+    """
+    by = ["tree", "level"] if "tree" in margins else ["level"]
+    groups = margins.groupby(by, sort=False)
+    table = groups[["norm", "siblings", "bound", "sibling_bound"]].first()
     for q in (5, 50, 95):
-        table[f"q{q:02d}"] = by_level["margin"].quantile(q / 100)
-    table["largest"] = by_level["margin"].max()
+        table[f"q{q:02d}"] = groups["margin"].quantile(q / 100)
+    table["largest"] = groups["margin"].max()
     table["share"] = table["largest"] / table["bound"]
+    highest = margins.pivot_table("margin", [*by, "node"], aggfunc="max", sort=False)
+    table["reached"] = highest.groupby(level=by)["margin"].mean()
     return table.reset_index()
+
+
+def rank_correlation(margins: np.ndarray, broken: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
+    """Spearman's rho of images' margins (N,) with whether an attack broke them (N,) bool, and its 95 % interval.
+
+    The interval is the percentile bootstrap's over images; resamples in which all broke, or none, say nothing and
+    are left out. All nan where the margins or the outcomes are constant. Raises ValueError for unequal lengths.
+    """
+    if margins.shape != broken.shape:
+        raise ValueError(f"{len(margins)} margins and {len(broken)} outcomes are no pairs")
+    rng, n = np.random.default_rng(seed), len(margins)
+    draws = (rng.integers(n, size=n) for _ in range(resamples))
+    rho = _spearman(margins, broken)
+    drawn = pd.Series([_spearman(margins[i], broken[i]) for i in draws] if isfinite(rho) else [nan])
+    return rho, float(drawn.quantile(0.025)), float(drawn.quantile(0.975))
+
+
+def _spearman(margins: np.ndarray, broken: np.ndarray) -> float:
+    """Of ranks with outcomes as they are: the ranks of two values are a line through them."""
+    ranks = pd.Series(margins).rank().to_numpy()
+    constant = not len(ranks) or np.ptp(ranks) == 0 or broken.all() or not broken.any()
+    return nan if constant else float(np.corrcoef(ranks, broken)[0, 1])
+
+
+def separation(margins: np.ndarray, broken: np.ndarray) -> float:
+    """The area under the ROC curve: how often an image that stood has a larger margin than one that broke.
+
+    margins: (N,); broken: (N,) bool. Ties count half; nan where all broke or none did.
+    """
+    ranks = pd.Series(margins).rank()
+    return float((ranks[broken == 0].mean() - ranks[broken == 1].mean()) / len(ranks) + 0.5)

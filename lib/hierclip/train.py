@@ -1,7 +1,8 @@
 """Training on Lightning Fabric: one loop, for pre-training from captions and for adversarial fine-tuning."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +12,21 @@ from torch.nn import functional as F
 
 from hierclip.attacks import frozen, pgd
 from hierclip.data import Dataset, places_of, step_seed
-from hierclip.losses import Method
-from hierclip.model import Backbone, Head, ImageEncoder, text_features
-from hierclip.params import FinetuneParams, ModelParams, OptimParams, PretrainParams
+from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
+from hierclip.model import Backbone, Head, LearnedHead, Towers
+from hierclip.params import (
+    FinetuneParams,
+    HierParams,
+    MethodParams,
+    ModelParams,
+    NoneParams,
+    OptimParams,
+    PretrainParams,
+)
 from hierclip.progress import progress, work_key
-from hierclip.trees import Tree, level_prompts
+from hierclip.trees import Tree, check_forest, forest_levels, forest_paths, level_prompts
+
+History = list[dict[str, float]]  # by step: the loss, and what else was logged
 
 
 class TrainingError(RuntimeError):
@@ -29,75 +40,90 @@ def make_fabric(params: ModelParams) -> Fabric:
     return fabric
 
 
-class Towers(nn.Module):
-    """Image encoder and text projection over frozen text features: images to embeddings of both.
+class Trainee(nn.Module):
+    """What fine-tuning trains: the towers, and the numbers of the head that are learned."""
 
-    forward: (B, 3, H, W) in [0, 1] to image embeddings (B, D) and, for every level, text embeddings (K_l, D).
-    """
-
-    def __init__(self, backbone: Backbone, features: list[Tensor]):
-        """features: a level's text features (K_l, width), from below the projection."""
+    def __init__(self, towers: Towers, head: LearnedHead):
         super().__init__()
-        self.encoder = ImageEncoder(backbone)
-        self.projection = backbone.text_projection
-        self.features: Tensor
-        self.sizes = [len(level) for level in features]
-        self.register_buffer("features", torch.cat(features), persistent=False)
+        self.towers, self.numbers = towers, head
 
-    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.encoder(images), (self.features @ self.projection).split(self.sizes)
+    def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        return self.towers(images, local)
 
 
 def finetune(
     fabric: Fabric,
-    method: Method,
+    method: MethodParams,
     params: FinetuneParams,
     backbone: Backbone,
     dataset: Dataset,
-    tree: Tree,
+    trees: Sequence[Tree],
     template: str,
     seed: int,
     checkpoint: Path,
-) -> tuple[Head, list[float]]:
-    """Fine-tunes `backbone` in place on the tree's leaves; gives the head and the loss of every step.
+) -> tuple[Head, History]:
+    """Fine-tunes `backbone` in place on the leaves of `trees`; gives the head, and for every step what it logged.
 
-    One universal perturbation an image, found by PGD on the method's own loss, is what each step learns from.
-    BatchNorm keeps its pre-trained statistics.
+    Each step learns from perturbations that PGD finds on the method's own objective. Steps are as many as
+    `params.gradients` pays for. BatchNorm keeps its pre-trained statistics.
+    Raises TreeError where the trees have not the same leaves in the same order.
     """
-    head = method.head(params, float(backbone.clip.logit_scale.detach().exp()))
-    if method.loss is None:
-        return head, []
-    with torch.no_grad():
-        towers = Towers(backbone, [text_features(backbone, prompts) for prompts in level_prompts(tree, template)])
-    image_lr, text_lr = method.rates(params)
-    towers.requires_grad_(True)
-    towers.projection.requires_grad_(text_lr > 0)
-    groups = [{"params": list(towers.encoder.parameters()), "lr": image_lr}]
-    groups += [{"params": [towers.projection], "lr": text_lr}] if text_lr else []
-    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
-    module, optimizer = fabric.setup(towers.eval(), optimizer)
-    paths = torch.from_numpy(tree.paths)
-    places = places_of(dataset, tree.ids)
+    check_forest(trees)
+    scale = float(backbone.clip.logit_scale.detach().exp())
+    if isinstance(method, NoneParams):
+        return make_head(method, scale, 1.0, 1.0), []
+    objective, places = OBJECTIVES[method.loss], places_of(dataset, trees[0].ids)
+    original = Towers(copy.deepcopy(backbone), trees, template).eval().requires_grad_(False).to(fabric.device)
+    paths = [torch.from_numpy(tree.paths) for tree in trees]
+    parents = [[fabric.to_device(torch.tensor(level)) for level in tree.parents] for tree in trees]
+    top = max(tree.top for tree in trees)
 
-    def loss_at(step: int) -> Tensor:
+    def pictures(step: int) -> tuple[Tensor, list[Tensor]]:
         images, labels = dataset.batch(places, params.batch, seed, step)
-        images, rows = fabric.to_device(images), fabric.to_device(paths[labels])
+        return fabric.to_device(images), [fabric.to_device(rows[labels]) for rows in paths]
+
+    with torch.no_grad():
+        embeddings, _, texts = original(pictures(0)[0])
+    norms = (float(v.float().norm(dim=-1).mean()) for v in (embeddings, texts))
+    learned = method.learned if isinstance(method, HierParams) else ()
+    trainee = Trainee(Towers(backbone, trees, template), LearnedHead(make_head(method, scale, *norms), learned))
+    module, optimizer = fabric.setup(trainee.eval(), _optimizer(trainee, method, params.weight_decay))
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        images, rows = pictures(step)
+        context = Context(images, rows, parents, module, original, trainee.numbers.head)
         generator = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # not the pictures' own
+        losses = []
+        budget = {"eps": params.eps, **method.attack.model_dump(), "generator": generator}
+        budget |= {"texts": texts, "text_eps": method.text_eps} if isinstance(method, HierParams) else {}
+        for climbed, learnt in PERTURBATIONS[method.perturbation](top):
 
-        def objective(x: Tensor) -> Tensor:
-            embeddings, texts = module(x)
-            points = [head.text_points(text, level, tree.top) for level, text in enumerate(texts)]
-            return method.loss(head, embeddings, points, rows)  # pyright: ignore
+            def harm(x: Tensor, shift: Tensor | None, levels=climbed) -> Tensor:
+                return objective.attack(context, Moved(x, shift, levels), method)
 
-        with frozen(module):
-            budget = params.attack
-            moved = pgd(objective, images, eps=budget.eps, step=budget.step, steps=budget.steps, generator=generator)
-        return objective(moved)
+            with frozen(module):
+                moved = pgd(harm, images, **budget)
+            losses.append(objective.loss(context, Moved(*moved, learnt), method))
+        return torch.stack(losses).sum(), context.counts
 
-    config = f"{method.label} {params.model_dump_json()} {tree.hash} {template} {seed}"
-    losses = fit(fabric, module, optimizer, loss_at, params, checkpoint, config, f"fine-tuning {method.label}")
+    steps = params.gradients // gradient_evaluations(method, top)
+    hashes = " ".join(tree.hash for tree in trees)
+    config = f"{method.model_dump_json()} {params.model_dump_json()} {hashes} {template} {seed}"
+    history = fit(fabric, module, optimizer, loss_at, steps, params, checkpoint, config, f"fine-tuning {method.label}")
     backbone.clip.eval().requires_grad_(False).cpu()
-    return head, losses
+    return trainee.numbers.fixed(), history
+
+
+def _optimizer(trainee: Trainee, method, weight_decay: float) -> torch.optim.Optimizer:
+    """The image encoder at `lr`; at `text_lr`, where the method has one, the text projection and the head's numbers."""
+    trainee.requires_grad_(True)
+    text_lr = method.text_lr if isinstance(method, HierParams) else 0.0
+    trainee.towers.projection.requires_grad_(text_lr > 0)
+    groups = [{"params": list(trainee.towers.encoder.parameters()), "lr": method.lr}]
+    groups += [{"params": [trainee.towers.projection], "lr": text_lr}] if text_lr else []
+    numbers = list(trainee.numbers.parameters())
+    groups += [{"params": numbers, "lr": text_lr, "weight_decay": 0.0}] if numbers else []
+    return torch.optim.AdamW(groups, weight_decay=weight_decay)
 
 
 def pretrain(
@@ -105,45 +131,48 @@ def pretrain(
     params: PretrainParams,
     backbone: Backbone,
     dataset: Dataset,
-    tree: Tree,
+    trees: Sequence[Tree],
     template: str,
     checkpoint: Path,
-) -> list[float]:
+) -> History:
     """Trains `backbone` in place on captions; gives the loss of every step.
 
-    A picture's caption names its leaf, or one of its ancestors with the level drawn evenly, and the loss is
-    taken over that level's nodes. Its expectation over the draw is what is minimised: every level's
-    cross-entropy, weighted with how often it is drawn.
+    A picture's caption names its leaf, or one of its ancestors in one of the trees, the level drawn evenly among all
+    of theirs, and the loss is taken over that level's nodes. Its expectation over the draw is what is minimised: every
+    level's cross-entropy, weighted with how often it is drawn.
+    Raises TreeError where the trees have not the same leaves in the same order.
     """
     clip = backbone.clip.requires_grad_(True)
-    prompts = level_prompts(tree, template)
+    prompts = [level_prompts(trees[k], template)[level] for k, level in forest_levels(trees)]
     unique = list(dict.fromkeys(prompt for level in prompts for prompt in level))
     tokens = fabric.to_device(backbone.tokenizer(unique))
     rows = [fabric.to_device(torch.tensor([unique.index(prompt) for prompt in level])) for level in prompts]
-    share = [params.leaf_captions] + [(1 - params.leaf_captions) / tree.top] * tree.top
+    upper = len(prompts) - 1
+    share = [params.leaf_captions] + [(1 - params.leaf_captions) / max(1, upper)] * upper
     weighted = list(zip(share, rows, strict=True))
-    paths = torch.from_numpy(tree.paths)
-    places = places_of(dataset, tree.ids)
+    paths = torch.from_numpy(forest_paths(trees))
+    places = places_of(dataset, trees[0].ids)
     mean, std = (fabric.to_device(torch.tensor(v).view(3, 1, 1)) for v in (backbone.mean, backbone.std))
     optimizer = torch.optim.AdamW(_decay_groups(clip, params.weight_decay), lr=params.lr)
     module, optimizer = fabric.setup(clip.train(), optimizer)
 
-    def loss_at(step: int) -> Tensor:
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         images, labels = dataset.batch(places, params.batch, params.seed, step)
         images, nodes = fabric.to_device(images), fabric.to_device(paths[labels])
         image, text, scale = module((images - mean) / std, tokens)[:3]
         logits = scale * image @ text.T
         terms = [w * F.cross_entropy(logits[:, row], nodes[:, l]) for l, (w, row) in enumerate(weighted)]
-        return torch.stack(terms).sum()
+        return torch.stack(terms).sum(), {}
 
     def keep_scale() -> None:
         with torch.no_grad():
             clip.logit_scale.clamp_(max=math.log(100))
 
-    config = f"pretrain {params.model_dump_json()} {tree.hash} {template}"
-    losses = fit(fabric, module, optimizer, loss_at, params, checkpoint, config, "pre-training", keep_scale)
+    config = f"pretrain {params.model_dump_json()} {' '.join(tree.hash for tree in trees)} {template}"
+    steps = params.steps
+    history = fit(fabric, module, optimizer, loss_at, steps, params, checkpoint, config, "pre-training", keep_scale)
     clip.eval().requires_grad_(False).cpu()
-    return losses
+    return history
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
@@ -157,46 +186,49 @@ def fit(
     fabric: Fabric,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss_at: Callable[[int], Tensor],
+    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
+    steps: int,
     params: OptimParams,
     checkpoint: Path,
     config: str,
     what: str,
     after: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Runs `params.steps` optimiser steps under `rate_share`; gives every step's loss.
+) -> History:
+    """Runs `steps` optimiser steps under `rate_share`; gives every step's loss and what was logged with it.
 
-    loss_at: the loss of a step, a function of the step alone, so that a run that was stopped goes on from
-    `checkpoint` as if it had not been. A checkpoint of another `config`, of other starting weights or of another
-    version of this code is left unread. The file goes when training is through.
-    Raises TrainingError where a loss is no number.
+    loss_at: the loss of a step and figures to log, a function of the step alone, so that a run that was stopped goes
+    on from `checkpoint` as if it had not been. A checkpoint of another `config`, of other starting weights or of
+    another version of this code is left unread. The file goes when training is through.
+    Raises TrainingError where there is no step to take, and where a loss is no number.
     """
+    if steps < 1:
+        raise TrainingError(f"{what}: its gradients do not pay for one step; raise finetune.gradients")
     rate = optimizer.param_groups[0]["lr"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, params.steps, params.warmup))
-    key = work_key(config, *module.state_dict().values())
-    state = {"module": module, "optimizer": optimizer, "schedule": schedule, "losses": [], "key": key}
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, params.warmup))
+    key = work_key(config, steps, *module.state_dict().values())
+    state = {"module": module, "optimizer": optimizer, "schedule": schedule, "history": [], "key": key}
     if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["key"] == key:
         fabric.load(checkpoint, state)
-    losses: list[float] = state["losses"]
-    steps = range(len(losses), params.steps)
-    for step in progress(steps, what, done=len(losses), note=lambda: f"loss {losses[-1]:.3f}"):
-        loss = loss_at(step)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
+    history: History = state["history"]
+    left = range(len(history), steps)
+    for step in progress(left, what, done=len(history), note=lambda: f"loss {history[-1]['loss']:.3f}"):
+        loss, logged = loss_at(step)
+        history.append({"loss": loss.item()} | logged)
+        if not math.isfinite(history[-1]["loss"]):
             raise TrainingError(
-                f"{what}: the loss is {losses[-1]} at step {step}; lower the learning rate (now {rate:g})"
+                f"{what}: the loss is {history[-1]['loss']} at step {step}; lower the learning rate (now {rate:g})"
             )
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
         schedule.step()
         after()
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < params.steps:
+        if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             fabric.save(checkpoint.with_suffix(".part"), state)
             checkpoint.with_suffix(".part").replace(checkpoint)
     checkpoint.unlink(missing_ok=True)
-    return losses
+    return history
 
 
 def rate_share(step: int, steps: int, warmup: float) -> float:

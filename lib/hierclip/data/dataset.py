@@ -38,6 +38,13 @@ class Pictures:
         kept = position[self.labels] >= 0
         return Pictures(self.images[kept], position[self.labels[kept]])
 
+    def spread(self, count: int) -> Tensor:
+        """The rows of `count` pictures evenly spaced over the set, or of all: (min(count, N),) int64."""
+        return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+
+    def __getitem__(self, rows: Tensor) -> "Pictures":
+        return Pictures(self.images[rows], self.labels[rows])
+
 
 class Dataset(Protocol):
     name: str

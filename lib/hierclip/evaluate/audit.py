@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from hierclip import poincare
 from hierclip.attacks import Budget, aims, attack, frozen, margin
 from hierclip.data import Pictures
 from hierclip.evaluate.records import Audit
@@ -17,9 +15,8 @@ LARGE = 64 / 255
 
 def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, *, count: int, seed: int) -> Audit:
     """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others."""
-    rows = torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long()
-    images, labels = pictures.floats()[rows], pictures.labels[rows]
-    images, own = images.to(classifier.device), aims(paths, 0)[0].own[labels].to(classifier.device)
+    some = pictures[pictures.spread(count)]
+    images, own = some.floats().to(classifier.device), aims(paths, 0)[0].own[some.labels].to(classifier.device)
 
     def score(x: Tensor) -> Tensor:
         return classifier.score(x, 0)
@@ -36,7 +33,7 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
         harder = standing(replace(budget, steps=2 * budget.steps, restarts=2, losses=("margin", "ce")))
         large = standing(replace(budget, eps=LARGE, step=2.5 * LARGE / budget.steps))
         return Audit(
-            images=len(rows),
+            images=len(some),
             same_attack=_share(same),
             stronger=_share(same & harder),
             large_budget=_share(large),
@@ -54,5 +51,4 @@ def _at_rim(classifier: Classifier, images: Tensor) -> float:
     head = classifier.head
     if not isinstance(head, PoincareHead):
         return 0.0
-    tangent = head.image_radius * F.normalize(classifier.encoder(images), dim=-1)
-    return _share(poincare.at_rim(tangent, head.curvature))
+    return _share(head.clamped(head.image_tangents(classifier.encoder(images))))

@@ -32,6 +32,13 @@ class Outcomes:
     clean: dict[str, np.ndarray]
     robust: dict[str, np.ndarray]
 
+    def take(self, rows: np.ndarray | slice, levels: list[int] | slice) -> "Outcomes":
+        """Some of the images, and some of the levels in place of all, attacked and read."""
+        return Outcomes(
+            {reading: values[rows][:, levels] for reading, values in self.clean.items()},
+            {reading: values[levels][:, rows][:, :, levels] for reading, values in self.robust.items()},
+        )
+
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"clean_{k}": v for k, v in self.clean.items()} | {f"robust_{k}": v for k, v in self.robust.items()}
@@ -54,14 +61,14 @@ def level_matrix(
     *,
     seed: int,
     batch: int,
-    kept: Path,
+    kept: Path | None = None,
     what: str = "attack",
 ) -> Outcomes:
     """Attacks every level, through the objective of each reading, and reads every level after it.
 
     paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its
-    own, drawn from `seed`, and its outcomes go to the file `kept` at once, so that a run that was stopped goes on
-    where it was; removing the file is the caller's.
+    own, drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was
+    stopped goes on where it was; removing the file is the caller's.
 
     An attack stops where its aim is wrong: a picture that is wrong already is left as it is, and the other levels
     are read on a perturbation no larger than it took. So A[a, e] off the diagonal says what an attack at a does in
@@ -79,7 +86,7 @@ def level_matrix(
     with frozen(classifier):
         clean = done.get("clean", outcome, None, 0)
         robust = {reading: np.ones((paths.shape[1], *clean[0].shape), dtype=bool) for reading in READINGS}
-        for k, aim in enumerate(progress(todo, what)):
+        for k, aim in enumerate(progress(todo, what) if kept else todo):
             right = done.get(f"{aim.level}_{aim.reading}", outcome, aim, 1000 * seed + k)
             for reading, values in zip(READINGS, right, strict=True):
                 robust[reading][aim.level] &= values
@@ -113,9 +120,9 @@ def _right(classifier: Classifier, images: Tensor, nodes: Tensor, paths: Tensor,
 class _Partial:
     """Arrays kept in a file under one key; those of another key are forgotten."""
 
-    def __init__(self, path: Path, key: str):
+    def __init__(self, path: Path | None, key: str):
         self.path, self.arrays = path, {"key": np.array(key)}
-        if path.exists():
+        if path and path.exists():
             with np.load(path) as kept:
                 if str(kept["key"]) == key:
                     self.arrays = dict(kept)
@@ -123,6 +130,8 @@ class _Partial:
     def get(self, name: str, compute: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         if name not in self.arrays:
             self.arrays[name] = compute(*arguments)
+            if self.path is None:
+                return self.arrays[name]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_name(self.path.name + ".part.npz")
             np.savez(part, allow_pickle=False, **self.arrays)

@@ -34,13 +34,13 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed
     if ours.shape != theirs.shape:
         raise ValueError(f"{len(ours)} and {len(theirs)} pictures are no pairs")
     difference = ours.astype(float) - theirs
-    low, high = np.quantile(_resample(len(ours), resamples, seed) @ difference, [0.025, 0.975])
+    low, high = np.quantile(_resample(len(ours), resamples, seed) @ difference / len(ours), [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
 
 
 def _resample(n: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, n) weights, each row summing to one."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    """(resamples, n): how often each picture is drawn, rows summing to n."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
 
 
 def path_robust(outcomes: Outcomes, reading: str) -> np.ndarray:
@@ -48,19 +48,19 @@ def path_robust(outcomes: Outcomes, reading: str) -> np.ndarray:
     return np.asarray(outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2)))
 
 
-def _figures(outcomes: Outcomes, reading: str, weights: np.ndarray | None) -> dict:
-    """weights: (R, N), rows summing to one; figures then gain a leading axis of R. None: each image counts once."""
+def _figures(outcomes: Outcomes, reading: str, counts: np.ndarray | None) -> dict:
+    """counts: (R, N), rows summing to N; figures then gain a leading axis of R. None: each image counts once."""
     clean, robust = outcomes.clean[reading], outcomes.robust[reading]
     n, levels = clean.shape
-    w = np.full((1, n), 1 / n) if weights is None else weights
-    matrix = (w @ robust.transpose(1, 0, 2).reshape(n, -1)).reshape(-1, levels, levels)
+    w = np.ones((1, n), dtype=int) if counts is None else counts
+    matrix = (w @ robust.transpose(1, 0, 2).reshape(n, -1).astype(int)).reshape(-1, levels, levels) / n
     out = {
-        "clean": w @ clean,
+        "clean": w @ clean.astype(int) / n,
         "robust": matrix,
         "worst_level": matrix.diagonal(axis1=1, axis2=2).min(1),
-        "path_robust": w @ path_robust(outcomes, reading),
+        "path_robust": w @ path_robust(outcomes, reading).astype(int) / n,
     }
-    return {k: v[0].tolist() for k, v in out.items()} if weights is None else out
+    return {k: v[0].tolist() for k, v in out.items()} if counts is None else out
 
 
 def _bounds(values: np.ndarray, least: float) -> list:

@@ -60,6 +60,16 @@ class Audit(_Part):
     at_rim: float  # share of points that a projection acts on
 
 
+class TreeFigures(_Part):
+    """One tree's figures on some of the pictures, by reading; 95 % intervals of the path-robust accuracy."""
+
+    images: int
+    levels: list[int]  # nodes at each level
+    worst_level: dict[str, float]
+    path_robust: dict[str, float]
+    intervals: dict[str, Pair]
+
+
 class Record(_Part):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
@@ -71,12 +81,13 @@ class Record(_Part):
     reading: Literal["direct", "roll_up"]  # serves the method better on validation pictures
     threat_model: ThreatModel
     trees: dict[str, str]  # name to hash
-    levels: list[int]  # nodes at each level
+    levels: list[int]  # nodes at each level of the first tree, which the figures up to `intervals` are for
     clean: dict[str, Levels]
     robust: dict[str, list[Levels]]  # [attack level][evaluated level]
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Intervals]
+    forest: dict[str, TreeFigures]  # by tree, all of them on the same pictures
     audit: Audit
     versions: dict[str, str]
     git: str
@@ -84,6 +95,11 @@ class Record(_Part):
     @property
     def name(self) -> str:
         return f"{self.method}-{self.seed}-{self.split}"
+
+    @property
+    def worst_tree(self) -> str:
+        """The tree of the least path-robust accuracy, in the record's reading."""
+        return min(self.forest, key=lambda tree: self.forest[tree].path_robust[self.reading])
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:

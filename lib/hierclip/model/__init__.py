@@ -20,7 +20,8 @@ from hierclip.model.classifier import (
     read,
     save_model,
 )
-from hierclip.model.heads import HEADS, CosineHead, Head, PoincareHead
+from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead
+from hierclip.model.towers import Towers
 
 __all__ = [
     "HEADS",
@@ -28,11 +29,14 @@ __all__ = [
     "Backbone",
     "Classifier",
     "CosineHead",
+    "EuclideanHead",
     "Head",
     "ImageEncoder",
+    "LearnedHead",
     "Model",
     "ModelError",
     "PoincareHead",
+    "Towers",
     "accuracy",
     "create",
     "encode_texts",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn import functional as F
 
 from hierclip.params import ModelParams
 
@@ -110,6 +113,31 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.visual((images - self.mean) / self.std)
+
+    def with_local(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings, and features in their space for every place: (N, D), (N, D, h, w).
+
+        A place of a ResNet goes through the values and the output map of the attention that pools; where the last
+        stage leaves a single place, it is run once more on its input drawn twice as large.
+        Raises ModelError for an image tower that is neither open_clip's ResNet nor its ViT.
+        """
+        x, visual = (images - self.mean) / self.std, self.visual
+        if isinstance(visual, ModifiedResNet):
+            x = visual.layer3(visual.layer2(visual.layer1(visual.stem(x))))
+            last, pool = visual.layer4(x), visual.attnpool
+            fine = last if min(last.shape[-2:]) > 1 else visual.layer4(F.interpolate(x, scale_factor=2))
+            return pool(last), pool.c_proj(pool.v_proj(fine.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        if not isinstance(visual, VisionTransformer) or visual.proj is None:
+            raise ModelError(
+                f"no local features are known for a {type(visual).__name__}; open_clip's ResNet or ViT is needed"
+            )
+        visual.output_tokens = True
+        try:
+            pooled, tokens = visual(x)
+        finally:
+            visual.output_tokens = False
+        side = math.isqrt(tokens.shape[1])
+        return pooled, (tokens @ visual.proj).unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
 def text_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:

@@ -11,23 +11,21 @@ from torch import Tensor, nn
 from hierclip.data import Pictures
 from hierclip.model.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
 from hierclip.model.heads import Head, head_from_dict, head_to_dict
-from hierclip.trees import Tree, level_prompts
+from hierclip.trees import Tree, forest_levels, level_prompts
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name
 READINGS = ("direct", "roll_up")
 
 
 class Classifier(nn.Module):
-    """forward: images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each level l of the tree."""
+    """forward: images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each level l that it has."""
 
-    def __init__(self, encoder: nn.Module, head: Head, texts: Sequence[Tensor]):
-        """texts: a level's text embeddings (K_l, D), leaves first."""
+    def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor]):
+        """points: a level's text points (K_l, D), leaves first."""
         super().__init__()
-        self.encoder, self.head = encoder, head
-        top = len(texts) - 1
-        for level, text in enumerate(texts):
-            self.register_buffer(f"texts_{level}", head.text_points(text, level, top), persistent=False)
-        self.top = top
+        self.encoder, self.head, self.count = encoder, head, len(points)
+        for level, texts in enumerate(points):
+            self.register_buffer(f"texts_{level}", texts, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -35,7 +33,7 @@ class Classifier(nn.Module):
 
     @property
     def text_points(self) -> list[Tensor]:
-        return [getattr(self, f"texts_{level}") for level in range(self.top + 1)]
+        return [getattr(self, f"texts_{level}") for level in range(self.count)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         points = self.head.image_points(self.encoder(images))
@@ -47,10 +45,14 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def make_classifier(backbone: Backbone, head: Head, tree: Tree, template: str) -> Classifier:
-    """Zero-shot over `tree`: its prompts are encoded once."""
-    texts = [encode_texts(backbone, prompts) for prompts in level_prompts(tree, template)]
-    return Classifier(ImageEncoder(backbone, fold=True), head, texts).eval()
+def make_classifier(backbone: Backbone, head: Head, trees: Tree | Sequence[Tree], template: str) -> Classifier:
+    """Zero-shot over the levels of a tree, or of a forest as `forest_levels` lists them: prompts are encoded once."""
+    trees = [trees] if isinstance(trees, Tree) else trees
+    points = []
+    for k, level in forest_levels(trees):
+        embeddings = encode_texts(backbone, level_prompts(trees[k], template)[level])
+        points.append(head.text_points(embeddings, level, trees[k].top))
+    return Classifier(ImageEncoder(backbone, fold=True), head, points).eval()
 
 
 def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
@@ -78,8 +80,8 @@ class Model:
     head: Head
     method: str
 
-    def classifier(self, tree: Tree, template: str) -> Classifier:
-        return make_classifier(self.backbone, self.head, tree, template)
+    def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
+        return make_classifier(self.backbone, self.head, trees, template)
 
 
 def save_model(model: Model, folder: Path) -> None:

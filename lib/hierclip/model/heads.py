@@ -1,12 +1,14 @@
-"""How an image embedding and the texts of a level become logits: by angle, or by distance in the ball."""
+"""How an image embedding and the texts of a level become logits: by angle, or by distance in a ball or a flat space."""
 
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierclip import poincare
+from hierclip.poincare import Scalar
 
 
 class Head(Protocol):
@@ -27,7 +29,7 @@ class Head(Protocol):
 class CosineHead:
     """CLIP's own: logits are `scale` times the cosine."""
 
-    scale: float
+    scale: Scalar
 
     def image_points(self, embeddings: Tensor) -> Tensor:
         return F.normalize(embeddings.float(), dim=-1)
@@ -43,32 +45,109 @@ class CosineHead:
 class PoincareHead:
     """Logits are -tau d in the Poincare ball of curvature -r.
 
-    Embeddings give directions only: an image's tangent vector has length `image_radius`, a text's at level l
-    has text_radius (1 - l / 2L), so that superclasses stand nearer to the centre.
+    A tangent vector has length `image_radius` for an image, and for a text a length that falls in even steps from
+    `text_radius` at the leaves to `top_radius` at the coarsest level: the depth that is asked for. Where `norms` is
+    "fixed" that is all, and embeddings give directions only. Where it is "free" the length is multiplied by
+    2n / (n + n0), n being the embedding's own norm and n0 the typical one before fine-tuning (`image_norm`,
+    `text_norm`), so that depth is learned; the factor rises with n and stays below 2, short of the rim.
     """
 
-    curvature: float
-    image_radius: float
-    text_radius: float
-    tau: float
+    curvature: Scalar
+    image_radius: Scalar
+    text_radius: Scalar
+    top_radius: Scalar
+    tau: Scalar
+    norms: Literal["fixed", "free"] = "fixed"
+    image_norm: float = 1.0
+    text_norm: float = 1.0
+
+    def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
+        """Tangent vectors at the centre, (..., D): of length `radius`, or around it where norms are free."""
+        embeddings = embeddings.float()
+        if self.norms == "fixed":
+            return radius * F.normalize(embeddings, dim=-1)
+        return 2 * radius * embeddings / (embeddings.norm(dim=-1, keepdim=True) + typical)
+
+    def image_tangents(self, embeddings: Tensor) -> Tensor:
+        return self.tangents(embeddings, self.image_radius, self.image_norm)
+
+    def text_tangents(self, embeddings: Tensor, level: int, top: int) -> Tensor:
+        share = level / top if top else 0.0
+        return self.tangents(embeddings, (1 - share) * self.text_radius + share * self.top_radius, self.text_norm)
 
     def image_points(self, embeddings: Tensor) -> Tensor:
-        return poincare.exp0(self.image_radius * F.normalize(embeddings.float(), dim=-1), self.curvature)
+        return self.place(self.image_tangents(embeddings))
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        radius = self.text_radius * (1 - level / (2 * top)) if top else self.text_radius
-        return poincare.exp0(radius * F.normalize(embeddings.float(), dim=-1), self.curvature)
+        return self.place(self.text_tangents(embeddings, level, top))
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        return -self.tau * poincare.pairwise_distance(images, texts, self.curvature)
+        return -self.tau * self.pairwise_distance(images, texts)
+
+    def place(self, tangents: Tensor) -> Tensor:
+        """exp0: the points that tangent vectors at the centre lead to."""
+        return poincare.exp0(tangents, self.curvature)
+
+    def distance(self, u: Tensor, v: Tensor) -> Tensor:
+        return poincare.distance(u, v, self.curvature)
+
+    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
+        return poincare.pairwise_distance(u, v, self.curvature)
+
+    def midpoints(self, points: Tensor, groups: Tensor, count: int) -> Tensor:
+        """HypAvg of each group: (count, D)."""
+        return poincare.group_midpoints(points, groups, count, self.curvature)
+
+    def clamped(self, tangents: Tensor) -> Tensor:
+        """Which tangent vectors `place` has to shorten: (...) bool."""
+        return poincare.at_rim(tangents, self.curvature)
 
 
-HEADS = {"cosine": CosineHead, "poincare": PoincareHead}
+@dataclass(frozen=True)
+class EuclideanHead(PoincareHead):
+    """The same without curvature: what `PoincareHead` tends to as r goes to 0, where d(u, v) is 2 |u - v|."""
+
+    def place(self, tangents: Tensor) -> Tensor:
+        return tangents
+
+    def distance(self, u: Tensor, v: Tensor) -> Tensor:
+        return 2 * (u - v).square().sum(-1).add(poincare.TINY).sqrt()
+
+    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
+        gaps = u.square().sum(-1, keepdim=True) + v.square().sum(-1) - 2 * u @ v.T
+        return 2 * gaps.clamp(min=0).add(poincare.TINY).sqrt()
+
+    def midpoints(self, points: Tensor, groups: Tensor, count: int) -> Tensor:
+        sums = points.new_zeros(count, points.shape[-1]).index_add(0, groups, points)
+        return sums / torch.bincount(groups, minlength=count)[:, None]
+
+    def clamped(self, tangents: Tensor) -> Tensor:
+        return torch.zeros_like(tangents[..., 0], dtype=torch.bool)
+
+
+HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}
+
+
+class LearnedHead(nn.Module):
+    """A head some of whose numbers are trained, each through its logarithm, so that it stays positive. Float32."""
+
+    def __init__(self, head: Head, learned: tuple[str, ...] = ()):
+        super().__init__()
+        self.start = head
+        self.logs = nn.ParameterDict({name: torch.tensor(float(getattr(head, name))).log() for name in learned})
+
+    def head(self) -> Head:
+        """The head with the numbers as they are now, differentiable in those that are learned."""
+        return replace(self.start, **{name: log.exp() for name, log in self.logs.items()})  # pyright: ignore
+
+    def fixed(self) -> Head:
+        """The same in plain numbers."""
+        return replace(self.start, **{name: float(log.detach().exp()) for name, log in self.logs.items()})  # pyright: ignore
 
 
 def head_to_dict(head: Head) -> dict:
     """A head as JSON can hold it."""
-    (kind,) = (kind for kind, cls in HEADS.items() if isinstance(head, cls))
+    (kind,) = (kind for kind, cls in HEADS.items() if type(head) is cls)
     return {"kind": kind, **asdict(head)}  # pyright: ignore
 
 
@@ -78,4 +157,6 @@ def head_from_dict(entries: dict) -> Head:
     kind = entries.pop("kind", None)
     if kind not in HEADS:
         raise ValueError(f"no head {kind!r}; known are {', '.join(HEADS)}")
+    if unknown := set(entries) - {field.name for field in fields(HEADS[kind])}:
+        raise ValueError(f"a {kind} head has no {', '.join(sorted(unknown))}")
     return HEADS[kind](**entries)

@@ -8,29 +8,28 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hierclip.evaluate import Record
-from hierclip.losses import METHODS
 from hierclip.model import READINGS
-from hierclip.params import PlotsParams
+from hierclip.params import Params
 from hierclip.plots.table import in_order
 
 
-def level_bars(records: Sequence[Record], split: str, params: PlotsParams) -> Figure:
+def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     """Clean accuracy (pale) and accuracy under the level's own attack (full), by level and method.
 
     A panel for each reading; the first seed of each method, with its 95 % intervals over pictures.
     """
-    shown = {r.method: r for r in reversed(in_order(records)) if r.split == split}
-    figure, axes = plt.subplots(1, 2, figsize=(params.width, 2.6), sharey=True)
+    shown = {r.method: r for r in reversed(in_order(records, params.labels)) if r.split == split}
+    figure, axes = plt.subplots(1, 2, figsize=(params.plots.width, 2.6), sharey=True)
     for axis, reading in zip(axes, READINGS, strict=True):
-        for k, r in enumerate(in_order(list(shown.values()))):
+        for k, r in enumerate(in_order(list(shown.values()), params.labels)):
             width = 0.8 / len(shown)
             places = np.arange(len(r.levels)) + (k - (len(shown) - 1) / 2) * width
             own = [r.robust[reading][level][level] for level in range(len(r.levels))]
             bounds = [r.intervals[reading].robust[level][level] for level in range(len(r.levels))]
             reach = np.abs(np.transpose(bounds) - own)
-            colour = params.palette[r.method]  # pyright: ignore
+            colour = params.plots.palette[r.method]
             axis.bar(places, r.clean[reading], width, color=colour, alpha=0.3)
-            axis.bar(places, own, width, color=colour, yerr=reach, error_kw={"lw": 0.7}, label=METHODS[r.method].label)
+            axis.bar(places, own, width, color=colour, yerr=reach, error_kw={"lw": 0.7}, label=params.labels[r.method])
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 1), xlabel="level (0: leaves)")
     threat = next(iter(shown.values())).threat_model
     axes[0].set_ylabel(f"accuracy, clean (pale)\nand at {threat.norm} {threat.eps}")
@@ -38,18 +37,18 @@ def level_bars(records: Sequence[Record], split: str, params: PlotsParams) -> Fi
     return figure
 
 
-def matrices(records: Sequence[Record], reading: str, params: PlotsParams) -> Figure:
+def matrices(records: Sequence[Record], reading: str, params: Params) -> Figure:
     """A[attack level, evaluated level] as heat maps, the clean row on top; a panel for each record."""
     figure, axes = plt.subplots(
-        1, len(records), figsize=(params.width, 0.6 + params.width / len(records)), squeeze=False
+        1, len(records), figsize=(params.plots.width, 0.6 + params.plots.width / len(records)), squeeze=False
     )
-    for axis, record in zip(axes[0], in_order(records), strict=True):
+    for axis, record in zip(axes[0], in_order(records, params.labels), strict=True):
         values = 100 * np.array([record.clean[reading], *record.robust[reading]])
         rows = ["clean", *range(len(values) - 1)]
         sns.heatmap(
             values, ax=axis, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="viridis", cbar=False, square=True,
             yticklabels=rows if axis is axes[0, 0] else False, annot_kws={"size": 6},
         )  # fmt: skip
-        axis.set(title=METHODS[record.method].label, xlabel="evaluated level")
+        axis.set(title=params.labels[record.method], xlabel="evaluated level")
     axes[0, 0].set_ylabel("attacked level")
     return figure

@@ -1,13 +1,12 @@
 """The results table, out of the records."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, outcomes_path, paired_difference, path_robust
-from hierclip.losses import METHODS
 
 SPLITS = {
     "tuned": "Classes seen in fine-tuning",
@@ -34,49 +33,56 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """The table that the README shows: a part for each split, a row for each method and seed."""
+def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
+    """The table that the README shows: a part for each split, a row for each method and seed.
+
+    labels: what each method is called, in the order of the rows.
+    """
     lines = []
     for split, words in SPLITS.items():
-        rows = [r for r in in_order(records) if r.split == split]
+        rows = [r for r in in_order(records, labels) if r.split == split]
         if not rows:
             continue
-        threat = rows[0].threat_model
+        any_of, threat = rows[0], rows[0].threat_model
         lines += [
             f"**{words}** ({rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of "
             f"{', '.join(map(str, rows[0].levels))} nodes)",
             "",
             "| method | seed | clean leaf | robust leaf | worst level | path-robust, direct "
-            "| path-robust, roll-up | reading |",
-            "|---|---|---|---|---|---|---|---|",
-            *map(_row, rows),
+            f"| path-robust, roll-up | worst of {len(rows[0].forest)} trees | reading |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *(_row(r, labels) for r in rows),
             "",
         ]
     lines.append(
         "Percent, with 95 % bootstrap intervals over pictures. Path-robust: the whole path stays right under every "
-        "attack; every level is attacked, in both readings. Worst level is in the reading that serves the method "
-        f"better on validation pictures, the last column. Threat model: {threat.norm} {threat.eps}, PGD of "
+        "attack; every level is attacked, in both readings. All but the last figure are for the first tree, "
+        f"{next(iter(any_of.trees))}; the last is the path-robust accuracy in the tree where it is least, on "
+        f"{next(iter(any_of.forest.values())).images} of the pictures. Worst level and worst tree are in the reading "
+        "that serves the method better on validation pictures, the last column. "
+        f"Threat model: {threat.norm} {threat.eps}, PGD of "
         f"{threat.steps} steps of {threat.step}, random starts: {threat.restarts}, loss: {', '.join(threat.losses)}; "
         f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".'
     )
     return "\n".join(lines) + "\n"
 
 
-def in_order(records: Sequence[Record]) -> list[Record]:
-    """By method, as `METHODS` lists them, and then by seed."""
-    return sorted(records, key=lambda r: (list(METHODS).index(r.method), r.seed))
+def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Record]:
+    """By method, as `labels` lists them, and then by seed."""
+    return sorted(records, key=lambda r: (list(labels).index(r.method), r.seed))
 
 
-def _row(r: Record) -> str:
-    b = r.intervals
+def _row(r: Record, labels: Mapping[str, str]) -> str:
+    b, worst = r.intervals, r.forest[r.worst_tree]
     cells = [
-        METHODS[r.method].label,
+        labels[r.method],
         str(r.seed),
         _cell(r.clean["direct"][0], b["direct"].clean[0]),
         _cell(r.robust["direct"][0][0], b["direct"].robust[0][0]),
         _cell(r.worst_level[r.reading], b[r.reading].worst_level),
         _cell(r.path_robust["direct"], b["direct"].path_robust),
         _cell(r.path_robust["roll_up"], b["roll_up"].path_robust),
+        f"{_cell(worst.path_robust[r.reading], worst.intervals[r.reading])} ({r.worst_tree})",
         r.reading.replace("_", "-"),
     ]
     return f"| {' | '.join(cells)} |"
@@ -87,22 +93,19 @@ def _cell(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def paired(records: Sequence[Record], root: Path, resamples: int) -> pd.DataFrame:
-    """How much each method's path-robust accuracy exceeds the first one's, on the same pictures, in points.
+def paired(records: Sequence[Record], labels: Mapping[str, str], root: Path, resamples: int) -> pd.DataFrame:
+    """How much one method's path-robust accuracy exceeds another's, on the same pictures, in points; every pair.
 
     Each method takes its own reading, chosen on validation pictures. Columns: the difference and its 95 % interval.
     Reads the outcomes that the attack stage kept. Raises FileNotFoundError where they are missing.
     """
     rows = []
-    for (split, seed), group in itertools.groupby(
-        sorted(in_order(records), key=lambda r: (list(SPLITS).index(r.split), r.seed)), key=lambda r: (r.split, r.seed)
-    ):
+    for split, seed in itertools.product(SPLITS, sorted({r.seed for r in records})):
+        group = [r for r in in_order(records, labels) if (r.split, r.seed) == (split, seed)]
         right = {
             r.method: path_robust(Outcomes.load(outcomes_path(root, r.method, seed, split)), r.reading) for r in group
         }
-        first, *others = right
-        for method in others:
-            points = [100 * v for v in paired_difference(right[method], right[first], resamples, seed)]
-            name = f"{METHODS[method].label} - {METHODS[first].label}"
-            rows.append((split, seed, name, *points))
+        for first, second in itertools.combinations(right, 2):
+            points = [100 * v for v in paired_difference(right[second], right[first], resamples, seed)]
+            rows.append((split, seed, f"{labels[second]} - {labels[first]}", *points))
     return pd.DataFrame(rows, columns=["split", "seed", "pair", "points", "low", "high"])

@@ -1,10 +1,26 @@
 """From a ragged hierarchy to a tree of L + 1 levels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import networkx as nx
 
 from hierclip.trees.tree import LEVEL, TreeError
+
+
+def end_at_leaves(graph: nx.DiGraph, leaves: Iterable[str]) -> nx.DiGraph:
+    """The same graph with every leaf at the end of its paths: what stands below a leaf goes to the leaf's parents.
+
+    So a class that is the hypernym of another (dog, poodle) stays a leaf and stands beside it; what it says as
+    a superclass is lost. Raises TreeError for such a leaf without a parent.
+    """
+    graph = graph.copy()
+    for leaf in leaves:
+        children, parents = list(graph.successors(leaf)), list(graph.predecessors(leaf))
+        if children and not parents:
+            raise TreeError(f"leaf {leaf} stands above {', '.join(children)} and below nothing; it needs a parent")
+        graph.add_edges_from((parent, child) for parent in parents for child in children)
+        graph.remove_edges_from((leaf, child) for child in children)
+    return graph
 
 
 def keep_one_parent(graph: nx.DiGraph, leaves: Sequence[str]) -> nx.DiGraph:

@@ -1,19 +1,23 @@
 """WordNet through NLTK: the full corpus where it is installed, the committed excerpt elsewhere."""
 
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import networkx as nx
 import nltk
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
 
 from hierclip.params import find_root
-from hierclip.trees.cut import assign_levels, keep_one_parent, remove_unary_chains
+from hierclip.trees.cut import assign_levels, end_at_leaves, keep_one_parent, remove_unary_chains
+from hierclip.trees.excerpt import HEADER
 from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index
+INSTALL = 'a full WordNet 3.0: nltk.download("wordnet"), or Debian\'s wordnet-base and wordnet-sense-index'
 
 
 class WordNet(WordNetCorpusReader):
@@ -26,6 +30,12 @@ class WordNet(WordNetCorpusReader):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The multilingual functions are not available")
             super().__init__(str(folder), None)
+
+    @property
+    def is_excerpt(self) -> bool:
+        """Whether this is an excerpt: it lacks synsets, and of the synsets that it has, other words' senses."""
+        with (self._folder / "data.noun").open(encoding="ascii") as lines:
+            return next(lines, "") == HEADER
 
     def open(self, file: str):
         """Debian leaves `lexnames` out: it is taken from the excerpt then."""
@@ -44,7 +54,8 @@ def full_folder() -> Path | None:
 
 
 def open_wordnet() -> WordNet:
-    """The full WordNet where there is one, else the excerpt, which has what the built-in datasets need."""
+    """The full WordNet where there is one, else the excerpt, which has the classes of OpenMoji, ImageNet-1k
+    and Tiny-ImageNet."""
     return WordNet(full_folder() or find_root() / EXCERPT)
 
 
@@ -57,6 +68,66 @@ def find_synset(wordnet: WordNet, identifier: str) -> Synset:
     if synset is None or synset.name() != identifier:
         raise TreeError(f"synset {identifier} goes by the name {synset and synset.name()}; use that")
     return synset
+
+
+def synsets_by_name(
+    names: Iterable[str], chosen: Mapping[str, str] = {}, wordnet: WordNet | None = None
+) -> dict[str, str]:
+    """Class name to synset ("poodle" to "poodle.n.01"): the one chosen for it, else its only noun sense.
+
+    Nothing is guessed: raises one TreeError for all names that WordNet does not have or that have several senses
+    there, with these; and for a choice that is no noun or fits no name, for two names of one synset, and for
+    names without a choice where WordNet is the excerpt, which lacks senses.
+    """
+    wordnet, names = wordnet or open_wordnet(), list(dict.fromkeys(names))
+    if stray := [name for name in chosen if name not in names]:
+        raise TreeError(f"synset chosen for {', '.join(stray)}, which is no class name here")
+    if wordnet.is_excerpt and (bare := [name for name in names if name not in chosen]):
+        raise TreeError(f"no synset chosen for {', '.join(bare)}; to look names up takes {INSTALL}")
+    senses = {name: _senses(wordnet, name, chosen) for name in names}
+    if unclear := [f"{name}: {_describe(senses[name])}" for name in names if len(senses[name]) != 1]:
+        hint = 'choose as in chosen={"dog": "dog.n.01"}'
+        raise TreeError("\n  ".join([f"{len(unclear)} of {len(names)} class names need a synset; {hint}", *unclear]))
+    synsets = {name: str(found[0].name()) for name, found in senses.items()}
+    if twice := [name for name in names if list(synsets.values()).count(synsets[name]) > 1]:
+        same = ", ".join(f"{name} ({synsets[name]})" for name in twice)
+        raise TreeError(f"class names of one synset: {same}; each needs its own")
+    return synsets
+
+
+def _senses(wordnet: WordNet, name: str, chosen: Mapping[str, str]) -> list[Synset]:
+    if name not in chosen:
+        return [synset for synset in wordnet.synsets(name.strip().replace(" ", "_"), "n") if synset]
+    synset = find_synset(wordnet, chosen[name])
+    if synset.pos() != "n":
+        raise TreeError(f"class name {name}: {chosen[name]} is no noun; a class needs one, such as dog.n.01")
+    return [synset]
+
+
+def _describe(senses: Sequence[Synset]) -> str:
+    said = [f"{sense.name()} ({shorten(str(sense.definition()), 60, placeholder=' ...')})" for sense in senses]
+    return "; ".join(said) or "no noun of WordNet"
+
+
+def synsets_by_wnid(wnids: Iterable[str], wordnet: WordNet | None = None) -> dict[str, str]:
+    """WordNet id ("n02084071") to synset ("dog.n.01"), in the order given.
+
+    The digits are the synset's byte offset in WordNet 3.0's data.noun, and the excerpt has the id for a gloss.
+    Raises TreeError, listing all, for ids that are badly written and for those that WordNet does not have.
+    """
+    wordnet, wnids = wordnet or open_wordnet(), list(wnids)
+    if bad := [str(wnid) for wnid in wnids if not re.fullmatch(r"n\d{8}", str(wnid), re.ASCII)]:
+        raise TreeError(f"no WordNet id: {', '.join(bad)}; ids are n and eight digits, such as n02084071")
+    if wordnet.is_excerpt:
+        by_wnid = {synset.definition(): synset for synset in wordnet.all_synsets("n")}
+    else:
+        with warnings.catch_warnings(action="ignore"):  # NLTK warns of an offset at which no synset starts
+            by_wnid = {wnid: wordnet.synset_from_pos_and_offset("n", int(wnid[1:])) for wnid in wnids}
+    found = {wnid: str(synset.name()) for wnid in wnids if (synset := by_wnid.get(wnid))}
+    if unknown := [wnid for wnid in wnids if wnid not in found]:
+        remedy = f"more are in {INSTALL}" if wordnet.is_excerpt else "ids are those of version 3.0"
+        raise TreeError(f"no synset in WordNet: {', '.join(unknown)}; {remedy}")
+    return found
 
 
 def hypernym_graph(synsets: Sequence[Synset]) -> nx.DiGraph:
@@ -85,15 +156,13 @@ def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str,
 def wordnet_tree(name: str, leaves: Mapping[str, str], widths: Sequence[int], wordnet: WordNet | None = None) -> Tree:
     """The tree of WordNet over `leaves` (synset to name), cut to 1 + len(widths) levels.
 
-    Hypernym paths are joined to a graph, one parent is kept (`keep_one_parent` states the rule), unary
-    chains are removed, levels are cut (`assign_levels`). Leaves come in the order of the tree.
-    Raises TreeError for an unknown synset, a leaf above another leaf, widths that cannot be reached.
+    Hypernym paths are joined to a graph, a leaf above another is put beside it (`end_at_leaves`), one parent
+    is kept (`keep_one_parent` states the rule), unary chains are removed, levels are cut (`assign_levels`).
+    Leaves come in the order of the tree. Raises TreeError for an unknown synset, widths that cannot be reached.
     """
     wordnet = wordnet or open_wordnet()
     synsets = [find_synset(wordnet, identifier) for identifier in leaves]
-    ragged = keep_one_parent(hypernym_graph(synsets), list(leaves))
-    if inner := [leaf for leaf in leaves if ragged.out_degree(leaf)]:
-        raise TreeError(f"tree {name}: leaf {', '.join(inner)} stands above another leaf")
+    ragged = keep_one_parent(end_at_leaves(hypernym_graph(synsets), leaves), list(leaves))
     graph = assign_levels(remove_unary_chains(ragged), widths)
     coarse_first = sorted(set(graph) - set(leaves), key=lambda node: (-graph.nodes[node]["level"], node))
     nx.set_node_attributes(graph, node_names(wordnet, coarse_first, leaves), NAME)

@@ -1,0 +1,20 @@
+"""The objectives that fine-tuning minimises and its attack maximises, and the registry of methods."""
+
+from hierclip.losses.context import Context, Moved
+from hierclip.losses.methods import (
+    OBJECTIVES,
+    PERTURBATIONS,
+    Objective,
+    gradient_evaluations,
+    make_head,
+)
+
+__all__ = [
+    "OBJECTIVES",
+    "PERTURBATIONS",
+    "Context",
+    "Moved",
+    "Objective",
+    "gradient_evaluations",
+    "make_head",
+]

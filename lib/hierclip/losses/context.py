@@ -1,0 +1,58 @@
+"""What a loss sees of a training step, and the step's perturbations."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hierclip.model import Head, Towers
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Images (B, 3, H, W) under an attack; with them the texts' shift (K, D), and the levels it was made for."""
+
+    images: Tensor
+    shift: Tensor | None = None  # in units of each text embedding's own norm
+    levels: tuple[int, ...] | None = None  # None: all
+
+
+@dataclass(frozen=True)
+class Context:
+    """A step's clean images, where they belong in each tree, and the model in training beside the original one."""
+
+    images: Tensor  # (B, 3, H, W) in [0, 1]
+    paths: Sequence[Tensor]  # by tree: (B, L + 1), the node of each image at every level
+    parents: Sequence[Sequence[Tensor]]  # by tree and level l < L: (K_l,), each node's place at level l + 1
+    towers: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    original: Towers
+    head: Callable[[], Head]  # with its learned numbers as they are now
+    counts: dict[str, float] = field(default_factory=dict)  # what the last loss logged
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,): each image's leaf."""
+        return self.paths[0][:, 0]
+
+    def see(self, moved: Moved) -> tuple[Tensor, list[list[Tensor]]]:
+        """Image embeddings (B, D), and for each tree and level text embeddings (K_l, D)."""
+        embeddings, _, texts = self.towers(moved.images)
+        return embeddings, self.original.by_tree(shifted(texts, moved.shift))
+
+    def leaf_logits(self, embeddings: Tensor, texts: Tensor) -> Tensor:
+        """(B, leaves), from image embeddings and the text embeddings of all prompts."""
+        head, leaves = self.head(), self.original.by_tree(texts)[0]
+        return head.logits(head.image_points(embeddings), head.text_points(leaves[0], 0, len(leaves) - 1))
+
+    @cached_property
+    def original_clean(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the original model makes of the clean images: embeddings, local features, texts."""
+        with torch.no_grad():
+            return self.original(self.images, local=True)
+
+
+def shifted(texts: Tensor, shift: Tensor | None) -> Tensor:
+    """Text embeddings (K, D), each moved by `shift` (K, D) times its own norm."""
+    return texts if shift is None else texts + texts.norm(dim=-1, keepdim=True) * shift

@@ -1,0 +1,41 @@
+"""Both towers of a model in fine-tuning: images and the prompts of a forest to embeddings."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hierclip.model.backbone import Backbone, ImageEncoder, text_features
+from hierclip.trees import Tree, level_prompts
+
+
+class Towers(nn.Module):
+    """The image encoder, and the text projection over frozen text features, computed once.
+
+    forward: images (B, 3, H, W) in [0, 1] to their embeddings (B, D), local features (B, D, h, w) if asked for (else
+    none), and the text embeddings of all prompts (K, D), which `by_tree` sorts.
+    """
+
+    def __init__(self, backbone: Backbone, trees: Sequence[Tree], template: str):
+        super().__init__()
+        self.encoder = ImageEncoder(backbone)
+        self.projection = backbone.text_projection
+        self.sizes = [[len(level) for level in tree.levels] for tree in trees]
+        prompts = [prompt for tree in trees for level in level_prompts(tree, template) for prompt in level]
+        unique = list(dict.fromkeys(prompts))
+        rows = {prompt: row for row, prompt in enumerate(unique)}
+        with torch.no_grad():
+            features = text_features(backbone, unique)
+        self.features: Tensor
+        self.register_buffer("features", features[[rows[prompt] for prompt in prompts]], persistent=False)
+
+    def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        texts = self.features @ self.projection
+        if local:
+            return *self.encoder.with_local(images), texts
+        return self.encoder(images), images.new_zeros(0), texts
+
+    def by_tree(self, texts: Tensor) -> list[list[Tensor]]:
+        """The rows (K_l, D) of every tree and level, leaves first."""
+        parts = iter(texts.split([size for tree in self.sizes for size in tree]))
+        return [[next(parts) for _ in tree] for tree in self.sizes]
