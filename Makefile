@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+RUN := $(BIN)/papermill -k python3 --no-progress-bar --log-output
 READY := $(VENV)/ready
 # The commands of dvc.yaml are found here.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test lint lab verify lock clean
+.PHONY: repro test lint sweep ablate lab verify lock clean
 
 repro: $(READY)
 	@$(BIN)/dvc repro
@@ -24,6 +25,20 @@ lint: $(READY)
 # Notebooks are saved without outputs here, so that looking at one does not change the pipeline.
 lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py
+
+# Learning rate and logit scale of every method, on validation pictures; the choice goes into params.yaml by hand.
+sweep: $(READY)
+	@$(BIN)/dvc repro pretrain
+	@mkdir -p data/executed
+	@$(RUN) notebooks/35_sweep.ipynb data/executed/35_sweep.ipynb
+
+# What each part brings, three seeds each; then the report, which shows it.
+ablate: $(READY)
+	@$(BIN)/dvc repro pretrain
+	@mkdir -p data/executed
+	@$(RUN) notebooks/80_ablate.ipynb data/executed/80_ablate.ipynb
+	@$(BIN)/dvc repro
+	@$(BIN)/hierclip readme
 
 # The records just made against the committed ones.
 verify: $(READY)

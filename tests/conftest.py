@@ -1,4 +1,4 @@
-"""Small things that many tests share: a tree of five leaves, pictures of them, the project's parameters."""
+"""Small things that many tests share: two trees of five leaves, pictures of them, the project's parameters."""
 
 import shutil
 from pathlib import Path
@@ -32,6 +32,16 @@ def tiny_graph() -> nx.DiGraph:
     return graph
 
 
+def sizes_graph() -> nx.DiGraph:
+    """Another tree over the same leaves, with one level above them: small, big."""
+    graph = nx.DiGraph()
+    for node, level in {"thing": 2, "small": 1, "big": 1, **dict.fromkeys(LEAVES, 0)}.items():
+        graph.add_node(node, name=node, level=level)
+    graph.add_edges_from([("thing", "small"), ("thing", "big"), ("small", "dog"), ("small", "cat"), ("small", "eagle")])
+    graph.add_edges_from([("big", "car"), ("big", "bus")])
+    return graph
+
+
 class Stripes:
     """Pictures of five leaves that a model can tell apart: a random pattern for each, and noise."""
 
@@ -60,6 +70,12 @@ def params() -> Params:
 @pytest.fixture
 def tree() -> Tree:
     return tree_from_graph(tiny_graph(), "tiny", LEAVES)
+
+
+@pytest.fixture
+def forest(tree) -> list[Tree]:
+    """Two trees over the same leaves, of two levels and of one above them."""
+    return [tree, tree_from_graph(sizes_graph(), "sizes", LEAVES)]
 
 
 @pytest.fixture

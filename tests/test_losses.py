@@ -1,150 +1,257 @@
+"""The baselines against their formulas, on towers that say what they were told; and the registry of methods."""
+
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from hierclip.losses import METHODS, find_method, hita, leaf_cross_entropy, level_weight
-from hierclip.model import CosineHead, PoincareHead
-from hierclip.poincare import group_midpoints
+from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
+from hierclip.losses.baselines import attention
+from hierclip.losses.context import shifted
+from hierclip.model import CosineHead, EuclideanHead, PoincareHead
+from hierclip.params import load_params
+from tests.conftest import ROOT
 
 close = torch.testing.assert_close
+METHOD = load_params(ROOT / "params.yaml").method
+TRAINED = {name: method for name, method in METHOD.items() if method.loss != "none"}
+FLAT = [name for name, method in TRAINED.items() if method.loss != "hier"]
+IMAGES, LEAVES, DIMENSIONS, SCALE = 4, 5, 3, 4.0
+CLEAN, MOVED = torch.zeros(IMAGES, 3, 2, 2), torch.ones(IMAGES, 3, 2, 2)
 
 
-def case(tree, seed=0, images=9):
-    """Embeddings of images (B, 4), of every level's texts, and the images' paths in the tree."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(len(tree.leaves), (images,), generator=generator)
-    texts = [torch.randn(size, 4, generator=generator) for size in tree.sizes]
-    return torch.randn(images, 4, generator=generator), texts, torch.from_numpy(tree.paths)[labels]
+class Told:
+    """Towers that say of the clean pictures and of the moved ones what they were told."""
+
+    def __init__(self, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        draw = [torch.randn(IMAGES, DIMENSIONS, generator=generator) for _ in range(2)]
+        self.clean, self.moved = (embeddings.requires_grad_(True) for embeddings in draw)
+        draw = [torch.randn(IMAGES, DIMENSIONS, 2, 2, generator=generator) for _ in range(2)]
+        self.local_clean, self.local_moved = (features.requires_grad_(True) for features in draw)
+        self.texts = torch.randn(LEAVES + 2, DIMENSIONS, generator=generator)  # of the leaves, and of a level above
+
+    def __call__(self, images, local=False):
+        moved = bool(images.flatten()[0])
+        features = self.local_moved if moved else self.local_clean
+        embeddings = 1 * (self.moved if moved else self.clean)  # computed, so that `no_grad` matters
+        return embeddings, 1 * features if local else images.new_zeros(0), self.texts
+
+    def by_tree(self, texts):
+        return [[texts[:LEAVES], texts[LEAVES:]]]
 
 
-def place(head, texts):
-    return [head.text_points(text, level, len(texts) - 1) for level, text in enumerate(texts)]
+@pytest.fixture(params=range(3))
+def case(request) -> SimpleNamespace:
+    """A context, and all that its towers say in float64 for the formulas."""
+    own, original = Told(10 + request.param), Told(20 + request.param)
+    labels = torch.tensor([0, 3, 3, 1])
+    paths = [torch.stack([labels, labels // 3], dim=1)]
+    context = Context(CLEAN, paths, [[torch.tensor([0, 0, 0, 1, 1])]], own, original, lambda: CosineHead(SCALE))
 
+    def numbers(tensor):
+        return tensor.detach().double().numpy()
 
-def hita_by_the_book(head, embeddings, texts, paths) -> float:
-    """The design's formulas, point by point, in float64."""
-    r, top = head.curvature, len(texts) - 1
-
-    def exp0(v, radius):
-        v = radius * v / np.linalg.norm(v)
-        return np.tanh(np.sqrt(r) * np.linalg.norm(v)) * v / (np.sqrt(r) * np.linalg.norm(v))
-
-    def d(u, v):
-        q = r * np.sum((u - v) ** 2) / ((1 - r * u @ u) * (1 - r * v @ v))
-        return np.arccosh(1 + 2 * q) / np.sqrt(r)
-
-    def hyp_avg(zs):
-        ks = [2 * z / (1 + r * z @ z) for z in zs]
-        gs = [1 / np.sqrt(1 - r * k @ k) for k in ks]
-        k = sum(g * k for g, k in zip(gs, ks, strict=True)) / sum(gs)
-        return k / (1 + np.sqrt(1 - r * k @ k))
-
-    points = [(exp0(e, head.image_radius), path) for e, path in zip(embeddings, paths, strict=True)]
-    total = 0.0
-    for l in range(top + 1):
-        if l:
-            classes = sorted({path[l] for _, path in points})
-            families = [[(z, path) for z, path in points if path[l] == c] for c in classes]
-            points = [(hyp_avg([z for z, _ in family]), family[0][1]) for family in families]
-        nodes = [exp0(t, head.text_radius * (1 - l / (2 * top) if top else 1)) for t in texts[l]]
-        terms = []
-        for z, path in points:
-            logits = np.array([-head.tau * d(z, node) for node in nodes])
-            terms.append(np.log(np.exp(logits).sum()) - logits[path[l]])
-        total += (1 - l / (top + 1)) * np.mean(terms)
-    return total
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("r", [0.3, 1.0, 2.0])
-def test_hita_is_the_sum_that_the_formulas_give(tree, seed, r):
-    head = PoincareHead(curvature=r, image_radius=1.2, text_radius=1.5, tau=3.0)
-    embeddings, texts, paths = case(tree, seed)
-    loss = hita(head, embeddings, place(head, texts), paths)
-    expected = hita_by_the_book(head, embeddings.double().numpy(), [t.double().numpy() for t in texts], paths.numpy())
-    close(loss.item(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_leaf_cross_entropy_by_hand():
-    texts = [torch.eye(2), torch.ones(1, 2)]
-    embeddings, paths = torch.tensor([[2.0, 0.0], [0.0, 5.0], [3.0, 0.0]]), torch.tensor([[0, 0], [1, 0], [1, 0]])
-    right, wrong = np.log(1 + np.exp(-4)), np.log(1 + np.exp(4))
-    loss = leaf_cross_entropy(CosineHead(4.0), embeddings, texts, paths)
-    close(loss.item(), (2 * right + wrong) / 3)
-
-
-def test_hita_of_one_level_is_the_plain_cross_entropy(tree):
-    head = PoincareHead(1.0, 1.0, 1.0, 3.0)
-    embeddings, texts, paths = case(tree)
-    leaves = place(head, texts)[:1]
-    close(hita(head, embeddings, leaves, paths[:, :1]), leaf_cross_entropy(head, embeddings, leaves, paths[:, :1]))
-
-
-def test_hita_asks_nothing_of_the_order_of_images_and_nodes(tree):
-    head = PoincareHead(1.0, 1.0, 1.5, 3.0)
-    embeddings, texts, paths = case(tree)
-    points = place(head, texts)
-    loss = hita(head, embeddings, points, paths)
-    order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(0))
-    close(hita(head, embeddings[order], points, paths[order]), loss)
-    renamed = torch.stack([paths[:, 0], 2 - paths[:, 1], 1 - paths[:, 2]], dim=1)
-    close(hita(head, embeddings, [points[0], points[1].flip(0), points[2].flip(0)], renamed), loss)
-
-
-def test_level_weights_fall_evenly_from_one():
-    assert [level_weight(l, 3) for l in range(4)] == [1, 0.75, 0.5, 0.25]
-    assert level_weight(0, 0) == 1
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
-def test_the_gradient_reaches_images_and_the_texts_that_count(tree, params, name):
-    method = METHODS[name]
-    head = method.head(params.finetune, 10.0)
-    embeddings, texts, paths = case(tree)
-    inputs = [x.requires_grad_(True) for x in (embeddings, *texts)]
-    gradients = torch.autograd.grad(
-        method.loss(head, embeddings, place(head, texts), paths), inputs, allow_unused=name == "tecoa"
+    return SimpleNamespace(
+        context=context,
+        own=own,
+        original=original,
+        labels=labels.numpy(),
+        **{f"own_{k}": numbers(v) for k, v in vars(own).items()},
+        **{f"original_{k}": numbers(v) for k, v in vars(original).items()},
     )
-    reached = [gradient is not None and bool(gradient.isfinite().all() and gradient.any()) for gradient in gradients]
-    assert reached == ([True, True, False, False] if name == "tecoa" else [True] * 4)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.loss])
-def test_descending_the_loss_makes_every_level_that_counts_right(tree, params, name):
-    method = METHODS[name]
-    head = method.head(params.finetune, 10.0)
-    _, _, paths = case(tree)
-    apart = torch.eye(sum(tree.sizes))  # each text its own direction: no level is right by another's doing
-    texts = place(head, apart.split(tree.sizes))
-    embeddings = torch.randn(len(paths), len(apart), generator=torch.Generator().manual_seed(1)).requires_grad_(True)
-    optimizer = torch.optim.Adam([embeddings], lr=0.1)
-    for _ in range(60):
-        optimizer.zero_grad()
-        method.loss(head, embeddings, texts, paths).backward()
-        optimizer.step()
-    points = head.image_points(embeddings)
-    assert torch.equal(head.logits(points, texts[0]).argmax(1), paths[:, 0])
-    for text in texts[1:] if name == "hier" else []:  # a superclass is read off its members' midpoint
-        paths, groups = torch.unique(paths[:, 1:], dim=0, return_inverse=True)
-        points = group_midpoints(points, groups, len(paths), head.curvature)
-        assert torch.equal(head.logits(points, text).argmax(1), paths[:, 0])
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
-def test_methods_are_read_through_their_own_heads(params):
-    scale, finetune = 20.0, params.finetune
-    heads = {name: method.head(finetune, scale) for name, method in METHODS.items()}
-    assert heads["clip"] == CosineHead(scale)
-    assert heads["tecoa"] == CosineHead(scale * finetune.tecoa.logit_scale)
-    assert heads["hier"] == PoincareHead(**finetune.hier.model_dump(exclude={"lr", "text_lr"}))
+def leaf_logits(embeddings, texts):
+    """SCALE times the cosine with the leaves' texts."""
+    texts = texts[:LEAVES]
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (embeddings, texts)]
+    return SCALE * unit[0] @ unit[1].T
 
 
-def test_only_the_hierarchical_method_may_change_the_text_projection(params):
-    rates = {name: method.rates(params.finetune) for name, method in METHODS.items()}
-    hier = params.finetune.hier
-    assert rates == {"clip": (0, 0), "tecoa": (params.finetune.tecoa.lr, 0), "hier": (hier.lr, hier.text_lr)}
+def cross_entropy(c, embeddings):
+    return -log_softmax(leaf_logits(embeddings, c.own_texts))[np.arange(IMAGES), c.labels].mean()
 
 
-def test_an_unknown_method_is_named_beside_the_known():
-    with pytest.raises(ValueError, match="no method 'trades'; known are clip, tecoa, hier"):
-        find_method("trades")
-    assert find_method("hier") is METHODS["hier"]
+def kl(p, q):
+    """KL(p || q) of logits, mean over images."""
+    p, q = log_softmax(p), log_softmax(q)
+    return (np.exp(p) * (p - q)).sum(1).mean()
+
+
+def tecoa_by_hand(c, params):
+    return cross_entropy(c, c.own_moved)
+
+
+def fare_by_hand(c, params):
+    return np.mean([np.sum((c.own_moved[i] - c.original_clean[i]) ** 2) for i in range(IMAGES)])
+
+
+def pmg_aft_by_hand(c, params):
+    adversarial, clean = (leaf_logits(v, c.own_texts) for v in (c.own_moved, c.own_clean))
+    original = leaf_logits(c.original_moved, c.original_texts)
+    return cross_entropy(c, c.own_moved) + kl(original, adversarial) + kl(clean, adversarial)
+
+
+def attention_by_hand(local, text):
+    """Of one image, at 2 x 2 places, which is the image's own size here."""
+    cosine = np.array([local[:, y, x] @ text / np.linalg.norm(local[:, y, x]) for y in (0, 1) for x in (0, 1)])
+    return (cosine - cosine.min()) / (cosine.max() - cosine.min())
+
+
+def tga_zsr_by_hand(c, params):
+    refined = constrained = 0.0
+    for i, label in enumerate(c.labels):
+        text = c.own_texts[label]
+        clean = attention_by_hand(c.original_local_clean[i], text)
+        refined += np.linalg.norm(attention_by_hand(c.own_local_moved[i], text) - clean) / IMAGES
+        constrained += np.linalg.norm(attention_by_hand(c.own_local_clean[i], text) - clean) / IMAGES
+    return cross_entropy(c, c.own_moved) + params.alpha * refined + params.beta * constrained
+
+
+def agft_by_hand(c, params):
+    soft = np.exp(log_softmax(params.gamma * leaf_logits(c.original_clean, c.original_texts)))
+    target = (1 - params.hard) * soft + params.hard * np.eye(LEAVES)[c.labels]
+    return -(target * log_softmax(leaf_logits(c.own_moved, c.own_texts))).sum(1).mean()
+
+
+BY_HAND = {
+    "tecoa": tecoa_by_hand,
+    "fare": fare_by_hand,
+    "pmg_aft": pmg_aft_by_hand,
+    "tga_zsr": tga_zsr_by_hand,
+    "agft": agft_by_hand,
+}
+CLIMBED = BY_HAND | {"pmg_aft": tecoa_by_hand, "tga_zsr": tecoa_by_hand}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_baselines_loss_is_what_its_formula_gives(case, name):
+    params = TRAINED[name]
+    loss = OBJECTIVES[params.loss].loss(case.context, Moved(MOVED), params)
+    close(loss.item(), BY_HAND[params.loss](case, params), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_the_attack_climbs_the_loss_of_the_method_but_plain_cross_entropy_for_pmg_aft_and_tga_zsr(case, name):
+    params = TRAINED[name]
+    climbed = OBJECTIVES[params.loss].attack(case.context, Moved(MOVED), params)
+    close(climbed.item(), CLIMBED[params.loss](case, params), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("gamma", [0.4, 2.0])
+def test_agft_mixes_the_originals_softmax_and_the_label(case, gamma, hard):
+    params = TRAINED["agft"].model_copy(update={"gamma": gamma, "hard": hard})
+    loss = OBJECTIVES["agft"].loss(case.context, Moved(MOVED), params)
+    close(loss.item(), agft_by_hand(case, params), rtol=1e-5, atol=1e-6)
+
+
+def test_agft_with_the_label_alone_is_tecoa(case):
+    loss = OBJECTIVES["agft"].loss(case.context, Moved(MOVED), TRAINED["agft"].model_copy(update={"hard": 1.0}))
+    close(loss, OBJECTIVES["tecoa"].loss(case.context, Moved(MOVED), TRAINED["tecoa"]))
+
+
+def gradients(case, name):
+    """Of the loss, in what the towers in training and the original ones say of clean and of moved images."""
+    told = [(tower, field) for tower in (case.own, case.original) for field in ("clean", "moved")]
+    loss = OBJECTIVES[name].loss(case.context, Moved(MOVED), TRAINED[name])
+    found = torch.autograd.grad(loss, [getattr(*place) for place in told], allow_unused=True)
+    return dict(zip(["own_clean", "own_moved", "original_clean", "original_moved"], found, strict=True))
+
+
+def slope(case, name, field):
+    """The gradient of the formula by central differences."""
+    values, out = getattr(case, field), np.zeros((IMAGES, DIMENSIONS))
+    for place in np.ndindex(out.shape):
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = values.copy()
+            moved[place] += step
+            ends.append(BY_HAND[name](SimpleNamespace(**vars(case) | {field: moved}), TRAINED[name]))
+        out[place] = (ends[0] - ends[1]) / 2e-5
+    return torch.from_numpy(out).float()
+
+
+def test_pmg_aft_has_a_gradient_through_both_sides_of_its_own_divergence(case):
+    found = gradients(case, "pmg_aft")
+    for field in ("own_clean", "own_moved"):
+        assert found[field].any()
+        close(found[field], slope(case, "pmg_aft", field), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_no_gradient_goes_into_the_original_model(case, name):
+    found = gradients(case, name)
+    assert found["original_clean"] is None and found["original_moved"] is None
+    assert found["own_moved"] is not None
+
+
+def test_fare_asks_for_the_length_of_embeddings_too(case):
+    before = OBJECTIVES["fare"].loss(case.context, Moved(MOVED), TRAINED["fare"])
+    case.own.moved = 2 * case.own.moved
+    assert OBJECTIVES["fare"].loss(case.context, Moved(MOVED), TRAINED["fare"]) != before
+
+
+def test_attention_is_stretched_to_the_unit_range_and_drawn_at_the_images_size():
+    text = torch.tensor([[2.0, 0.0]])
+    right = torch.tensor([[0.0, 3.0], [0.0, 1.0]])  # along the text on the right, across it on the left
+    local = torch.stack([right, torch.tensor([[5.0, 0.0], [2.0, 0.0]])])[None]
+    drawn = attention(local, text, 4).view(4, 4)
+    close(drawn, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(4, 4))
+
+
+def test_attention_that_is_the_same_everywhere_is_nothing_and_no_number_is_lost():
+    assert attention(torch.ones(1, 2, 2, 2), torch.tensor([[1.0, 0.0]]), 4).tolist() == [[0.0] * 16]
+
+
+def test_a_shift_of_texts_counts_in_each_texts_own_length():
+    texts, shift = torch.tensor([[3.0, 4.0], [0.0, 0.1]]), torch.tensor([[0.1, -0.2], [0.1, 0.1]])
+    close(shifted(texts, shift), torch.tensor([[3.5, 3.0], [0.01, 0.11]]))
+    assert shifted(texts, None) is texts
+
+
+def test_perturbations_are_for_the_levels_that_their_names_say():
+    assert PERTURBATIONS["universal"](2) == [(None, None)]  # found and learned on all levels
+    assert PERTURBATIONS["leaf"](2) == [((0,), None)]  # found on the leaves
+    assert PERTURBATIONS["level"](2) == [((0,), (0,)), ((1,), (1,)), ((2,), (2,))]
+
+
+def test_gradients_of_a_step_are_those_of_the_attacks_and_of_the_passes_in_the_weights():
+    attacks = {name: method.attack.steps for name, method in TRAINED.items()}
+    passes = {name: 2 if name in ("pmg_aft", "tga_zsr") else 1 for name in TRAINED}  # these see clean images as well
+    for name, method in TRAINED.items():
+        assert gradient_evaluations(method, 5) == attacks[name] + passes[name], name
+    each = TRAINED["hier"].model_copy(update={"perturbation": "level"})
+    assert gradient_evaluations(each, 5) == 6 * (attacks["hier"] + 1)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("top", [1, 5])
+def test_steps_spend_the_gradients_to_within_one_step(params, name, top):
+    cost = gradient_evaluations(TRAINED[name], top)
+    steps = params.finetune.gradients // cost
+    assert 0 <= params.finetune.gradients - steps * cost < cost
+
+
+def test_flat_methods_are_read_by_the_cosine_at_their_share_of_the_scale():
+    for name in ("clip", *FLAT):
+        assert make_head(METHOD[name], 20.0, 3.0, 4.0) == CosineHead(20.0 * METHOD[name].logit_scale)
+
+
+@pytest.mark.parametrize(("geometry", "kind"), [("poincare", PoincareHead), ("euclidean", EuclideanHead)])
+def test_the_hierarchical_method_is_read_by_distance_in_its_geometry(geometry, kind):
+    method = TRAINED["hier"].model_copy(update={"geometry": geometry})
+    head = make_head(method, 20.0, 3.0, 4.0)
+    assert type(head) is kind and (head.image_norm, head.text_norm) == (3.0, 4.0)
+    for field in ("curvature", "image_radius", "text_radius", "top_radius", "tau", "norms"):
+        assert getattr(head, field) == getattr(method, field)
+
+
+def test_every_trained_method_has_an_objective():
+    assert {method.loss for method in TRAINED.values()} == set(OBJECTIVES)

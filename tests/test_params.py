@@ -24,12 +24,15 @@ def message(path) -> str:
 
 
 def test_the_projects_parameters_load_with_budgets_as_numbers(params, content):
-    for section, written in (
-        (params.attack, content["attack"]),
-        (params.finetune.attack, content["finetune"]["attack"]),
-    ):
-        assert section.eps == float(written["eps"].removesuffix("/255")) / 255
-        assert [format_budget(section.eps), format_budget(section.step)] == [written["eps"], written["step"]]
+    steps = [
+        (params.method[name].attack.step, entries["attack"]["step"])
+        for name, entries in content["method"].items()
+        if "attack" in entries
+    ]
+    budgets = [(params.attack.eps, content["attack"]["eps"]), (params.finetune.eps, content["finetune"]["eps"])]
+    for number, written in [*budgets, (params.attack.step, content["attack"]["step"]), *steps]:
+        assert number == float(written.removesuffix("/255")) / 255
+        assert format_budget(number) == written
 
 
 def test_parameters_are_frozen(params):
@@ -60,9 +63,27 @@ def test_a_bad_budget_is_one_line_naming_file_and_key(tmp_path, content):
 
 
 def test_an_unknown_key_is_one_line_naming_file_and_key(tmp_path, content):
-    content["finetune"]["tecoa"]["temperature"] = 1
+    content["finetune"]["temperature"] = 1
     path = write(tmp_path, content)
-    assert message(path) == f"{path}: finetune.tecoa.temperature is no known key"
+    assert message(path) == f"{path}: finetune.temperature is no known key"
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value", "said"),
+    [
+        ("tecoa", "gamma", 0.4, "gamma is no known key"),  # AGFT's
+        ("hier", "logit_scale", 1.0, "logit_scale is no known key"),
+        ("tecoa", "loss", "trades", "'trades'"),
+        ("hier", "negatives", ["beside"], "'beside'"),
+        ("agft", "hard", 2, "(got 2)"),
+        ("fare", "attack", {"steps": 1, "step": "0/255"}, "attack.step"),
+    ],
+)
+def test_a_methods_settings_are_those_of_its_loss(tmp_path, content, method, key, value, said):
+    content["method"][method][key] = value
+    path = write(tmp_path, content)
+    assert message(path).startswith(f"{path}: method.{method}") and said in message(path)
+    assert "\n" not in message(path)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +93,10 @@ def test_an_unknown_key_is_one_line_naming_file_and_key(tmp_path, content):
         ("pretrain", "warmup", 1.0),
         ("pretrain", "leaf_captions", 0),
         ("trees", "widths", []),
-        ("trees", "name", "oak"),
+        ("trees", "names", ["no/oak"]),
+        ("trees", "names", []),
+        ("sweep", "workers", 0),
+        ("ablation", "seeds", []),
         ("attack", "losses", ["hinge"]),
         ("model", "precision", "8"),
     ],
@@ -114,3 +138,90 @@ def test_the_root_is_the_nearest_folder_above_with_parameters(tmp_path):
 def test_no_root_is_said_so(tmp_path):
     with pytest.raises(ParamsError, match=r"^no params.yaml in .* run from inside the project$"):
         find_root(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": ["clip", "trades"]}, "methods: no method trades; known are clip, tecoa"),
+        ({"methods": ["hier", "hier"]}, "methods must name at least one, and each once"),
+        ({"margin": {"method": "trades", "seed": 0}}, "margin.method: no method trades; known are clip, tecoa"),
+        ({"margin": {"method": "tecoa", "seed": 0}}, "margin.method must be one that is read by distance in the Poincare"),
+        ({"margin": {"method": "fare", "seed": 0}}, "margin.method and margin.seed must be among methods and seeds"),
+        ({"margin": {"method": "hier", "seed": 9}}, "margin.method and margin.seed must be among methods and seeds"),
+        ({"trees": {"names": ["wordnet"], "widths": [4]}}, "method.forest.trees: emoji, look, place, use is not among trees.names"),
+    ],
+)  # fmt: skip
+def test_sections_that_do_not_fit_together_are_refused_in_one_line(tmp_path, content, changes, said):
+    path = write(tmp_path, content | changes)
+    assert message(path).startswith(f"{path}: {said}") and "\n" not in message(path)
+
+
+def test_a_margin_is_not_asked_for_in_a_flat_geometry(tmp_path, content):
+    content["method"][content["margin"]["method"]]["geometry"] = "euclidean"
+    assert "margin.method must be one that is read by distance in the Poincare ball" in message(
+        write(tmp_path, content)
+    )
+
+
+def test_a_sweep_over_an_unknown_method_is_refused_beside_the_known(tmp_path, content):
+    content["sweep"]["grid"]["trades"] = {"lr": [1.0]}
+    path = write(tmp_path, content)
+    assert message(path).startswith(f"{path}: sweep.grid: no method trades; known are clip, ")
+
+
+def test_a_sweep_over_an_unknown_key_is_one_line_naming_it(tmp_path, content):
+    content["sweep"]["grid"]["tecoa"] = {"tau": [1.0]}
+    path = write(tmp_path, content)
+    assert message(path) == f"{path}: sweep.grid.tecoa: tau is no known key"
+
+
+def test_a_sweep_over_no_values_is_refused(tmp_path, content):
+    content["sweep"]["grid"]["tecoa"] = {"lr": []}
+    path = write(tmp_path, content)
+    assert message(path).startswith(f"{path}: sweep.grid.tecoa.lr: ") and "\n" not in message(path)
+
+
+def test_every_value_of_a_sweep_is_checked(tmp_path, content):
+    content["sweep"]["grid"]["agft"] = {"hard": [0.5, 2.0]}
+    path = write(tmp_path, content)
+    assert message(path).startswith(f"{path}: sweep.grid.agft: hard: ") and "(got 2.0)" in message(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "trades"}, "no method 'trades'; known are clip, tecoa"),
+        ({"vic": 0}, "no method None; known are clip, tecoa"),
+        ({"method": "tecoa", "vic": 0}, "vic is no known key"),
+        ({"method": "hier", "perturbation": "twice"}, "perturbation: "),
+        ({"method": "hier", "loss": "tecoa"}, "loss: "),
+    ],
+)
+def test_a_row_of_an_ablation_that_is_no_variant_is_one_line_naming_table_and_row(tmp_path, content, changes, said):
+    content["ablation"]["tables"]["trees"]["6"] = changes
+    path = write(tmp_path, content)
+    assert message(path).startswith(f"{path}: ablation.tables.trees.6: {said}") and "\n" not in message(path)
+
+
+def test_a_row_of_an_ablation_may_use_only_trees_that_there_are(tmp_path, content):
+    content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "trees": ["wordnet", "oak"]}
+    path = write(tmp_path, content)
+    assert message(path).startswith(f"{path}: ablation.tables.trees.6") and "oak" in message(path)
+
+
+def test_a_variant_is_its_method_with_other_entries_in_place_of_its_own(params):
+    hier = params.method["hier"]
+    assert params.variant("here", {"method": "hier"}) == hier
+    changed = params.variant("here", {"method": "hier", "vic": 0, "attack": {"steps": 1, "step": "2/255"}})
+    assert (changed.vic, changed.attack.steps, changed.attack.step) == (0, 1, 2 / 255)
+    assert changed.model_copy(update={"vic": hier.vic, "attack": hier.attack}) == hier
+
+
+def test_labels_are_those_of_the_methods_in_their_order(params, content):
+    assert list(params.labels.items()) == [(name, content["method"][name]["label"]) for name in content["methods"]]
+
+
+def test_a_hierarchical_method_trains_on_its_trees_and_a_flat_one_sees_the_leaves_of_the_first(params):
+    assert params.trees_of(params.method["forest"]) == params.method["forest"].trees
+    assert params.trees_of(params.method["tecoa"]) == params.trees.names[:1] == params.trees_of(params.method["clip"])

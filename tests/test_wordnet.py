@@ -1,14 +1,18 @@
+import csv
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
+from timm.data.imagenet_info import ImageNetInfo
 
+from hierclip.cli import TINY_IMAGENET, excerpt_synsets
 from hierclip.data import OpenMoji
-from hierclip.trees import TreeError, wordnet_tree
+from hierclip.trees import TreeError, synsets_by_name, synsets_by_wnid, wordnet_tree
 from hierclip.trees.excerpt import write_excerpt
-from hierclip.trees.wordnet import EXCERPT, WordNet, find_synset, full_folder, hypernym_graph
+from hierclip.trees.wordnet import EXCERPT, INSTALL, WordNet, find_synset, full_folder, hypernym_graph
 
-NO_FULL = "needs a full WordNet 3.0: nltk.download('wordnet'), or Debian's wordnet-base and wordnet-sense-index"
+NO_FULL = f"needs {INSTALL}"
 SIZES = (200, 87, 48, 24, 12, 5)
 
 # What each emoji shows, by hand: a synset above the pictured sense of the word and above no other sense of it,
@@ -91,6 +95,16 @@ def excerpt(project):
 
 
 @pytest.fixture(scope="module")
+def uncut(project, tmp_path_factory):
+    """A small WordNet that says nothing of being an excerpt: the committed one under another header."""
+    folder = tmp_path_factory.mktemp("uncut")
+    shutil.copytree(project / EXCERPT, folder, dirs_exist_ok=True)
+    nouns = folder / "data.noun"
+    nouns.write_text(nouns.read_text(encoding="ascii").replace("Excerpt of", "A whole of"), encoding="ascii")
+    return WordNet(folder)
+
+
+@pytest.fixture(scope="module")
 def tree(names, params, excerpt):
     return wordnet_tree("wordnet", names, params.trees.widths, excerpt)
 
@@ -136,9 +150,11 @@ def test_a_synset_by_another_of_its_names_is_refused(excerpt):
         find_synset(excerpt, "auto.n.01")
 
 
-def test_a_leaf_above_another_leaf_is_refused(excerpt):
-    with pytest.raises(TreeError, match=r"leaf feline.n.01 stands above another leaf"):
-        wordnet_tree("t", {"feline.n.01": "cat", "tiger.n.02": "tiger", "ax.n.01": "axe"}, [2], excerpt)
+def test_a_leaf_above_another_leaf_is_put_beside_it(excerpt):
+    leaves = {"feline.n.01": "cat", "tiger.n.02": "tiger", "dog.n.01": "dog", "ax.n.01": "axe"}
+    tree = wordnet_tree("t", leaves, [2], excerpt)
+    assert set(tree.ids) == set(leaves)
+    assert [node.id for node in tree.levels[1]] == ["carnivore.n.01", "ax.n.01"]
 
 
 def test_every_leaf_is_the_sense_that_its_emoji_shows(names, excerpt):
@@ -178,8 +194,117 @@ def test_every_synset_of_the_excerpt_is_as_in_the_full_wordnet(excerpt, full):
         assert hypernyms(synset) == hypernyms(original)
 
 
-def test_the_committed_excerpt_is_what_the_full_wordnet_gives(tmp_path, names, project):
-    folder = full_folder() or pytest.skip(NO_FULL)
-    write_excerpt(folder, tmp_path, names)
+def test_the_committed_excerpt_is_what_the_full_wordnet_gives(tmp_path, project, full):
+    write_excerpt(full_folder(), tmp_path, excerpt_synsets(project, full))
     committed = {file.name: file.read_bytes() for file in (project / EXCERPT).iterdir() if file.name != "LICENSE"}
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == committed
+
+
+def test_the_excerpt_knows_that_it_is_one(excerpt, uncut):
+    assert excerpt.is_excerpt and not uncut.is_excerpt
+
+
+def test_a_name_with_one_sense_needs_no_choice(uncut):
+    assert synsets_by_name(["tennis ball", "Soccer_ball", "axes"], {"axes": "ax.n.01"}, uncut) == {
+        "tennis ball": "tennis_ball.n.01",
+        "Soccer_ball": "soccer_ball.n.01",
+        "axes": "ax.n.01",
+    }
+
+
+def test_all_unclear_names_are_listed_with_their_senses(uncut):
+    with pytest.raises(TreeError) as caught:
+        synsets_by_name(["tennis ball", "crane", "qwerty", "dog", "ram"], {"dog": "dog.n.01"}, uncut)
+    head, crane, qwerty, ram = str(caught.value).splitlines()
+    assert head.startswith("3 of 5 class names need a synset; choose as in chosen={")
+    assert crane.startswith("  crane: ") and crane.count(".n.") == len(uncut.synsets("crane", "n")) > 1
+    assert all(f"{sense.name()} ({sense.definition()})" in crane for sense in uncut.synsets("crane", "n"))
+    assert qwerty == "  qwerty: no noun of WordNet" and ram.startswith("  ram: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "words"),
+    [
+        pytest.param(["dog"], {"dgo": "dog.n.01"}, "synset chosen for dgo, which is no class name", id="stray"),
+        pytest.param(["dog"], {"dog": "dog.n.99"}, "WordNet has no synset 'dog.n.99'", id="unknown"),
+        pytest.param(
+            ["dog", "hound"], dict.fromkeys(["dog", "hound"], "dog.n.01"), r"dog \(dog.n.01\), hound", id="twice"
+        ),
+    ],
+)
+def test_a_choice_is_checked(excerpt, names, chosen, words):
+    with pytest.raises(TreeError, match=words):
+        synsets_by_name(names, chosen, excerpt)
+
+
+def test_the_excerpt_looks_no_names_up(excerpt):
+    assert synsets_by_name(["cat"], {"cat": "cat.n.01"}, excerpt) == {"cat": "cat.n.01"}
+    with pytest.raises(TreeError, match="no synset chosen for tennis ball, dog; .* full WordNet 3.0: nltk.download"):
+        synsets_by_name(["tennis ball", "cat", "dog"], {"cat": "cat.n.01"}, excerpt)
+
+
+def test_a_choice_that_is_no_noun_is_refused(full):
+    with pytest.raises(TreeError, match=r"class name run: run.v.01 is no noun"):
+        synsets_by_name(["run"], {"run": "run.v.01"}, full)
+
+
+def test_the_names_of_a_full_wordnet_say_what_their_senses_mean(full):
+    assert synsets_by_name(["poodle", "golden retriever"], {}, full)["golden retriever"] == "golden_retriever.n.01"
+    with pytest.raises(TreeError, match=r"crane.n.04 \(lifts and moves heavy objects"):
+        synsets_by_name(["crane"], {}, full)
+
+
+def test_a_wordnet_id_finds_its_synset_in_the_order_given(excerpt):
+    found = synsets_by_wnid(["n03126707", "n02084071"], excerpt)
+    assert list(found.items()) == [("n03126707", "crane.n.04"), ("n02084071", "dog.n.01")]
+
+
+def test_outside_an_excerpt_a_wordnet_id_is_a_place_in_the_file(uncut):
+    dog = f"n{find_synset(uncut, 'dog.n.01').offset():08d}"
+    assert synsets_by_wnid([dog], uncut) == {dog: "dog.n.01"}
+
+
+@pytest.mark.parametrize("kind", ["excerpt", "uncut"])
+def test_unknown_and_badly_written_wordnet_ids_are_listed(kind, request):
+    wordnet = request.getfixturevalue(kind)
+    with pytest.raises(TreeError, match="no synset in WordNet: n00000007, n99999999; "):
+        synsets_by_wnid(["n00000007", "n99999999"], wordnet)
+    with pytest.raises(TreeError, match="no WordNet id: dog, n1, v02084071; ids are n and eight digits"):
+        synsets_by_wnid(["dog", "n1", "n02084071", "v02084071"], wordnet)
+
+
+def imagenet() -> dict[str, str]:
+    """ImageNet-1k's ids, each with the first of its synset's words."""
+    info = ImageNetInfo()
+    return {wnid: info.label_name_to_description(wnid).split(",")[0] for wnid in info.label_names()}
+
+
+def tiny_imagenet(project) -> dict[str, str]:
+    with (project / TINY_IMAGENET).open(encoding="utf8") as file:
+        return {row["wnid"]: row["name"] for row in csv.DictReader(file)}
+
+
+def tree_of_wnids(names, widths, wordnet):
+    return wordnet_tree("t", {s: names[wnid] for wnid, s in synsets_by_wnid(names, wordnet).items()}, widths, wordnet)
+
+
+def test_imagenets_ids_become_a_tree(excerpt):
+    assert tree_of_wnids(imagenet(), [400, 150, 60, 25, 9], excerpt).sizes == (1000, 400, 127, 56, 18, 9)
+
+
+def test_tiny_imagenets_ids_become_a_tree(excerpt, project):
+    names = tiny_imagenet(project)
+    assert len(set(names.values())) == 200
+    assert tree_of_wnids(names, [90, 48, 24, 12, 6], excerpt).sizes == (200, 89, 45, 18, 12, 5)
+
+
+def test_no_class_of_imagenet_stands_above_another(excerpt, project):
+    for names in (imagenet(), tiny_imagenet(project)):
+        synsets = synsets_by_wnid(names, excerpt).values()
+        graph = hypernym_graph([find_synset(excerpt, synset) for synset in synsets])
+        assert not [synset for synset in synsets if graph.out_degree(synset)]
+
+
+def test_the_excerpt_and_the_full_wordnet_give_imagenet_one_tree(excerpt, full, project):
+    for names, widths in ((imagenet(), [400, 150, 60, 25, 9]), (tiny_imagenet(project), [90, 48, 24, 12, 6])):
+        assert tree_of_wnids(names, widths, excerpt).hash == tree_of_wnids(names, widths, full).hash

@@ -61,7 +61,7 @@ def excerpt(
     from hierclip.trees import full_folder, write_excerpt
     from hierclip.trees.wordnet import EXCERPT, INSTALL, WordNet
 
-    full, root = wordnet or full_folder(), find_root()
+    full, root = wordnet.resolve() if wordnet else full_folder(), find_root()
     if full is None:
         raise FileNotFoundError(f"no WordNet found; the excerpt is cut out of {INSTALL}")
     count = write_excerpt(full, root / EXCERPT, excerpt_synsets(root, WordNet(full)))

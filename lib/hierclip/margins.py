@@ -23,6 +23,7 @@ of lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m> <= lambda eta 
 the two bounds are less than lambda ln(2) / sqrt(r) apart, however many the siblings.
 """
 
+from dataclasses import replace
 from math import asinh, isfinite, nan, sqrt
 
 import numpy as np
@@ -32,8 +33,9 @@ from torch import Tensor
 
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
-from hierclip.model import Classifier, CosineHead, PoincareHead
-from hierclip.model.heads import EuclideanHead
+from hierclip.losses.hierarchical import roll_up
+from hierclip.model import Classifier, CosineHead, EuclideanHead, Model, PoincareHead
+from hierclip.trees import Tree
 
 
 def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
@@ -146,6 +148,49 @@ def summary(margins: pd.DataFrame) -> pd.DataFrame:
     highest = margins.pivot_table("margin", [*by, "node"], aggfunc="max", sort=False)
     table["reached"] = highest.groupby(level=by)["margin"].mean()
     return table.reset_index()
+
+
+@torch.no_grad()
+def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch: int) -> pd.DataFrame:
+    """By level: the mean norm of the texts and of the images rolled up by their true nodes, and the share of the edges
+    to the level below on which the parent is nearer to the centre than the child. Arguments as in `measured_margins`.
+
+    Raises TypeError for a head that is no ball's.
+    """
+    head, texts = classifier.head, classifier.text_points
+    if not isinstance(head, PoincareHead):
+        raise TypeError(f"a {type(head).__name__} places nothing by depth")
+    points = torch.cat([head.image_points(classifier.encoder(x)) for x in pictures.floats().split(batch)])
+    images, rows = roll_up(head, points, paths[pictures.labels], len(texts) - 1), []
+    for level, (nodes, rolled) in enumerate(zip(texts, images, strict=True)):
+        row = {"level": level, "texts": float(nodes.norm(dim=-1).mean())}
+        row["images"] = float(rolled.points.norm(dim=-1).mean())
+        if level:
+            child, parent = torch.unique(paths[:, level - 1 : level + 1], dim=0).T
+            row["text_edges"] = _nearer(nodes[parent], texts[level - 1][child])
+            row["image_edges"] = _nearer(rolled.points[rolled.groups], images[level - 1].points)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _nearer(parents: Tensor, children: Tensor) -> float:
+    return float((parents.norm(dim=-1) < children.norm(dim=-1)).float().mean())
+
+
+def ask_depth(model: Model, radius: float, tree: Tree, template: str, pictures: Pictures, batch: int) -> pd.DataFrame:
+    """The trained model with its leaf texts asked to stand at tangent length `radius`, other radii in proportion.
+
+    By level: norm and bound, the margins' median, `reached` as in `summary`, and direct accuracy. Raises TypeError as
+    `level_norms` does.
+    """
+    if not isinstance(head := model.head, PoincareHead):
+        raise TypeError(f"a {type(head).__name__} has no depth to ask for")
+    names = ("image_radius", "text_radius", "top_radius")
+    radii = {name: getattr(head, name) * radius / head.text_radius for name in names}
+    classifier = replace(model, head=replace(head, **radii)).classifier(tree, template)
+    margins = measured_margins(classifier, pictures, torch.from_numpy(tree.paths), batch)
+    right = (margins["margin"] > 0).groupby(margins["level"]).mean().rename("accuracy")
+    return summary(margins).set_index("level")[["norm", "bound", "q50", "reached"]].join(right)
 
 
 def rank_correlation(margins: np.ndarray, broken: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:

@@ -16,6 +16,14 @@ T = TypeVar("T")
 LINES = 10  # printed by a loop that has no bar
 
 
+_shown = [True]
+
+
+def silence() -> None:
+    """Shows nothing from here on: for one of several processes at work."""
+    _shown[0] = False
+
+
 def headless() -> bool:
     """Whether DVC runs this: it names its stage in the environment."""
     return "DVC_STAGE" in os.environ
@@ -28,6 +36,9 @@ def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], 
     which its log keeps and the executed notebook does not: two runs of that are to be the same to the byte.
     """
     total, start = done + len(items), monotonic()
+    if not _shown[0]:
+        yield from items
+        return
     if not headless():
         with tqdm(total=total, initial=done, desc=what) as bar:
             for item in items:

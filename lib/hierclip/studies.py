@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import t as student
 
 from hierclip.attacks import Budget
 from hierclip.data import Dataset, ids_of, load_dataset, places_of
@@ -20,9 +21,9 @@ from hierclip.evaluate import figures, git_revision, level_matrix, threat_model,
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
 from hierclip.params import MethodParams, Params, StudyParams
-from hierclip.progress import progress, work_key
+from hierclip.progress import progress, silence, work_key
 from hierclip.train import finetune, make_fabric
-from hierclip.trees import Tree, load_tree
+from hierclip.trees import Tree, load_forest
 
 BASE, TREES, KEPT = "data/models/base", "data/trees", "data/checkpoints/studies"
 
@@ -88,14 +89,14 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
 
     What a run gave is kept under data/checkpoints/studies, so that a study that was stopped goes on where it was.
     """
-    trees, git = _trees(params, root), git_revision(root)
+    trees, git = load_forest(root / TREES, params.trees.names), git_revision(root)
     base = load_model(root / BASE).backbone.clip.state_dict().values()
     world = work_key(params.data, params.model, params.attack, params.finetune, study.gradients, study.images, *base)
     keys = {work_key(world, run, *(tree.hash for tree in trees)): run for run in runs}
     kept = {key: root / KEPT / f"{key}.json" for key in keys}
     todo = [key for key in keys if not kept[key].exists()]
     context = get_context("spawn")
-    with ProcessPoolExecutor(study.workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(study.workers, context, _start) as pool:
         waiting = {pool.submit(_measured, keys[key], params, study, root): key for key in todo}
         try:
             for done in progress(_Ended(waiting), what, done=len(keys) - len(todo)):
@@ -117,6 +118,12 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     )
 
 
+def _start() -> None:
+    """A worker has one thread, and its own progress is not shown."""
+    torch.set_num_threads(1)
+    silence()
+
+
 @dataclass(frozen=True)
 class _Ended(Collection):
     """Futures in the order in which they end."""
@@ -133,15 +140,11 @@ class _Ended(Collection):
         return item in self.futures
 
 
-def _trees(params: Params, root: Path) -> list[Tree]:
-    return [load_tree(root / TREES / f"{name}.json") for name in params.trees.names]
-
-
 def _measured(run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
     """A row for each split of a run: its labels, accuracies, steps and seconds a step."""
-    dataset, trees = load_dataset(params.data, root), {tree.name: tree for tree in _trees(params, root)}
-    wanted = getattr(run.settings, "trees", params.trees.names[:1])
-    tuned = [trees[name].restrict(ids_of(dataset, "tuned")) for name in wanted]
+    dataset, forest = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
+    wanted = params.trees_of(run.settings)
+    tuned = [tree.restrict(ids_of(dataset, "tuned")) for tree in forest if tree.name in wanted]
     settings = params.finetune.model_copy(update={"gradients": study.gradients, "checkpoint_every": 10**9})
     backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
     start, never = perf_counter(), root / KEPT / "none.ckpt"
@@ -149,7 +152,7 @@ def _measured(run: Run, params: Params, study: StudyParams, root: Path) -> list[
         fabric, run.settings, settings, backbone, dataset, tuned, params.model.template, run.seed, never
     )
     seconds = (perf_counter() - start) / max(1, len(history))
-    model, first = Model(backbone, head, run.method), trees[params.trees.names[0]]
+    model, first = Model(backbone, head, run.method), forest[0]
     costs = {"steps": len(history), "seconds": round(seconds, 4)}
     return [
         {**run.labels, "split": s} | _accuracies(model, dataset, first, run, s, params, study) | costs
@@ -200,10 +203,6 @@ def ablation_table(ablation: pd.DataFrame, params: Params, table: str, split: st
         settings = params.variant(row, changes).model_dump_json()
         wanted = [f"{settings} {seed}" for seed in params.ablation.seeds]
         found = ablation[ablation["variant"].isin(wanted) & (ablation["split"] == split)][figures_of]
-        half = found.std() / np.sqrt(len(found)) * STUDENT.get(len(found), np.nan)
+        half = found.std() / np.sqrt(len(found)) * student(len(found) - 1).ppf(0.975)
         rows[row] = {"seeds": len(found), **found.mean(), **half.add_suffix("_half")}
     return pd.DataFrame(rows).T.rename_axis(table)
-
-
-# The 97.5 % quantile of Student's t with n - 1 degrees of freedom.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}

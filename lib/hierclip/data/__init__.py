@@ -9,20 +9,6 @@ from hierclip.params import DataParams
 
 DATASETS: dict[str, Callable[[DataParams, Path], Dataset]] = {"openmoji": OpenMoji}
 
-__all__ = [
-    "DATASETS",
-    "PARTS",
-    "SPLITS",
-    "Dataset",
-    "Leaf",
-    "OpenMoji",
-    "Pictures",
-    "ids_of",
-    "load_dataset",
-    "places_of",
-    "step_seed",
-]
-
 
 def load_dataset(params: DataParams, root: Path) -> Dataset:
     """The dataset that `params.name` names. Raises ValueError, listing the known names, for another."""

@@ -15,24 +15,3 @@ from hierclip.evaluate.records import (
 )
 from hierclip.evaluate.run import evaluate
 from hierclip.evaluate.verify import verify
-
-__all__ = [
-    "RECORDS",
-    "Outcomes",
-    "Record",
-    "RecordError",
-    "audit",
-    "evaluate",
-    "figures",
-    "git_revision",
-    "intervals",
-    "level_matrix",
-    "load_records",
-    "outcomes_path",
-    "paired_difference",
-    "path_robust",
-    "save_record",
-    "threat_model",
-    "verify",
-    "versions",
-]

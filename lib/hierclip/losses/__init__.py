@@ -8,13 +8,3 @@ from hierclip.losses.methods import (
     gradient_evaluations,
     make_head,
 )
-
-__all__ = [
-    "OBJECTIVES",
-    "PERTURBATIONS",
-    "Context",
-    "Moved",
-    "Objective",
-    "gradient_evaluations",
-    "make_head",
-]

@@ -5,6 +5,7 @@ from hierclip.model.backbone import (
     ImageEncoder,
     ModelError,
     create,
+    device_of,
     encode_texts,
     load,
     save,
@@ -22,29 +23,3 @@ from hierclip.model.classifier import (
 )
 from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead
 from hierclip.model.towers import Towers
-
-__all__ = [
-    "HEADS",
-    "READINGS",
-    "Backbone",
-    "Classifier",
-    "CosineHead",
-    "EuclideanHead",
-    "Head",
-    "ImageEncoder",
-    "LearnedHead",
-    "Model",
-    "ModelError",
-    "PoincareHead",
-    "Towers",
-    "accuracy",
-    "create",
-    "encode_texts",
-    "load",
-    "load_model",
-    "make_classifier",
-    "read",
-    "save",
-    "save_model",
-    "text_features",
-]

@@ -52,3 +52,22 @@ def matrices(records: Sequence[Record], reading: str, params: Params) -> Figure:
         axis.set(title=params.labels[record.method], xlabel="evaluated level")
     axes[0, 0].set_ylabel("attacked level")
     return figure
+
+
+def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
+    """Path-robust accuracy in every tree of the forest, by method, on the same pictures; a panel for each reading."""
+    shown = in_order([r for r in records if (r.split, r.seed) == (split, params.seeds[0])], params.labels)
+    figure, axes = plt.subplots(1, 2, figsize=(params.plots.width, 2.6), sharey=True)
+    for axis, reading in zip(axes, READINGS, strict=True):
+        for k, r in enumerate(shown):
+            width = 0.8 / len(shown)
+            places = np.arange(len(r.forest)) + (k - (len(shown) - 1) / 2) * width
+            values = [tree.path_robust[reading] for tree in r.forest.values()]
+            reach = np.abs(np.transpose([tree.intervals[reading] for tree in r.forest.values()]) - values)
+            colour, label = params.plots.palette[r.method], params.labels[r.method]
+            axis.bar(places, values, width, color=colour, yerr=reach, error_kw={"lw": 0.7}, label=label)
+        axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 1))
+        axis.set_xticks(range(len(shown[0].forest)), list(shown[0].forest))
+    axes[0].set_ylabel("path-robust accuracy")
+    axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, outcomes_path, paired_difference, path_robust
+from hierclip.studies import StudyRecord
 
 SPLITS = {
     "tuned": "Classes seen in fine-tuning",
@@ -91,6 +92,26 @@ def _row(r: Record, labels: Mapping[str, str]) -> str:
 def _cell(value: float, interval: tuple[float, float]) -> str:
     low, high = interval
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) -> str:
+    """The ablation's tables as `ablation_table` gives them, with the threat model they share."""
+    columns = {"clean": "clean leaf", "robust": "robust leaf", "path_direct": "path-robust, direct"}
+    columns |= {"path_roll_up": "path-robust, roll-up"}
+    lines = []
+    for name, table in tables.items():
+        lines += [f"| {name} | {' | '.join(columns.values())} | seconds a step |", "|---|---|---|---|---|---|"]
+        for row, r in table.iterrows():
+            cells = [f"{100 * r[c]:.1f} ± {100 * r[f'{c}_half']:.1f}" for c in columns]
+            lines.append(f"| {row} | {' | '.join(cells)} | {r['seconds']:.2f} ± {r['seconds_half']:.2f} |")
+        lines.append("")
+    threat, seeds = study.threat_model, max(int(table["seeds"].max()) for table in tables.values())
+    lines.append(
+        f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
+        f"pictures at most, {study.gradients} gradient evaluations. "
+        f"{threat.norm} {threat.eps}, PGD of {threat.steps} steps of {threat.step}, loss: {', '.join(threat.losses)}."
+    )
+    return "\n".join(lines) + "\n"
 
 
 def paired(records: Sequence[Record], labels: Mapping[str, str], root: Path, resamples: int) -> pd.DataFrame:

@@ -3,34 +3,8 @@
 from hierclip.trees.cut import assign_levels, end_at_leaves, keep_one_parent, remove_unary_chains
 from hierclip.trees.excerpt import write_excerpt
 from hierclip.trees.files import load_tree, save_tree
-from hierclip.trees.forest import check_forest, forest_columns, forest_levels, forest_paths
+from hierclip.trees.forest import check_forest, find_tree, forest_columns, forest_levels, forest_paths, load_forest
 from hierclip.trees.inputs import graph_tree, read_tree
 from hierclip.trees.prompts import level_prompts
 from hierclip.trees.tree import Node, Tree, TreeError, tree_from_graph
 from hierclip.trees.wordnet import full_folder, open_wordnet, synsets_by_name, synsets_by_wnid, wordnet_tree
-
-__all__ = [
-    "Node",
-    "Tree",
-    "TreeError",
-    "assign_levels",
-    "check_forest",
-    "end_at_leaves",
-    "forest_columns",
-    "forest_levels",
-    "forest_paths",
-    "full_folder",
-    "graph_tree",
-    "keep_one_parent",
-    "level_prompts",
-    "load_tree",
-    "open_wordnet",
-    "read_tree",
-    "remove_unary_chains",
-    "save_tree",
-    "synsets_by_name",
-    "synsets_by_wnid",
-    "tree_from_graph",
-    "wordnet_tree",
-    "write_excerpt",
-]

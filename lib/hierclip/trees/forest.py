@@ -1,10 +1,31 @@
 """Several trees over the same leaves, seen as one list of levels: the leaves, then each tree's levels above them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from hierclip.trees.files import load_tree
+from hierclip.trees.inputs import READERS, read_tree
 from hierclip.trees.tree import Tree, TreeError
+
+
+def load_forest(folder: Path, names: Sequence[str]) -> list[Tree]:
+    """The trees of the files NAME.json in `folder`. Raises TreeError as `load_tree` and `check_forest` do."""
+    trees = [load_tree(folder / f"{name}.json") for name in names]
+    check_forest(trees)
+    return trees
+
+
+def find_tree(folder: Path, name: str, leaves: Mapping[str, str]) -> Tree:
+    """The tree of the file NAME.yaml (or another ending that `read_tree` knows) in `folder`.
+
+    Raises TreeError where there is none, and as `read_tree` does.
+    """
+    paths = [path for ending in READERS if (path := folder / f"{name}{ending}").exists()]
+    if len(paths) != 1:
+        raise TreeError(f"{folder}: {len(paths)} files for tree {name}; one is needed, ending in {', '.join(READERS)}")
+    return read_tree(paths[0], leaves)
 
 
 def check_forest(trees: Sequence[Tree]) -> None:

@@ -82,7 +82,7 @@ def read_tree(path: Path, leaves: Mapping[str, str], *, widths: Sequence[int] | 
         if path.suffix.lower() not in READERS:
             raise TreeError(f"no reader for {path.suffix!r}; a tree's file ends in {', '.join(READERS)}")
         content = READERS[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
-        if not (isinstance(content, dict) and "version" in content):
+        if path.suffix.lower() != ".json" or not isinstance(content, dict) or "version" not in content:
             return graph_tree(_outline_graph(content, leaves), path.stem, leaves, widths=widths)
     except (OSError, ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
         raise TreeError(f"{path}: {' '.join(str(error).split())}") from error

@@ -64,7 +64,8 @@ def find_synset(wordnet: WordNet, identifier: str) -> Synset:
     try:
         synset = wordnet.synset(identifier)
     except (WordNetError, ValueError) as error:
-        raise TreeError(f"WordNet has no synset {identifier!r}; names look like dog.n.01") from error
+        more = f"; this is an excerpt, more are in {INSTALL}" if wordnet.is_excerpt else ""
+        raise TreeError(f"WordNet has no synset {identifier!r}; names look like dog.n.01{more}") from error
     if synset is None or synset.name() != identifier:
         raise TreeError(f"synset {identifier} goes by the name {synset and synset.name()}; use that")
     return synset
@@ -125,7 +126,7 @@ def synsets_by_wnid(wnids: Iterable[str], wordnet: WordNet | None = None) -> dic
             by_wnid = {wnid: wordnet.synset_from_pos_and_offset("n", int(wnid[1:])) for wnid in wnids}
     found = {wnid: str(synset.name()) for wnid in wnids if (synset := by_wnid.get(wnid))}
     if unknown := [wnid for wnid in wnids if wnid not in found]:
-        remedy = f"more are in {INSTALL}" if wordnet.is_excerpt else "ids are those of version 3.0"
+        remedy = f"this is an excerpt, more are in {INSTALL}" if wordnet.is_excerpt else "ids are of version 3.0"
         raise TreeError(f"no synset in WordNet: {', '.join(unknown)}; {remedy}")
     return found
 

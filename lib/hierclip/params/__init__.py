@@ -1,0 +1,28 @@
+"""`params.yaml` as typed, frozen records."""
+
+from hierclip.params.file import FILE, Params, ParamsError, find_root, load_params
+from hierclip.params.methods import (
+    AgftParams,
+    FlatParams,
+    HierParams,
+    MethodParams,
+    NoneParams,
+    TgaZsrParams,
+    TrainAttackParams,
+    TrainedParams,
+)
+from hierclip.params.sections import (
+    AblationParams,
+    AttackParams,
+    DataParams,
+    FinetuneParams,
+    MarginParams,
+    ModelParams,
+    OptimParams,
+    PlotsParams,
+    PretrainParams,
+    StudyParams,
+    SweepParams,
+    TreesParams,
+)
+from hierclip.params.values import Section, format_budget, parse_budget

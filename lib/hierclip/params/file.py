@@ -1,0 +1,129 @@
+"""`params.yaml`, read once: every key known, every value checked, and whether they fit together."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from hierclip.params.methods import HierParams, MethodParams
+from hierclip.params.sections import (
+    AblationParams,
+    AttackParams,
+    DataParams,
+    FinetuneParams,
+    MarginParams,
+    ModelParams,
+    PlotsParams,
+    PretrainParams,
+    SweepParams,
+    TreesParams,
+)
+from hierclip.params.values import Section, Seed
+
+FILE = "params.yaml"
+
+
+class ParamsError(ValueError):
+    """What is wrong in the parameter file, and at which key."""
+
+
+class Params(Section):
+    methods: tuple[str, ...]
+    seeds: tuple[Seed, ...]
+    data: DataParams
+    trees: TreesParams
+    model: ModelParams
+    pretrain: PretrainParams
+    finetune: FinetuneParams
+    method: dict[str, MethodParams]
+    attack: AttackParams
+    margin: MarginParams
+    sweep: SweepParams
+    ablation: AblationParams
+    plots: PlotsParams
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for key, values in (("methods", self.methods), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{key} must name at least one, and each once")
+        named = {"methods": self.methods, "margin.method": [self.margin.method], "sweep.grid": self.sweep.grid}
+        for key, names in named.items():
+            if unknown := set(names) - set(self.method):
+                raise ValueError(f"{key}: no method {', '.join(sorted(unknown))}; known are {', '.join(self.method)}")
+        chosen = self.method[self.margin.method]
+        if self.margin.method not in self.methods or self.margin.seed not in self.seeds:
+            raise ValueError("margin.method and margin.seed must be among methods and seeds")
+        if not isinstance(chosen, HierParams) or chosen.geometry != "poincare":
+            raise ValueError("margin.method must be one that is read by distance in the Poincare ball")
+        for name, method in self.method.items():
+            if isinstance(method, HierParams) and (unknown := set(method.trees) - set(self.trees.names)):
+                raise ValueError(f"method.{name}.trees: {', '.join(sorted(unknown))} is not among trees.names")
+        if missing := set(self.methods) - set(self.plots.palette):
+            raise ValueError(f"plots.palette lacks a colour for {', '.join(sorted(missing))}")
+        for table, rows in self.ablation.tables.items():
+            for row, changes in rows.items():
+                self.variant(f"ablation.tables.{table}.{row}", changes)
+        for name, grid in self.sweep.grid.items():
+            self.variant(f"sweep.grid.{name}", {"method": name} | {key: values[0] for key, values in grid.items()})
+        return self
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What figures and tables call each of `methods`, in that order."""
+        return {name: self.method[name].label for name in self.methods}
+
+    def trees_of(self, method: MethodParams) -> tuple[str, ...]:
+        """The trees that a method trains on; a flat one sees the leaves of the first."""
+        return method.trees if isinstance(method, HierParams) else self.trees.names[:1]
+
+    def variant(self, where: str, changes: Mapping[str, object]) -> MethodParams:
+        """The method that `changes` names under "method", with its other entries in place of that method's own.
+
+        Raises ParamsError, naming `where`, for a method or a key that is not known and a value that is not allowed.
+        """
+        own = dict(changes)
+        if (name := own.pop("method", None)) not in self.method:
+            raise ParamsError(f"{where}: no method {name!r}; known are {', '.join(self.method)}")
+        base = self.method[str(name)]
+        try:
+            return type(base).model_validate(base.model_dump(mode="json") | own)
+        except ValidationError as error:
+            raise ParamsError(f"{where}: {_line(error.errors()[0])}") from None
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The project's folder: the nearest one at or above `start` (here) that holds params.yaml.
+
+    Raises ParamsError where there is none.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / FILE).exists():
+            return folder
+    raise ParamsError(f"no {FILE} in {start} or above it; run from inside the project")
+
+
+def load_params(path: Path | None = None) -> Params:
+    """The parameters of `path`, by default the project's. Raises ParamsError, a line for each bad key."""
+    path = path or find_root() / FILE
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    except ValidationError as error:
+        entries = {entry["loc"]: _line(entry) for entry in error.errors()}
+        inner = [loc for loc in entries if not any(loc == other[: len(loc)] for other in entries if other != loc)]
+        raise ParamsError("\n".join(f"{path}: {entries[loc]}" for loc in inner)) from None
+
+
+def _line(entry) -> str:
+    key = ".".join(str(part) for part in entry["loc"]) or "the file"
+    if entry["type"] == "extra_forbidden":
+        return f"{key} is no known key"
+    said = entry["msg"].removeprefix("Value error, ")
+    return f"{key}: {said} (got {entry['input']!r})" if entry["loc"] else said

@@ -1,0 +1,92 @@
+"""The sections of the parameter file, but for the methods."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from hierclip.params.values import Eps, Section, Seed, Step, TreeName
+
+
+class DataParams(Section):
+    name: Literal["openmoji"]
+    size: PositiveInt  # pixels a side
+    seed: Seed
+    val_per_class: PositiveInt
+    test_per_class: PositiveInt
+
+
+class TreesParams(Section):
+    names: tuple[TreeName, ...] = Field(min_length=1)  # over the same leaves; the first is the one that is shown
+    widths: tuple[PositiveInt, ...] = Field(min_length=1)  # most nodes at WordNet's levels 1..L
+
+
+class ModelParams(Section):
+    architecture: str  # an open_clip model name
+    pretrained: str | None  # a tag that open_clip knows, a checkpoint file, or null: train from scratch
+    template: Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
+    precision: Literal["32-true", "bf16-mixed"]
+    accelerator: Literal["cpu", "gpu", "auto"]
+
+
+class OptimParams(Section):
+    batch: PositiveInt
+    weight_decay: float = Field(ge=0)
+    warmup: float = Field(gt=0, lt=1)  # share of the steps in which the learning rate rises
+    checkpoint_every: PositiveInt  # steps
+
+
+class PretrainParams(OptimParams):
+    steps: PositiveInt
+    lr: PositiveFloat
+    seed: Seed
+    leaf_captions: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
+
+
+class FinetuneParams(OptimParams):
+    """What all methods share. A method takes as many steps as its gradient evaluations allow."""
+
+    gradients: PositiveInt  # of a batch: those of the attacks, and those in the weights
+    eps: Eps
+
+
+class AttackParams(Section):
+    eps: Eps
+    step: Step
+    steps: PositiveInt
+    restarts: PositiveInt
+    losses: tuple[Literal["margin", "ce"], ...] = Field(min_length=1)
+    batch: PositiveInt
+    seed: Seed
+    bootstrap: PositiveInt  # resamples behind an interval
+    reading_images: PositiveInt  # validation pictures that choose the reading
+    forest_images: PositiveInt  # test pictures on which trees after the first are attacked
+    audit_images: PositiveInt
+
+
+class MarginParams(Section):
+    method: str  # read by distance in the ball; the bound is for those
+    seed: Seed
+
+
+class StudyParams(Section):
+    """A set of short runs."""
+
+    gradients: PositiveInt  # instead of finetune.gradients
+    images: PositiveInt  # of each split, evenly spaced
+    workers: PositiveInt  # processes, of one thread each
+
+
+class SweepParams(StudyParams):
+    seed: Seed
+    grid: dict[str, dict[str, tuple[PositiveFloat, ...]]]  # by method: values of some of its keys
+
+
+class AblationParams(StudyParams):
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    tables: dict[str, dict[str, dict[str, Any]]]  # table, row: a method, and keys of it to change
+
+
+class PlotsParams(Section):
+    palette: dict[str, str]  # by method
+    dpi: PositiveInt
+    width: PositiveFloat  # inches

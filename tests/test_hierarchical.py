@@ -1,0 +1,333 @@
+"""The hierarchical objective against its formulas, written here as slow loops in float64."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hierclip.losses import Context, Moved
+from hierclip.losses.hierarchical import (
+    Level,
+    hierarchical,
+    hita,
+    image_gap,
+    level_weight,
+    negatives,
+    text_gap,
+    vicinity,
+)
+from hierclip.model import PoincareHead
+from hierclip.params import load_params
+from tests.conftest import LEAVES, ROOT
+
+close = torch.testing.assert_close
+HIER = load_params(ROOT / "params.yaml").method["hier"]
+IMAGES, DIMENSIONS = 9, 4
+SETTINGS = {"image_radius": 1.2, "text_radius": 1.5, "top_radius": 0.7, "tau": 3.0, "zeta_vic": 1.0, "zeta_gap": 0.2}
+
+
+class Linear:
+    """Towers whose image embedding is linear in the image; texts of a forest one after the other."""
+
+    def __init__(self, trees, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.sizes = [list(tree.sizes) for tree in trees]
+        self.weight = torch.randn(12, DIMENSIONS, generator=generator)
+        self.texts = torch.randn(sum(map(sum, self.sizes)), DIMENSIONS, generator=generator, requires_grad=True)
+
+    def __call__(self, images, local=False):
+        return images.flatten(1) @ self.weight, images.new_zeros(0), self.texts
+
+    def by_tree(self, texts):
+        parts = iter(texts.split([size for tree in self.sizes for size in tree]))
+        return [[next(parts) for _ in tree] for tree in self.sizes]
+
+
+def make(trees, seed=0, **changes) -> SimpleNamespace:
+    """A context over `trees`, images with a gradient, and settings."""
+    params = HIER.model_copy(update=SETTINGS | changes)
+    generator = torch.Generator().manual_seed(100 + seed)
+    labels = torch.randint(len(LEAVES), (IMAGES,), generator=generator)
+    images = torch.randn(IMAGES, 3, 2, 2, generator=generator)
+    radii = params.curvature, params.image_radius, params.text_radius, params.top_radius
+    head = PoincareHead(*radii, params.tau, params.norms, image_norm=3.0, text_norm=2.0)
+    paths = [torch.from_numpy(tree.paths)[labels] for tree in trees]
+    parents = [[torch.tensor(level) for level in tree.parents] for tree in trees]
+    towers = Linear(trees, seed)
+    context = Context(images, paths, parents, towers, towers, lambda: head)
+    return SimpleNamespace(context=context, trees=trees, params=params, head=head, labels=labels, images=images)
+
+
+class Book:
+    """The design's formulas, point by point: what each level of each tree adds to the objective."""
+
+    def __init__(self, case, shift=None):
+        self.head, self.params = case.head, case.params
+        towers = case.context.towers
+        texts = towers.texts.detach().double()
+        if shift is not None:
+            texts = texts + texts.norm(dim=1, keepdim=True) * shift.double()
+        embeddings = (case.images.flatten(1) @ towers.weight).double().numpy()
+        self.terms, self.vic, self.gap_text, self.gap_image = [], [], [], []
+        for tree, nodes in zip(case.trees, towers.by_tree(texts), strict=True):
+            self.tree(tree, embeddings, [level.numpy() for level in nodes], tree.paths[case.labels.numpy()])
+
+    def exp0(self, v, radius, typical):
+        r, n = self.head.curvature, np.linalg.norm(v)
+        length = radius * (2 * n / (n + typical) if self.head.norms == "free" else 1)
+        return np.tanh(np.sqrt(r) * length) * v / (n * np.sqrt(r))
+
+    def d(self, u, v):
+        r = self.head.curvature
+        q = r * np.sum((u - v) ** 2) / ((1 - r * u @ u) * (1 - r * v @ v))
+        return np.arccosh(1 + 2 * q) / np.sqrt(r)
+
+    def hyp_avg(self, zs):
+        r = self.head.curvature
+        ks = [2 * z / (1 + r * z @ z) for z in zs]
+        gs = [1 / np.sqrt(1 - r * k @ k) for k in ks]
+        k = sum(g * k for g, k in zip(gs, ks, strict=True)) / sum(gs)
+        return k / (1 + np.sqrt(1 - r * k @ k))
+
+    def tree(self, tree, embeddings, texts, paths):
+        head, params, top, edges = self.head, self.params, tree.top, tree.graph().edges
+        radii = [head.text_radius + (head.top_radius - head.text_radius) * l / top for l in range(top + 1)]
+        nodes = [[self.exp0(t, radii[l], head.text_norm) for t in level] for l, level in enumerate(texts)]
+        points = [(self.exp0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in zip(embeddings, paths)]
+        terms, vic, gap_text, gap_image = [], [], [], []
+        for l in range(top + 1):
+            if l:
+                below, points = points, []
+                for own in sorted({path[l] for _, path in below}):
+                    family = [(z, path) for z, path in below if path[l] == own]
+                    points.append((self.hyp_avg([z for z, _ in family]), family[0][1]))
+                    gaps = [np.linalg.norm(points[-1][0]) - np.linalg.norm(z) for z, _ in family]
+                    gap_image.append((l, [max(0, gap + params.zeta_gap) for gap in gaps]))
+            sides = [l] + [k for k, side in ((l - 1, "finer"), (l + 1, "coarser")) if side in params.negatives]
+            losses = []
+            for z, path in points:
+                true = tree.levels[l][path[l]].id
+                scores, right = [], -head.tau * self.d(z, nodes[l][path[l]])
+                for k in (k for k in sides if 0 <= k <= top):
+                    for node, place in zip(tree.levels[k], nodes[k], strict=True):
+                        joined = node.id == true or (node.id, true) in edges or (true, node.id) in edges
+                        if k == l or not joined:
+                            scores.append(-head.tau * self.d(z, place))
+                losses.append(np.log(np.exp(scores).sum()) - right)
+            weight = (1 - l / (top + 1)) * (params.upper_weight if l else 1)
+            terms.append(weight * np.mean(losses))
+            vic.append(np.mean([max(0, self.d(z, nodes[l][path[l]]) - params.zeta_vic) for z, path in points]))
+        for l, above in enumerate(tree.parents):
+            gaps = [np.linalg.norm(nodes[l + 1][k]) - np.linalg.norm(nodes[l][i]) for i, k in enumerate(above)]
+            gap_text.append(np.mean([max(0, gap + params.zeta_gap) for gap in gaps]))
+        by_level = [np.concatenate([gaps for at, gaps in gap_image if at == l]).mean() for l in range(1, top + 1)]
+        self.terms.append(terms)
+        self.vic.append(np.mean(vic))
+        self.gap_text.append(np.mean(gap_text))
+        self.gap_image.append(np.mean(by_level))
+
+    @property
+    def hita(self):
+        return sum(map(sum, self.terms))
+
+    @property
+    def whole(self):
+        depth = sum(self.gap_text) + sum(self.gap_image)
+        return self.hita + self.params.vic * sum(self.vic) + self.params.gap * depth
+
+
+def shift_like(case, seed=0):
+    texts = case.context.towers.texts
+    return 0.2 * torch.randn(texts.shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("norms", ["fixed", "free"])
+@pytest.mark.parametrize("sides", [(), ("finer",), ("coarser",), ("finer", "coarser")])
+@pytest.mark.parametrize("r", [0.3, 1.0])
+def test_hita_is_the_sum_that_the_formulas_give(forest, r, sides, norms):
+    case = make(forest, curvature=r, negatives=sides, norms=norms, upper_weight=0.7)
+    close(hita(case.context, Moved(case.images), case.params).item(), Book(case).hita, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_whole_objective_is_the_sum_that_the_formulas_give(forest, seed):
+    case = make(forest, seed, vic=0.5, gap=2.0)
+    book = Book(case)
+    assert min(sum(book.vic), sum(book.gap_text), sum(book.gap_image)) > 0
+    close(hierarchical(case.context, Moved(case.images), case.params).item(), book.whole, rtol=1e-5, atol=1e-5)
+
+
+def test_texts_are_moved_by_the_shift(forest):
+    case = make(forest)
+    shift = shift_like(case)
+    loss = hita(case.context, Moved(case.images, shift), case.params)
+    close(loss.item(), Book(case, shift).hita, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [hita, hierarchical])
+def test_a_forest_costs_the_sum_over_its_trees(forest, objective):
+    both = make(forest)
+    texts = both.context.towers.by_tree(both.context.towers.texts)
+    total = 0.0
+    for tree, levels in zip(forest, texts, strict=True):
+        alone = make([tree])
+        alone.context.towers.weight = both.context.towers.weight
+        alone.context.towers.texts = torch.cat(levels)
+        total += objective(alone.context, Moved(alone.images), alone.params)
+    close(objective(both.context, Moved(both.images), both.params), total)
+
+
+@pytest.mark.parametrize("levels", [(0,), (1,), (2,), (0, 2)])
+def test_levels_limit_hita_to_themselves(forest, levels):
+    case = make(forest)
+    terms = [term for tree in Book(case).terms for l, term in enumerate(tree) if l in levels]
+    loss = hita(case.context, Moved(case.images, levels=levels), case.params)
+    close(loss.item(), sum(terms), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [hita, hierarchical])
+def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective):
+    case = make(forest, vic=0.5, gap=2.0)
+    whole = objective(case.context, Moved(case.images), case.params)
+    parts = [objective(case.context, Moved(case.images, levels=(l,)), case.params) for l in range(3)]
+    close(torch.stack(parts).sum(), whole)
+
+
+def names(tree, level, logits):
+    return {node.id for node, logit in zip(tree.levels[level], logits[0].tolist(), strict=True) if np.isfinite(logit)}
+
+
+@pytest.mark.parametrize(
+    ("level", "node", "finer", "coarser"),
+    [
+        (0, "dog", None, {"eagle", "vehicle"}),
+        (0, "eagle", None, {"mammal", "vehicle"}),  # the eagle at level 1 is itself
+        (1, "mammal", {"eagle", "car", "bus"}, {"vehicle"}),
+        (1, "eagle", {"dog", "cat", "car", "bus"}, {"vehicle"}),
+        (1, "vehicle", {"dog", "cat", "eagle"}, {"animal"}),
+        (2, "animal", {"vehicle"}, None),
+        (2, "vehicle", {"mammal", "eagle"}, None),
+    ],
+)
+def test_negatives_are_the_nodes_of_the_levels_beside_that_share_no_edge_with_the_true_one(
+    tree, level, node, finer, coarser
+):
+    case = make([tree])
+    nodes = [torch.randn(size, DIMENSIONS) / 9 for size in tree.sizes]
+    own = torch.tensor([[n.id for n in tree.levels[level]].index(node)])
+    points = Level(torch.zeros(1, DIMENSIONS), own, torch.zeros(1, dtype=torch.long))
+    parents = case.context.parents[0]
+    for sides, wanted in (("finer", finer), ("coarser", coarser)):
+        found = negatives(case.head, points, nodes, parents, level, (sides,))
+        beside = level - 1 if sides == "finer" else level + 1
+        assert [names(tree, beside, logits) for logits in found] == ([] if wanted is None else [wanted])
+    both = negatives(case.head, points, nodes, parents, level, ("finer", "coarser"))
+    assert len(both) == (finer is not None) + (coarser is not None)
+    assert negatives(case.head, points, nodes, parents, level, ()) == []
+
+
+def test_level_weights_fall_evenly_from_one_and_those_above_the_leaves_are_scaled():
+    assert [level_weight(l, 3, 1.0) for l in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [level_weight(l, 3, 0.5) for l in range(4)] == [1, 0.375, 0.25, 0.125]
+    assert level_weight(0, 0, 0.5) == 1
+
+
+def on_a_line(*depths):
+    """Points of the ball of curvature -1 at these distances from the centre: 2 artanh |z|."""
+    return torch.tensor([[np.tanh(depth / 2), 0.0] for depth in depths], dtype=torch.float32)
+
+
+def level(points, own, groups=()):
+    return Level(points, torch.tensor(own), torch.tensor(groups, dtype=torch.long))
+
+
+BALL = PoincareHead(1.0, 1.0, 1.0, 1.0, 1.0)
+
+
+def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
+    images, texts = level(on_a_line(1.0, 2.0, 4.0), [0, 0, 1]), on_a_line(0.5, 1.5)
+    close(vicinity(BALL, [images], [texts], 1.0)[0], torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
+    assert not vicinity(BALL, [images], [texts], 2.6)[0].any()
+
+
+def test_a_text_is_to_be_nearer_to_the_centre_than_those_below_it_by_zeta():
+    leaves, above = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8]]), torch.tensor([[0.0, 0.5], [0.4, 0.0]])
+    (found,) = text_gap([leaves, above], [torch.tensor([0, 0, 1])], 0.05)
+    close(found, torch.tensor([0.0, 0.25, 0.0]))  # 0.5 - 0.6 + 0.05, 0.5 - 0.3 + 0.05, 0.4 - 0.8 + 0.05
+    (found,) = text_gap([leaves, above], [torch.tensor([0, 0, 1])], 0.5)
+    close(found, torch.tensor([0.4, 0.7, 0.1]))
+
+
+def test_a_roll_up_is_to_be_nearer_to_the_centre_than_the_points_that_went_into_it_by_zeta():
+    below = level(torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8]]), [0, 1, 2])
+    above = level(torch.tensor([[0.0, 0.5], [0.4, 0.0]]), [0, 1], [0, 0, 1])
+    (found,) = image_gap([below, above], 0.05)
+    close(found, torch.tensor([0.0, 0.25, 0.0]))
+
+
+def test_penalties_are_nothing_where_they_are_satisfied(tree):
+    case = make([tree], vic=1.0, gap=1.0, zeta_vic=100.0, zeta_gap=0.0)
+    with torch.no_grad():
+        case.head = case.head.__class__(1.0, 1.2, 1.5, 0.1, 3.0)  # texts in even steps far towards the centre
+    book = Book(case)
+    assert book.vic == [0] and book.gap_text == [0]
+    satisfied = Context(
+        case.images, case.context.paths, case.context.parents, *[case.context.towers] * 2, lambda: case.head
+    )
+    difference = hierarchical(satisfied, Moved(case.images), case.params) - hita(
+        satisfied, Moved(case.images), case.params
+    )
+    close(difference.item(), book.gap_image[0], rtol=1e-4, atol=1e-6)
+    assert satisfied.counts["vic_active"] == satisfied.counts["gap_text_active"] == 0
+
+
+def test_what_acts_is_logged_as_shares(forest):
+    case = make(forest, curvature=1.0)
+    hierarchical(case.context, Moved(case.images), case.params)
+    assert set(case.context.counts) == {"rim_images", "rim_texts", "vic_active", "gap_text_active", "gap_image_active"}
+    assert case.context.counts["rim_images"] == case.context.counts["rim_texts"] == 0
+    assert all(0 < case.context.counts[f"{name}_active"] <= 1 for name in ("vic", "gap_text", "gap_image"))
+    rim = make(forest, image_radius=20.0, norms="fixed")
+    hita(rim.context, Moved(rim.images), rim.params)
+    assert (rim.context.counts["rim_images"], rim.context.counts["rim_texts"]) == (1, 0)
+
+
+@pytest.mark.parametrize("objective", [hita, hierarchical])
+def test_the_gradient_reaches_images_and_the_texts_of_every_level(forest, objective):
+    case = make(forest, negatives=())
+    images = case.images.clone().requires_grad_(True)
+    texts = case.context.towers.texts
+    found = torch.autograd.grad(objective(case.context, Moved(images), case.params), [images, texts])
+    assert all(bool(gradient.isfinite().all()) for gradient in found)
+    assert found[0].flatten(1).any(1).all() and found[1].any(1).all()
+
+
+def test_hita_asks_nothing_of_the_order_of_images(forest):
+    case = make(forest)
+    order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
+    paths = [rows[order] for rows in case.context.paths]
+    towers = case.context.towers
+    turned = Context(case.images[order], paths, case.context.parents, towers, towers, case.context.head)
+    loss = hita(case.context, Moved(case.images), case.params)
+    close(hita(turned, Moved(case.images[order]), case.params), loss)
+
+
+def test_descending_the_loss_makes_every_level_right(tree):
+    case = make([tree], norms="fixed", vic=0.0, gap=0.0, tau=7.0)
+    towers, size = case.context.towers, sum(tree.sizes)
+    towers.texts = torch.eye(size)  # each text its own direction: no level is right by another's doing
+    towers.weight = torch.randn(12, size, generator=torch.Generator().manual_seed(1))
+    images = case.images.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([images], lr=0.1)
+    for _ in range(80):
+        optimizer.zero_grad()
+        hierarchical(case.context, Moved(images), case.params).backward()
+        optimizer.step()
+    head, paths = case.head, case.context.paths[0]
+    points = head.image_points(towers(images)[0])
+    for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
+        if l:  # a superclass is read off its members' midpoint
+            paths, groups = torch.unique(paths[:, 1:], dim=0, return_inverse=True)
+            points = head.midpoints(points, groups, len(paths))
+        assert torch.equal(head.logits(points, head.text_points(texts, l, tree.top)).argmax(1), paths[:, 0])
