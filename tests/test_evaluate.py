@@ -75,6 +75,36 @@ def test_interval_of_nothing_follows_the_rule_of_three():
     assert np.allclose(bounds, [[0, 3 / 60]] * 2)
 
 
+@pytest.mark.parametrize("n", [6, 49, 60, 1000])
+def test_interval_of_everything_follows_the_rule_of_three_and_is_not_stuck_at_one(n):
+    sure = Outcomes({"direct": np.ones((n, 2), bool)}, {"direct": np.ones((2, n, 2), bool)})
+    assert figures(sure, "direct")["path_robust"] == 1
+    bounds = intervals(sure, "direct", 100, 0)
+    assert bounds["path_robust"] == bounds["worst_level"] == [1 - 3 / n, 1]
+    assert np.array_equal(bounds["clean"], [[1 - 3 / n, 1]] * 2)
+    assert np.array_equal(bounds["robust"], [[[1 - 3 / n, 1]] * 2] * 2)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_intervals_of_very_few_pictures_stay_between_nothing_and_everything(n):
+    for sure in (np.ones, np.zeros):
+        out = Outcomes({"direct": sure((n, 1), bool)}, {"direct": sure((1, n, 1), bool)})
+        low, high = intervals(out, "direct", 10, 0)["path_robust"]
+        assert 0 <= low <= high <= 1
+
+
+def test_outcomes_of_some_images_and_levels_are_those_attacked_and_read():
+    out, rows, levels = outcomes(), np.array([3, 0, 7]), [0, 2]
+    some = out.take(rows, levels)
+    for reading in out.clean:
+        for i, row in enumerate(rows):
+            for e, level in enumerate(levels):
+                assert some.clean[reading][i, e] == out.clean[reading][row, level]
+                for a, attacked in enumerate(levels):
+                    assert some.robust[reading][a, i, e] == out.robust[reading][attacked, row, level]
+        assert some.clean[reading].shape == (3, 2) and some.robust[reading].shape == (2, 3, 2)
+
+
 def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     rng = np.random.default_rng(0)
     theirs = rng.random(1000) < 0.5
@@ -168,6 +198,13 @@ def test_audit_sees_gradients_that_are_masked():
     assert audit(masked, pictures(0.3), PATHS, BUDGET, count=6, seed=0).zero_gradients == 1
 
 
+def tree(direct: float, roll_up: float) -> dict:
+    """What a record says of a tree with this path-robust accuracy."""
+    both = {"direct": direct, "roll_up": roll_up}
+    bounds = {reading: (value - 0.125, value + 0.125) for reading, value in both.items()}
+    return {"images": 8, "levels": [4, 2], "worst_level": both, "path_robust": both, "intervals": bounds}
+
+
 def record(**changes) -> Record:
     out = outcomes()
     both = {reading: figures(out, reading) for reading in out.clean}
@@ -182,10 +219,14 @@ def record(**changes) -> Record:
             "norm": "Linf", "eps": "4/255", "step": "1/255", "steps": 10, "restarts": 1, "losses": ["margin"],
             "resolution": 32, "prompt": "a {}", "precision": "32-true", "seed": 0,
         },
-        "trees": {"wordnet": "0"},
+        "trees": {"wordnet": "0", "emoji": "1"},
         "levels": [4, 2, 1],
         **{key: {reading: values[key] for reading, values in both.items()} for key in both["direct"]},
         "intervals": {reading: intervals(out, reading, 200, 0) for reading in out.clean},
+        "forest": {
+            "wordnet": tree(0.5, 0.3),
+            "emoji": tree(0.4, 0.6),
+        },
         "audit": {
             "images": 4, "same_attack": 1, "stronger": 1, "large_budget": 0, "zero_gradients": 0, "at_rim": 0,
         },
@@ -201,6 +242,11 @@ def test_record_comes_back_from_its_file(tmp_path):
     assert path.name == "tecoa-0-tuned.json"
     back = load_records(tmp_path)[0]
     assert back.path_robust["direct"] == pytest.approx(made.path_robust["direct"], abs=1e-6)
+
+
+def test_worst_tree_is_that_of_the_least_path_robust_accuracy_in_the_records_reading():
+    assert record(reading="direct").worst_tree == "emoji"
+    assert record(reading="roll_up").worst_tree == "wordnet"
 
 
 def test_bad_record_is_refused_by_file_and_key():

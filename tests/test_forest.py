@@ -1,7 +1,5 @@
 """Several trees over the same leaves, seen as one list of levels."""
 
-import json
-
 import pytest
 import torch
 
@@ -83,15 +81,10 @@ def test_files_that_are_no_forest_are_refused(turned, tmp_path):
 
 
 def test_a_trees_file_is_found_by_its_name(tmp_path):
-    nested = {"small": ["dog", "cat"], "big": ["car"]}
-    (tmp_path / "sizes.json").write_text(json.dumps(nested), encoding="utf8")
-    leaves = {leaf: leaf for leaf in ("dog", "cat", "car")}
-    try:
-        tree = find_tree(tmp_path, "sizes", leaves)
-    except TreeError as error:  # what a file says is `read_tree`'s business
-        assert "sizes.json" in str(error)
-    else:
-        assert tree.name == "sizes" and tree.ids == ("dog", "cat", "car")
+    (tmp_path / "sizes.yaml").write_text("small: [dog, cat]\nbig: [car]\n", encoding="utf8")
+    tree = find_tree(tmp_path, "sizes", {leaf: leaf for leaf in ("car", "dog", "cat")})
+    assert (tree.name, tree.ids) == ("sizes", ("car", "dog", "cat"))
+    assert [node.name for node in tree.levels[1]] == ["big", "small"]
 
 
 def test_a_tree_without_a_file_is_said_so(tmp_path):

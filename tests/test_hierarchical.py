@@ -94,7 +94,8 @@ class Book:
         head, params, top, edges = self.head, self.params, tree.top, tree.graph().edges
         radii = [head.text_radius + (head.top_radius - head.text_radius) * l / top for l in range(top + 1)]
         nodes = [[self.exp0(t, radii[l], head.text_norm) for t in level] for l, level in enumerate(texts)]
-        points = [(self.exp0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in zip(embeddings, paths)]
+        pairs = zip(embeddings, paths, strict=True)
+        points = [(self.exp0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in pairs]
         terms, vic, gap_text, gap_image = [], [], [], []
         for l in range(top + 1):
             if l:

@@ -1,24 +1,27 @@
 """What is made of records: the table, the README, the figures, the command."""
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from hierclip.cli import END, START, app, main, write_readme
-from hierclip.evaluate import RECORDS, load_records
+from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.params import find_root, load_params
 from hierclip.plots import save
 from hierclip.plots.results import level_bars, matrices
-from hierclip.plots.table import frame, markdown
+from hierclip.plots.table import frame, in_order, markdown, paired
 from tests.test_evaluate import record
 
 mpl.use("agg")
 ROOT = find_root()
+LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
 
 
 def test_readme_shows_the_committed_records():
     text = (ROOT / "README.md").read_text(encoding="utf8")
-    assert text.split(START)[1].split(END)[0].strip() == markdown(load_records(ROOT / RECORDS)).strip()
+    table = markdown(load_records(ROOT / RECORDS), load_params(ROOT / "params.yaml").labels)
+    assert text.split(START)[1].split(END)[0].strip() == table.strip()
 
 
 def test_there_are_records_of_every_method_seed_and_split():
@@ -31,10 +34,32 @@ def test_there_are_records_of_every_method_seed_and_split():
 
 def test_table_gives_the_figures_of_the_record():
     made = record()
-    table = markdown([made])
+    table = markdown([made], LABELS)
     low, high = made.intervals["direct"].path_robust
     assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
-    assert "Linf 4/255" in table
+    assert "Linf 4/255" in table and "| TeCoA | 0 |" in table
+    assert "worst of 2 trees" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
+
+
+def test_rows_are_in_the_order_of_the_labels_and_then_of_the_seeds():
+    made = [record(method=method, seed=seed) for method, seed in (("hier", 0), ("tecoa", 1), ("tecoa", 0))]
+    assert [(r.method, r.seed) for r in in_order(made, LABELS)] == [("tecoa", 0), ("tecoa", 1), ("hier", 0)]
+    assert [(r.method, r.seed) for r in in_order(made, dict(reversed(LABELS.items())))][0] == ("hier", 0)
+    rows = [line.split("|")[1:3] for line in markdown(made, LABELS).splitlines() if line.startswith("| ")][1:]
+    assert [[cell.strip() for cell in row] for row in rows] == [["TeCoA", "0"], ["TeCoA", "1"], ["Hierarchical", "0"]]
+
+
+def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):
+    def outcomes(direct, roll_up):
+        right = {"direct": np.array(direct, bool)[:, None], "roll_up": np.array(roll_up, bool)[:, None]}
+        return Outcomes(right, {reading: values[None] for reading, values in right.items()})
+
+    outcomes([1, 1, 0, 0], [0, 0, 0, 0]).save(outcomes_path(tmp_path, "tecoa", 0, "tuned"))
+    outcomes([0, 0, 0, 0], [1, 1, 1, 0]).save(outcomes_path(tmp_path, "hier", 0, "tuned"))
+    made = [record(method="hier", reading="roll_up"), record(method="tecoa", reading="direct")]
+    (row,) = paired(made, LABELS, tmp_path, 100).to_dict("records")
+    assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
+    assert row["low"] <= 25 <= row["high"]
 
 
 def test_frame_has_a_row_for_each_level_and_reading():
@@ -59,14 +84,14 @@ def test_readme_without_markers_is_refused(tmp_path):
 
 
 def test_figures_are_the_same_to_the_byte_each_time(tmp_path):
-    params = load_params(ROOT / "params.yaml").plots
+    params = load_params(ROOT / "params.yaml")
     for name in ("a.png", "b.png"):
         save(level_bars([record()], "tuned", params), tmp_path / name, 50)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_matrices_show_the_clean_row_and_every_attack():
-    figure = matrices([record(), record(method="hier")], "roll_up", load_params(ROOT / "params.yaml").plots)
+    figure = matrices([record(), record(method="hier")], "roll_up", load_params(ROOT / "params.yaml"))
     assert len(figure.axes) == 2
     assert len(figure.axes[0].texts) == 4 * 3
 

@@ -4,6 +4,8 @@ import subprocess
 from types import SimpleNamespace
 
 import nbformat
+import networkx as nx
+import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
@@ -16,56 +18,120 @@ from hierclip.cli import app
 from hierclip.data import SPLITS, ids_of, places_of
 from hierclip.evaluate import RECORDS, RecordError, evaluate, level_matrix, outcomes_path, save_record, verify
 from hierclip.evaluate.run import better_reading
-from hierclip.model import Classifier, CosineHead, accuracy
-from hierclip.trees import load_tree, save_tree, wordnet_tree
+from hierclip.model import READINGS, Classifier, CosineHead, accuracy
+from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree, wordnet_tree
 from tests.test_evaluate import PATHS, pictures, record
 
 
 class Knowing(nn.Module):
-    """Knows every picture of a dataset by heart: its embedding is the leaf's place."""
+    """Knows every picture of a dataset by heart: its embedding is the leaf's place. Some it takes for the next leaf."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, mistaken):
         super().__init__()
         parts = [dataset.pictures(part) for part in ("val", "test")]
         self.known = torch.cat([part.floats().flatten(1) for part in parts])
-        self.places = torch.cat([part.labels for part in parts])
+        self.places = torch.cat([(part.labels + mistaken(part.labels)) % 200 for part in parts])
 
     def forward(self, images):
         nearest = torch.cdist(images.flatten(1), self.known).argmin(1)
         return F.one_hot(self.places[nearest], 200).float() + 0 * images.sum((1, 2, 3))[:, None]
 
 
-def knowing_model(dataset) -> SimpleNamespace:
-    """A model whose texts for any tree over the dataset are the sums of their leaves' places."""
+def knowing_model(dataset, mistaken=torch.zeros_like, turned=()) -> SimpleNamespace:
+    """A model whose texts for any tree over the dataset are the sums of their leaves' places.
 
-    def classifier(tree, template):
-        leaves = F.one_hot(places_of(dataset, tree.ids), 200).float()
-        paths = torch.from_numpy(tree.paths)
-        texts = [leaves.new_zeros(size, 200).index_add(0, paths[:, l], leaves) for l, size in enumerate(tree.sizes)]
-        return Classifier(Knowing(dataset), CosineHead(10.0), texts)
+    turned: names of trees whose superclasses it takes for one another.
+    """
+
+    def classifier(trees, template):
+        trees = [trees] if isinstance(trees, Tree) else trees
+        leaves = F.one_hot(places_of(dataset, trees[0].ids), 200).float()
+        texts = []
+        for k, level in forest_levels(trees):
+            paths, size = torch.from_numpy(trees[k].paths)[:, level], trees[k].sizes[level]
+            sums = leaves.new_zeros(size, 200).index_add(0, paths, leaves)
+            texts.append(sums.roll(1, 0) if level and trees[k].name in turned else sums)
+        return Classifier(Knowing(dataset, mistaken), CosineHead(10.0), texts)
 
     return SimpleNamespace(method="tecoa", classifier=classifier)
 
 
 @pytest.fixture(scope="session")
 def forest(openmoji, params):
-    return wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in openmoji.leaves}, params.trees.widths)
+    """WordNet's tree, and one that groups leaves by the first letter of their names."""
+    names = {leaf.id: leaf.name for leaf in openmoji.leaves}
+    letters = nx.DiGraph((name[0], leaf) for leaf, name in names.items())
+    return [wordnet_tree("wordnet", names, params.trees.widths), graph_tree(letters, "letters", names)]
+
+
+def judged(model, openmoji, forest, split, params, root, **choices):
+    quick = {"steps": 1, "bootstrap": 20, "reading_images": 30, "audit_images": 20, "forest_images": 30}
+    quick = params.attack.model_copy(update=quick | choices)
+    return evaluate(model, openmoji, forest, split, seed=3, params=quick, template="{}", root=root)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_model_that_knows_every_picture_is_right_on_its_split(openmoji, forest, params, split, tmp_path):
-    quick = params.attack.model_copy(update={"steps": 1, "bootstrap": 20, "audit_images": 20})
-    found, outcomes = evaluate(
-        knowing_model(openmoji), openmoji, forest, split, seed=3, params=quick, template="{}", root=tmp_path
-    )
+    found, outcomes = judged(knowing_model(openmoji), openmoji, forest, split, params, tmp_path)
     assert found.images == 2 * found.levels[0] == 2 * len(ids_of(openmoji, split))
-    assert found.clean["roll_up"] == pytest.approx([1.0] * 6)
-    assert found.clean["direct"] == pytest.approx([1.0] * 6)
+    levels = len(params.trees.widths) + 1
+    assert found.clean["roll_up"] == pytest.approx([1.0] * levels)
+    assert found.clean["direct"] == pytest.approx([1.0] * levels)
     assert found.path_robust == pytest.approx({"direct": 1.0, "roll_up": 1.0})
     assert found.audit.zero_gradients == 1
     assert (found.split, found.seed, found.threat_model.steps) == (split, 3, 1)
-    assert outcomes.clean["direct"].shape == (found.images, 6)
+    assert outcomes.clean["direct"].shape == (found.images, levels)
     assert not list((tmp_path / "data/checkpoints").iterdir())
+    assert list(found.trees) == list(found.forest) == ["wordnet", "letters"]
+    for tree in found.forest.values():
+        assert tree.images == 30 and tree.path_robust == pytest.approx({"direct": 1.0, "roll_up": 1.0})
+        assert tree.intervals["direct"] == pytest.approx((1 - 3 / 30, 1))
+
+
+def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(openmoji, forest, params, tmp_path):
+    own = [tree.restrict(ids_of(openmoji, "held_out")) for tree in forest]
+    places = places_of(openmoji, own[0].ids).tolist()
+
+    def mistaken(labels):  # every third leaf of the split, for the one after it in the split
+        steps = [places[(k + 1) % len(places)] - place if k % 3 == 0 else 0 for k, place in enumerate(places)]
+        out = torch.zeros_like(labels)
+        for place, step in zip(places, steps, strict=True):
+            out[labels == place] = step
+        return out
+
+    model = knowing_model(openmoji, mistaken, turned=["letters"])
+    found, outcomes = judged(model, openmoji, forest, "held_out", params, tmp_path)
+    leaf = np.repeat([k % 3 > 0 for k in range(50)], 2)  # two test pictures of each
+    rows = np.linspace(0, 99, 30).astype(int)
+    assert found.path_robust == pytest.approx({"direct": leaf.mean(), "roll_up": leaf.mean()})
+    first, second = found.forest["wordnet"], found.forest["letters"]
+    assert first.path_robust == pytest.approx({"direct": leaf[rows].mean(), "roll_up": leaf[rows].mean()})
+    assert second.path_robust == pytest.approx({"direct": 0.0, "roll_up": leaf[rows].mean()})
+    assert second.worst_level == pytest.approx({"direct": 0.0, "roll_up": leaf[rows].mean()})
+    assert second.intervals["direct"] == pytest.approx((0, 3 / 30))
+    assert (first.images, second.images) == (30, 30)
+    assert (first.levels, second.levels) == (list(own[0].sizes), list(own[1].sizes))
+    assert found.reading == "direct" and found.worst_tree == "letters"
+    for reading in READINGS:  # and by the outcomes that come with the record
+        whole = outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2))
+        diagonal = [outcomes.robust[reading][l, :, l][rows].mean() for l in range(len(found.levels))]
+        assert first.path_robust[reading] == pytest.approx(whole[rows].mean())
+        assert first.worst_level[reading] == pytest.approx(min(diagonal))
+
+
+def test_one_tree_is_a_forest_too(openmoji, forest, params, tmp_path):
+    found, _ = judged(knowing_model(openmoji), openmoji, forest[:1], "held_out", params, tmp_path, forest_images=999)
+    assert list(found.forest) == ["wordnet"] and found.worst_tree == "wordnet"
+    assert found.forest["wordnet"].images == found.images
+    assert found.forest["wordnet"].path_robust == found.path_robust
+
+
+def test_trees_with_their_leaves_in_another_order_are_not_evaluated(openmoji, forest, params, tmp_path):
+    names = {leaf.id: leaf.name for leaf in reversed(openmoji.leaves)}
+    letters = graph_tree(nx.DiGraph((name[0], leaf) for leaf, name in names.items()), "letters", names)
+    with pytest.raises(TreeError, match="same leaves in the same order"):
+        judged(knowing_model(openmoji), openmoji, [forest[0], letters], "held_out", params, tmp_path)
+    assert not (tmp_path / "data/checkpoints").exists()  # and nothing was attacked for it
 
 
 def test_accuracy_counts_right_nodes_of_every_level():
@@ -140,6 +206,7 @@ def test_index_notebook_runs_where_the_results_are(root):
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(root / "notebooks")}}).execute()
 
 
-def test_tree_of_the_pipeline_is_read_back(forest, tmp_path):
-    save_tree(forest, tmp_path / "tree.json")
-    assert load_tree(tmp_path / "tree.json") == forest
+def test_trees_are_read_back_as_they_were(forest, tmp_path):
+    for tree in forest:
+        save_tree(tree, tmp_path / f"{tree.name}.json")
+    assert load_forest(tmp_path, ["wordnet", "letters"]) == forest

@@ -4,13 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.losses import METHODS
-from hierclip.params import OptimParams
+from hierclip import train
+from hierclip.losses import OBJECTIVES, Objective, gradient_evaluations, make_head
+from hierclip.model import Towers
+from hierclip.params import OptimParams, load_params
 from hierclip.train import TrainingError, finetune, fit, make_fabric, pretrain
-from tests.conftest import Stripes
+from hierclip.trees import TreeError, tree_from_graph
+from tests.conftest import LEAVES, ROOT, Stripes, sizes_graph
 
 TEMPLATE = "a picture of a {}"
-SHORT = {"steps": 5, "batch": 6, "warmup": 0.5, "checkpoint_every": 2}
+SHORT = {"batch": 6, "warmup": 0.5, "checkpoint_every": 2}
+METHOD = load_params(ROOT / "params.yaml").method
+TRAINED = [name for name, method in METHOD.items() if method.loss != "none"]
+LEARNED = METHOD["hier"].model_copy(update={"learned": ("curvature", "image_radius", "tau"), "text_lr": 0.01})
 
 
 @pytest.fixture
@@ -34,9 +40,9 @@ class Regression:
         with torch.no_grad():
             module[0].weight.mul_(scale)
         self.module, self.optimizer = fabric.setup(module, torch.optim.AdamW(module.parameters(), lr=0.25))
-        optim = OptimParams(steps=steps, batch=1, weight_decay=0, warmup=0.25, checkpoint_every=2)
+        optim = OptimParams(batch=1, weight_decay=0, warmup=0.25, checkpoint_every=2)
         self.run = lambda: fit(
-            fabric, self.module, self.optimizer, self.loss_at, optim, checkpoint, config, "regression"
+            fabric, self.module, self.optimizer, self.loss_at, steps, optim, checkpoint, config, "regression"
         )
 
     def loss_at(self, step):
@@ -45,7 +51,7 @@ class Regression:
         self.seen.append(step)
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
         loss = (self.module(x)[:, 0] - x.sum(1)).square().mean()
-        return loss * float("nan") if step == self.spoil else loss
+        return loss * float("nan") if step == self.spoil else loss, {"step": float(step)}
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -61,10 +67,11 @@ def interrupted(fabric, checkpoint, **choices) -> None:
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(fabric, checkpoint, tmp_path):
     whole = Regression(fabric, tmp_path / "other.ckpt")
-    losses = whole.run()
+    history = whole.run()
+    assert [entry["step"] for entry in history] == list(range(8))  # what a loss logs is kept with it
     interrupted(fabric, checkpoint)
     rest = Regression(fabric, checkpoint)
-    assert rest.run() == losses
+    assert rest.run() == history
     assert (whole.seen, rest.seen) == (list(range(8)), [4, 5, 6, 7])
     assert same(whole.module, rest.module)
 
@@ -75,12 +82,12 @@ def test_the_checkpoint_goes_when_training_is_through(fabric, checkpoint):
     assert list(checkpoint.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", [{"config": "other"}, {"scale": 2.0}])
+@pytest.mark.parametrize("change", [{"config": "other"}, {"scale": 2.0}, {"steps": 9}])
 def test_a_checkpoint_of_another_configuration_or_start_is_left_unread(fabric, checkpoint, tmp_path, change):
     interrupted(fabric, checkpoint)
     other, fresh = Regression(fabric, checkpoint, **change), Regression(fabric, tmp_path / "other.ckpt", **change)
     assert other.run() == fresh.run()
-    assert other.seen == list(range(8)) and same(other.module, fresh.module)
+    assert other.seen == list(range(change.get("steps", 8))) and same(other.module, fresh.module)
 
 
 def test_a_loss_that_is_no_number_is_refused_with_step_and_learning_rate(fabric, checkpoint):
@@ -93,42 +100,153 @@ def test_a_run_may_be_as_short_as_a_step(fabric, checkpoint, steps):
     assert len(Regression(fabric, checkpoint, steps=steps).run()) == steps
 
 
-def tune(fabric, method, params, backbone, tree, checkpoint, dataset=None, **choices):
-    finetune_params = params.finetune.model_copy(update=SHORT | choices)
-    return finetune(
-        fabric, METHODS[method], finetune_params, backbone, dataset or Stripes(), tree, TEMPLATE, 0, checkpoint
-    )
+def test_a_run_without_a_step_is_refused(fabric, checkpoint):
+    with pytest.raises(TrainingError, match="^regression: its gradients do not pay for one step; raise finetune.gradi"):
+        Regression(fabric, checkpoint, steps=0).run()
 
 
-def changes(fabric, method, params, backbone, tree, checkpoint) -> set[str]:
-    """Names of what fine-tuning changed in the model."""
-    before = copy.deepcopy(backbone.clip.state_dict())
-    _, losses = tune(fabric, method, params, backbone, tree, checkpoint)
-    assert len(losses) == (0 if method == "clip" else SHORT["steps"])
+def tune(fabric, method, params, backbone, trees, checkpoint, dataset=None, steps=2, **choices):
+    """Fine-tunes for `steps` steps, with one gradient too few for another."""
+    method, top = METHOD.get(method, method), max(tree.top for tree in trees)
+    cost = gradient_evaluations(method, top) if method.loss != "none" else 1
+    few = params.finetune.model_copy(update=SHORT | {"gradients": (steps + 1) * cost - 1} | choices)
+    return finetune(fabric, method, few, backbone, dataset or Stripes(), trees, TEMPLATE, 0, checkpoint)
+
+
+def changed(backbone, before) -> set[str]:
+    """Names of what is not as it was."""
     return {name for name, value in backbone.clip.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def test_clip_stays_as_it_is(fabric, params, backbone, tree, checkpoint):
-    assert changes(fabric, "clip", params, backbone, tree, checkpoint) == set()
+@pytest.fixture
+def towers(monkeypatch):
+    """All towers that fine-tuning makes, the original ones first, each with what it held then."""
+    made = []
+
+    class Watched(Towers):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append((self, copy.deepcopy(self.state_dict())))
+
+    monkeypatch.setattr(train, "Towers", Watched)
+    return made
 
 
-@pytest.mark.parametrize(("method", "text"), [("tecoa", set()), ("hier", {"text_projection"})])
-def test_finetuning_changes_the_image_encoder_and_only_the_hierarchy_the_text_projection(
-    fabric, params, backbone, tree, checkpoint, method, text
+@pytest.fixture
+def passes(monkeypatch):
+    """How often images go through the model in training, with a graph to take gradients in."""
+    counted, real = [], train.Trainee.forward
+
+    def forward(self, images, local=False):
+        counted.append(torch.is_grad_enabled())
+        return real(self, images, local)
+
+    monkeypatch.setattr(train.Trainee, "forward", forward)
+    return counted
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_changes_the_image_encoder_alone_and_the_hierarchy_the_text_projection_too(
+    fabric, params, backbone, forest, checkpoint, towers, passes, name
 ):
-    visual = {name for name, _ in backbone.clip.named_parameters() if name.startswith("visual.")}
-    changed = changes(fabric, method, params, backbone, tree, checkpoint)
-    assert changed == visual | text  # weights alone: BatchNorm's statistics are no parameters
+    before = copy.deepcopy(backbone.clip.state_dict())
+    visual = {key for key, _ in backbone.clip.named_parameters() if key.startswith("visual.")}
+    method = METHOD[name]
+    _, history = tune(fabric, name, params, backbone, forest, checkpoint)
+    text = {"text_projection"} if method.loss == "hier" else set()
+    assert changed(backbone, before) == visual | text  # weights alone: BatchNorm's statistics are no parameters
+    (original, held), (trained, start) = towers
+    assert all(torch.equal(value, held[key]) for key, value in original.state_dict().items())
+    assert all(torch.equal(value, held[key]) for key, value in start.items())  # both begin alike
+    assert same(trained.encoder.visual, backbone.clip.visual)
+    cost = gradient_evaluations(method, 2)
+    assert len(history) == 2 and passes == [True] * 2 * cost  # what a step is charged for is what it takes
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in history)
 
 
-def test_a_finetuned_model_is_in_evaluation_mode_and_wants_no_gradient(fabric, params, backbone, tree, checkpoint):
-    head, _ = tune(fabric, "hier", params, backbone, tree, checkpoint)
-    assert head == METHODS["hier"].head(params.finetune, 1.0)
+def test_clip_stays_as_it_is_and_is_read_at_its_own_scale(fabric, params, backbone, forest, checkpoint, towers):
+    before = copy.deepcopy(backbone.clip.state_dict())
+    head, history = tune(fabric, "clip", params, backbone, forest, checkpoint)
+    assert changed(backbone, before) == set() and history == [] and towers == []
+    assert head.scale == pytest.approx(backbone.clip.logit_scale.exp().item())
+
+
+def test_gradients_that_pay_for_no_step_are_refused(fabric, params, backbone, forest, checkpoint):
+    with pytest.raises(TrainingError, match="fine-tuning Hierarchical: its gradients do not pay for one step"):
+        tune(fabric, "hier", params, backbone, forest, checkpoint, steps=0)
+
+
+@pytest.mark.parametrize("name", ["tecoa", "hier", "clip"])
+def test_trees_with_their_leaves_in_another_order_are_refused(fabric, params, backbone, tree, checkpoint, name):
+    trees = [tree, tree_from_graph(sizes_graph(), "sizes", LEAVES[::-1])]
+    with pytest.raises(TreeError, match="same leaves in the same order; given tiny, sizes"):
+        tune(fabric, name, params, backbone, trees, checkpoint)
+
+
+def test_a_finetuned_model_is_in_evaluation_mode_and_wants_no_gradient(fabric, params, backbone, forest, checkpoint):
+    tune(fabric, "hier", params, backbone, forest, checkpoint)
     assert not any(part.training for part in backbone.clip.modules())
     assert not any(weight.requires_grad for weight in backbone.clip.parameters())
 
 
-def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, tree, checkpoint, tmp_path):
+def test_learned_numbers_change_and_come_back_plain_and_the_others_stay(fabric, params, backbone, tree, checkpoint):
+    dataset = Stripes()
+    images, _ = dataset.batch(torch.arange(5), SHORT["batch"], 0, 0)
+    with torch.no_grad():
+        embeddings, _, texts = Towers(backbone, [tree], TEMPLATE)(images)
+    typical = [float(v.norm(dim=1).mean()) for v in (embeddings, texts)]
+    start = make_head(LEARNED, 1.0, *typical)
+    head, _ = tune(fabric, LEARNED, params, backbone, [tree], checkpoint)
+    for name in ("curvature", "image_radius", "tau"):
+        assert type(getattr(head, name)) is float and getattr(head, name) != pytest.approx(getattr(start, name), 1e-4)
+    for name in ("text_radius", "top_radius", "norms"):
+        assert getattr(head, name) == getattr(start, name)
+    # Typical norms are those of the first pictures and of all texts, before training.
+    assert [head.image_norm, head.text_norm] == pytest.approx(typical, rel=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["universal", "leaf", "level"])
+def test_the_attack_and_the_loss_get_the_levels_of_the_perturbation(
+    fabric, params, backbone, forest, checkpoint, monkeypatch, choice
+):
+    real, seen = OBJECTIVES["hier"], []
+
+    def watched(name):
+        def objective(context, moved, method):
+            seen.append((name, moved.levels, moved.shift is not None))
+            return getattr(real, name)(context, moved, method)
+
+        return objective
+
+    monkeypatch.setitem(OBJECTIVES, "hier", Objective(watched("loss"), watched("attack")))
+    method = METHOD["hier"].model_copy(update={"perturbation": choice})
+    tune(fabric, method, params, backbone, forest, checkpoint, steps=1)
+    wanted = {
+        "universal": [(None, None)],
+        "leaf": [((0,), None)],
+        "level": [((0,), (0,)), ((1,), (1,)), ((2,), (2,))],
+    }[choice]
+    steps = method.attack.steps
+    expected = [[("attack", attack, True)] * steps + [("loss", loss, True)] for attack, loss in wanted]
+    assert seen == sum(expected, [])
+
+
+def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone, tree, checkpoint, monkeypatch):
+    real, shifts = OBJECTIVES["hier"], []
+
+    def loss(context, moved, method):
+        shifts.append(moved.shift)
+        return real.loss(context, moved, method)
+
+    monkeypatch.setitem(OBJECTIVES, "hier", Objective(loss, real.attack))
+    for eps in (0.0, 0.01):
+        method = METHOD["hier"].model_copy(update={"text_eps": eps})
+        tune(fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1)
+    assert shifts[0] is None and shifts[1].shape == (10, 64)
+    assert shifts[1].any() and shifts[1].abs().max() <= 0.01
+
+
+def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):
     class Stopping(Stripes):
         def batch(self, places, size, seed, step):
             if step == 3:
@@ -136,26 +254,47 @@ def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbo
             return super().batch(places, size, seed, step)
 
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
-    _, losses = tune(fabric, "hier", params, whole, tree, tmp_path / "other.ckpt")
+    head, history = tune(fabric, LEARNED, params, whole, forest, tmp_path / "other.ckpt", steps=5)
     with pytest.raises(KeyboardInterrupt):
-        tune(fabric, "hier", params, stopped, tree, checkpoint, Stopping())
-    assert tune(fabric, "hier", params, rest, tree, checkpoint)[1] == losses
+        tune(fabric, LEARNED, params, stopped, forest, checkpoint, Stopping(), steps=5)
+    assert checkpoint.exists()
+    assert tune(fabric, LEARNED, params, rest, forest, checkpoint, steps=5) == (head, history)
     assert same(whole.clip, rest.clip)
 
 
-@pytest.mark.parametrize("method", ["tecoa", "hier"])
-def test_finetuning_learns_from_attacked_pictures(fabric, params, backbone, tree, checkpoint, tmp_path, method):
-    strong, weak = (params.finetune.attack.model_copy(update={"eps": eps / 255, "step": eps / 255}) for eps in (16, 0))
-    hard = tune(fabric, method, params, copy.deepcopy(backbone), tree, checkpoint, attack=strong)[1]
-    easy = tune(fabric, method, params, backbone, tree, tmp_path / "other.ckpt", attack=weak)[1]
-    assert hard[0] > easy[0]
+@pytest.mark.parametrize("name", ["tecoa", "fare", "hier"])
+def test_finetuning_learns_from_attacked_pictures(fabric, params, backbone, tree, checkpoint, name):
+    strong = METHOD[name].attack.model_copy(update={"step": 16 / 255})
+    method = METHOD[name].model_copy(update={"attack": strong})
+    hard = tune(fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1, eps=16 / 255)[1]
+    easy = tune(fabric, method, params, backbone, [tree], checkpoint, steps=1, eps=0.0)[1]
+    assert hard[0]["loss"] > easy[0]["loss"]
 
 
-def test_pretraining_lowers_the_loss_and_changes_both_towers(fabric, params, backbone, tree, checkpoint):
+def test_pretraining_lowers_the_loss_and_changes_both_towers(fabric, params, backbone, forest, checkpoint):
     before = copy.deepcopy(backbone.clip.state_dict())
     few = params.pretrain.model_copy(update=SHORT | {"steps": 15, "batch": 16, "warmup": 0.2, "lr": 2e-3})
-    losses = pretrain(fabric, few, backbone, Stripes(), tree, TEMPLATE, checkpoint)
+    losses = [entry["loss"] for entry in pretrain(fabric, few, backbone, Stripes(), forest, TEMPLATE, checkpoint)]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
-    changed = {name for name, value in backbone.clip.state_dict().items() if not torch.equal(value, before[name])}
-    assert {"visual.conv1.weight", "visual.bn1.running_mean", "token_embedding.weight", "text_projection"} <= changed
+    wanted = {"visual.conv1.weight", "visual.bn1.running_mean", "token_embedding.weight", "text_projection"}
+    assert wanted <= changed(backbone, before)
     assert backbone.clip.logit_scale.exp() <= 100.001 and not backbone.clip.training
+
+
+def test_pretraining_weighs_the_levels_of_all_trees_alike_beside_the_leaves(
+    fabric, params, backbone, forest, checkpoint
+):
+    few = params.pretrain.model_copy(update=SHORT | {"steps": 1, "batch": 16, "leaf_captions": 0.4})
+    images, labels = Stripes().batch(torch.arange(5), 16, few.seed, 0)
+    clip, total = copy.deepcopy(backbone.clip).train(), 0.0
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+    with torch.no_grad():
+        seen = clip.encode_image((images - mean) / std, normalize=True)
+        for k, level, weight in ((0, 0, 0.4), (0, 1, 0.2), (0, 2, 0.2), (1, 1, 0.2)):
+            prompts = [TEMPLATE.format(node.name) for node in forest[k].levels[level]]
+            said = clip.encode_text(backbone.tokenizer(prompts), normalize=True)
+            logits = clip.logit_scale.exp() * seen @ said.T
+            own = torch.from_numpy(forest[k].paths)[labels, level]
+            total -= weight * logits.log_softmax(1)[torch.arange(16), own].mean().item()
+    history = pretrain(fabric, few, backbone, Stripes(), forest, TEMPLATE, checkpoint)
+    assert history[0]["loss"] == pytest.approx(total, rel=1e-5)

@@ -1,6 +1,8 @@
 """The level matrix: every level attacked, every level read, image by image."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,13 +96,32 @@ def level_matrix(
 
 
 def _attacked(classifier, images: Tensor, nodes: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    moved = []
-    for x, y in _batches(images, nodes, batch):
+    """Batch by batch, each with random numbers of its own; on the CPU several at once, a thread each."""
+    score = partial(classifier.score, level=aim.source)
+
+    def moved(k: int, x: Tensor, y: Tensor) -> Tensor:
         own = aim.own[y[:, aim.level]].to(classifier.device)
-        score = partial(classifier.score, level=aim.source)
-        moved.append(attack(score, x.to(classifier.device), own, budget, generator).cpu())
-    return torch.cat(moved)
+        generator = torch.Generator().manual_seed(1000 * seed + k)
+        return attack(score, x.to(classifier.device), own, budget, generator).cpu()
+
+    batches = [(k, *pair) for k, pair in enumerate(_batches(images, nodes, batch))]
+    with _one_thread_each(classifier.device) as workers:
+        return torch.cat(list(workers.map(moved, *zip(*batches, strict=True))))
+
+
+@contextmanager
+def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch has threads, of one thread each: small batches leave little to share out within one.
+
+    What comes out is then the same however many cores there are. Elsewhere than on the CPU a single worker.
+    """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _batches(images: Tensor, nodes: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
