@@ -262,7 +262,7 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 
 def test_record_agrees_with_itself():
     agreements = list(compare(record(), record()))
-    assert len(agreements) == 2 * (3 + 9 + 2)
+    assert len(agreements) == 2 * (3 + 9 + 2 + 2)  # by reading: clean, robust, the two headlines, two trees
     assert all(agreement.agrees for agreement in agreements)
 
 
@@ -279,3 +279,11 @@ def test_figure_outside_the_committed_interval_differs():
 def test_records_of_other_conditions_are_not_compared():
     with pytest.raises(RecordError, match="images is 41, committed 40"):
         list(compare(record(images=41), record()))
+    with pytest.raises(RecordError, match="reading is direct, committed roll_up"):
+        list(compare(record(reading="direct"), record()))
+
+
+def test_a_tree_outside_its_committed_interval_differs():
+    other = {"wordnet": tree(0.5, 0.3), "emoji": tree(0.8, 0.6)}
+    differing = [a.figure for a in compare(record(forest=other), record()) if not a.agrees]
+    assert differing == ["tecoa-0-tuned direct tree emoji"]

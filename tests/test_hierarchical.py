@@ -291,6 +291,8 @@ def test_what_acts_is_logged_as_shares(forest):
     assert all(0 < case.context.counts[f"{name}_active"] <= 1 for name in ("vic", "gap_text", "gap_image"))
     rim = make(forest, image_radius=20.0, norms="fixed")
     hita(rim.context, Moved(rim.images), rim.params)
+    assert not rim.context.counts  # the attack logs nothing
+    hierarchical(rim.context, Moved(rim.images), rim.params)
     assert (rim.context.counts["rim_images"], rim.context.counts["rim_texts"]) == (1, 0)
 
 

@@ -31,8 +31,10 @@ class Told:
         draw = [torch.randn(IMAGES, DIMENSIONS, 2, 2, generator=generator) for _ in range(2)]
         self.local_clean, self.local_moved = (features.requires_grad_(True) for features in draw)
         self.texts = torch.randn(LEAVES + 2, DIMENSIONS, generator=generator)  # of the leaves, and of a level above
+        self.asked: list[bool] = []  # for local features
 
     def __call__(self, images, local=False):
+        self.asked.append(local)
         moved = bool(images.flatten()[0])
         features = self.local_moved if moved else self.local_clean
         embeddings = 1 * (self.moved if moved else self.clean)  # computed, so that `no_grad` matters
@@ -58,8 +60,8 @@ def case(request) -> SimpleNamespace:
         own=own,
         original=original,
         labels=labels.numpy(),
-        **{f"own_{k}": numbers(v) for k, v in vars(own).items()},
-        **{f"original_{k}": numbers(v) for k, v in vars(original).items()},
+        **{f"own_{k}": numbers(v) for k, v in vars(own).items() if k != "asked"},
+        **{f"original_{k}": numbers(v) for k, v in vars(original).items() if k != "asked"},
     )
 
 
@@ -190,6 +192,20 @@ def test_no_gradient_goes_into_the_original_model(case, name):
     found = gradients(case, name)
     assert found["original_clean"] is None and found["original_moved"] is None
     assert found["own_moved"] is not None
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_local_features_are_asked_for_by_tga_zsr_alone(case, name):
+    for loss in (OBJECTIVES[name].attack, OBJECTIVES[name].loss):
+        loss(case.context, Moved(MOVED), TRAINED[name])
+    assert any(case.own.asked) == any(case.original.asked) == (name == "tga_zsr")
+
+
+def test_the_original_sees_the_clean_images_once_a_step_however_many_steps_the_attack_takes(case):
+    for name in ("fare", "agft"):
+        for _ in range(3):
+            OBJECTIVES[name].attack(case.context, Moved(MOVED), TRAINED[name])
+    assert len(case.original.asked) == 1
 
 
 def test_fare_asks_for_the_length_of_embeddings_too(case):

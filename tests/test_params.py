@@ -204,6 +204,13 @@ def test_a_row_of_an_ablation_that_is_no_variant_is_one_line_naming_table_and_ro
     assert message(path).startswith(f"{path}: ablation.tables.trees.6: {said}") and "\n" not in message(path)
 
 
+@pytest.mark.parametrize("times", [0, -1, "six", None])
+def test_a_row_of_an_ablation_costs_a_number_of_times_above_nothing(tmp_path, content, times):
+    content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "times": times}
+    path = write(tmp_path, content)
+    assert message(path) == f"{path}: ablation.tables.trees.6.times is {times!r}; it must be a number above 0"
+
+
 def test_a_row_of_an_ablation_may_use_only_trees_that_there_are(tmp_path, content):
     content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "trees": ["wordnet", "oak"]}
     path = write(tmp_path, content)

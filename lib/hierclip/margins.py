@@ -189,8 +189,9 @@ def ask_depth(model: Model, radius: float, tree: Tree, template: str, pictures: 
     radii = {name: getattr(head, name) * radius / head.text_radius for name in names}
     classifier = replace(model, head=replace(head, **radii)).classifier(tree, template)
     margins = measured_margins(classifier, pictures, torch.from_numpy(tree.paths), batch)
-    right = (margins["margin"] > 0).groupby(margins["level"]).mean().rename("accuracy")
-    return summary(margins).set_index("level")[["norm", "bound", "q50", "reached"]].join(right)
+    right = margins.assign(accuracy=margins["margin"] > 0).groupby("level")[["accuracy"]].mean()
+    table = summary(margins).set_index("level")[["norm", "bound", "q50", "reached"]]
+    return table.assign(accuracy=right["accuracy"])  # pyright: ignore
 
 
 def rank_correlation(margins: np.ndarray, broken: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:

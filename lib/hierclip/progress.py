@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -16,12 +17,18 @@ T = TypeVar("T")
 LINES = 10  # printed by a loop that has no bar
 
 
-_shown = [True]
+_shown = True
 
 
-def silence() -> None:
-    """Shows nothing from here on: for one of several processes at work."""
-    _shown[0] = False
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Shows no progress inside: for one of several processes at work."""
+    global _shown
+    before, _shown = _shown, False
+    try:
+        yield
+    finally:
+        _shown = before
 
 
 def headless() -> bool:
@@ -36,7 +43,7 @@ def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], 
     which its log keeps and the executed notebook does not: two runs of that are to be the same to the byte.
     """
     total, start = done + len(items), monotonic()
-    if not _shown[0]:
+    if not _shown:
         yield from items
         return
     if not headless():

@@ -2,16 +2,16 @@
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Parallel, delayed, parallel_config
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student
 
@@ -21,11 +21,12 @@ from hierclip.evaluate import figures, git_revision, level_matrix, threat_model,
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
 from hierclip.params import MethodParams, Params, StudyParams
-from hierclip.progress import progress, silence, work_key
+from hierclip.progress import progress, quiet, work_key
 from hierclip.train import finetune, make_fabric
 from hierclip.trees import Tree, load_forest
 
 BASE, TREES, KEPT = "data/models/base", "data/trees", "data/checkpoints/studies"
+TIMES = "times"  # the key of an ablation's row that is not the method's: how many times the gradient evaluations
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Run:
     labels: Mapping[str, object]  # columns that tell it from the others
     method: str
     settings: MethodParams
+    gradients: int
     seed: int
     part: str  # "val" or "test"
     splits: tuple[str, ...]
@@ -62,26 +64,36 @@ class StudyRecord(BaseModel):
 
 def sweep_runs(params: Params) -> list[Run]:
     """Every point of every method's grid, measured by its leaves on validation pictures of the fine-tuning classes."""
-    out = []
-    for method, grid in params.sweep.grid.items():
+    out, study = [], params.sweep
+    for method, grid in study.grid.items():
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             settings = params.variant(f"sweep.grid.{method}", {"method": method} | point)
-            out.append(Run({"method": method, **point}, method, settings, params.sweep.seed, "val", ("tuned",), True))
+            labels = {"method": method, **point}
+            out.append(Run(labels, method, settings, study.gradients, study.seed, "val", ("tuned",), leaves_only=True))
     return out
 
 
 def ablation_runs(params: Params) -> list[Run]:
     """Every row of every table for every seed, each variant once however many tables it stands in."""
-    out: dict[str, Run] = {}
-    for table, rows in params.ablation.tables.items():
-        for row, changes in rows.items():
-            settings, method = params.variant(f"ablation.tables.{table}.{row}", changes), str(changes["method"])
-            for seed in params.ablation.seeds:
-                key = f"{settings.model_dump_json()} {seed}"
-                run = Run({"variant": key, "seed": seed}, method, settings, seed, "test", ("tuned", "held_out"), False)
-                out.setdefault(key, run)
+    out, study, splits = {}, params.ablation, ("tuned", "held_out")
+    for changes in (row for table in study.tables.values() for row in table.values()):
+        settings, gradients, method = *_variant(params, changes), str(changes["method"])
+        for seed in study.seeds:
+            labels = {"variant": _variant_key(settings, gradients), "seed": seed}
+            run = Run(labels, method, settings, gradients, seed, "test", splits, leaves_only=False)
+            out.setdefault(tuple(labels.values()), run)
     return list(out.values())
+
+
+def _variant(params: Params, changes: Mapping[str, Any]) -> tuple[MethodParams, int]:
+    """A row's settings and its gradient evaluations: the study's, `times` as many where the row says so."""
+    own = {key: value for key, value in changes.items() if key != TIMES}
+    return params.variant("ablation", own), round(params.ablation.gradients * changes.get(TIMES, 1))
+
+
+def _variant_key(settings: MethodParams, gradients: int) -> str:
+    return f"{gradients} {settings.model_dump_json(exclude={'label'})}"
 
 
 def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Path, what: str) -> StudyRecord:
@@ -91,20 +103,16 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     """
     trees, git = load_forest(root / TREES, params.trees.names), git_revision(root)
     base = load_model(root / BASE).backbone.clip.state_dict().values()
-    world = work_key(params.data, params.model, params.attack, params.finetune, study.gradients, study.images, *base)
+    world = work_key(params.data, params.model, params.attack, params.finetune, study.images, *base)
     keys = {work_key(world, run, *(tree.hash for tree in trees)): run for run in runs}
     kept = {key: root / KEPT / f"{key}.json" for key in keys}
     todo = [key for key in keys if not kept[key].exists()]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(study.workers, context, _start) as pool:
-        waiting = {pool.submit(_measured, keys[key], params, study, root): key for key in todo}
-        try:
-            for done in progress(_Ended(waiting), what, done=len(keys) - len(todo)):
-                kept[waiting[done]].parent.mkdir(parents=True, exist_ok=True)
-                kept[waiting[done]].write_text(json.dumps(done.result()), encoding="utf8")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with parallel_config("loky", inner_max_num_threads=1):
+        work = (delayed(_measured)(key, keys[key], params, study, root) for key in todo)
+        ended = Parallel(study.workers, return_as="generator_unordered")(work)
+        for _, (key, rows) in zip(progress(todo, what, done=len(keys) - len(todo)), ended, strict=True):  # pyright: ignore
+            kept[key].parent.mkdir(parents=True, exist_ok=True)
+            kept[key].write_text(json.dumps(rows), encoding="utf8")
     rows = [row for path in kept.values() for row in json.loads(path.read_text(encoding="utf8"))]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
@@ -118,46 +126,34 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     )
 
 
-def _start() -> None:
-    """A worker has one thread, and its own progress is not shown."""
-    torch.set_num_threads(1)
-    silence()
-
-
-@dataclass(frozen=True)
-class _Ended(Collection):
-    """Futures in the order in which they end."""
-
-    futures: Mapping
-
-    def __len__(self) -> int:
-        return len(self.futures)
-
-    def __iter__(self) -> Iterator:
-        return as_completed(self.futures)
-
-    def __contains__(self, item: object) -> bool:
-        return item in self.futures
-
-
-def _measured(run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
-    """A row for each split of a run: its labels, accuracies, steps and seconds a step."""
+def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path) -> tuple[str, list[dict]]:
+    """Under the run's key a row for each split: its labels, accuracies, steps and seconds a step."""
     dataset, forest = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
     wanted = params.trees_of(run.settings)
     tuned = [tree.restrict(ids_of(dataset, "tuned")) for tree in forest if tree.name in wanted]
-    settings = params.finetune.model_copy(update={"gradients": study.gradients, "checkpoint_every": 10**9})
+    settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
     backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
-    start, never = perf_counter(), root / KEPT / "none.ckpt"
-    head, history = finetune(
-        fabric, run.settings, settings, backbone, dataset, tuned, params.model.template, run.seed, never
-    )
-    seconds = (perf_counter() - start) / max(1, len(history))
+    clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
+    with quiet():
+        head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)
     model, first = Model(backbone, head, run.method), forest[0]
-    costs = {"steps": len(history), "seconds": round(seconds, 4)}
-    return [
+    costs = {"steps": len(history), "seconds": round(float(np.median(np.diff(clocked.calls[1:]))), 4)}
+    return key, [
         {**run.labels, "split": s} | _accuracies(model, dataset, first, run, s, params, study) | costs
         for s in run.splits
     ]
+
+
+class _Clocked:
+    """A dataset that notes when it is asked for a batch: once before training, then at every step."""
+
+    def __init__(self, dataset: Dataset):
+        self.name, self.leaves, self.credit = dataset.name, dataset.leaves, dataset.credit
+        self.pictures, self.draw, self.calls = dataset.pictures, dataset.batch, []
+
+    def batch(self, *arguments):
+        self.calls.append(perf_counter())
+        return self.draw(*arguments)
 
 
 def _accuracies(
@@ -200,9 +196,9 @@ def ablation_table(ablation: pd.DataFrame, params: Params, table: str, split: st
     figures_of = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
     for row, changes in params.ablation.tables[table].items():
-        settings = params.variant(row, changes).model_dump_json()
-        wanted = [f"{settings} {seed}" for seed in params.ablation.seeds]
-        found = ablation[ablation["variant"].isin(wanted) & (ablation["split"] == split)][figures_of]
+        key = _variant_key(*_variant(params, changes))
+        seeds = ablation["seed"].isin(params.ablation.seeds)
+        found = ablation[(ablation["variant"] == key) & seeds & (ablation["split"] == split)][figures_of]
         half = found.std() / np.sqrt(len(found)) * student(len(found) - 1).ppf(0.975)
         rows[row] = {"seeds": len(found), **found.mean(), **half.add_suffix("_half")}
     return pd.DataFrame(rows).T.rename_axis(table)

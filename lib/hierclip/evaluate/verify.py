@@ -31,7 +31,7 @@ class Agreement:
 
 def compare(new: Record, old: Record) -> Iterator[Agreement]:
     """Every figure of two records. Raises RecordError where they were not made under the same conditions."""
-    for field in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
+    for field in ("dataset", "split", "method", "seed", "images", "reading", "threat_model", "trees"):
         if getattr(new, field) != getattr(old, field):
             raise RecordError(f"{new.name}: {field} is {getattr(new, field)}, committed {getattr(old, field)}")
     for reading in READINGS:
@@ -47,6 +47,7 @@ def _flat(record: Record, reading: str) -> dict[str, tuple[float, tuple[float, f
         out |= {f"robust[{a}][{e}]": (v, bounds.robust[a][e]) for e, v in enumerate(row)}
     out["worst_level"] = record.worst_level[reading], bounds.worst_level
     out["path_robust"] = record.path_robust[reading], bounds.path_robust
+    out |= {f"tree {k}": (tree.path_robust[reading], tree.intervals[reading]) for k, tree in record.forest.items()}
     return out
 
 

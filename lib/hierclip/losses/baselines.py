@@ -49,7 +49,8 @@ def tga_zsr(context: Context, moved: Moved, params: TgaZsrParams) -> Tensor:
     side = context.images.shape[-1]
     embeddings, local, texts = context.towers(moved.images, local=True)
     own = context.towers(context.images, local=True)[1]
-    _, clean, _ = context.original_clean
+    with torch.no_grad():
+        clean = context.original(context.images, local=True)[1]
     truth = context.original.by_tree(texts)[0][0][context.labels]
     adversarial, own, clean = (attention(features, truth, side) for features in (local, own, clean))
     loss = F.cross_entropy(context.leaf_logits(embeddings, texts), context.labels)
@@ -74,6 +75,6 @@ def agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
     embeddings, _, texts = context.towers(moved.images)
     logits = context.leaf_logits(embeddings, texts)
     with torch.no_grad():
-        soft = (params.gamma * context.leaf_logits(*context.original_clean[::2])).softmax(1)
+        soft = (params.gamma * context.leaf_logits(*context.original_clean)).softmax(1)
     target = (1 - params.hard) * soft + params.hard * F.one_hot(context.labels, logits.shape[1])
     return F.cross_entropy(logits, target)

@@ -47,10 +47,10 @@ class Context:
         return head.logits(head.image_points(embeddings), head.text_points(leaves[0], 0, len(leaves) - 1))
 
     @cached_property
-    def original_clean(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the original model makes of the clean images: embeddings, local features, texts."""
+    def original_clean(self) -> tuple[Tensor, Tensor]:
+        """What the original model makes of the clean images and of all prompts: embeddings (B, D) and (K, D)."""
         with torch.no_grad():
-            return self.original(self.images, local=True)
+            return self.original(self.images)[::2]
 
 
 def shifted(texts: Tensor, shift: Tensor | None) -> Tensor:

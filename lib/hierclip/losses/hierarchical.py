@@ -136,20 +136,24 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
 
 
 def _trees(context: Context, moved: Moved, whole: bool = False):
-    """The head, and for each tree its levels, text points and parents. whole: every level, whatever `moved` is for."""
+    """The head, and for each tree its levels, text points and parents. whole: every level, and projections counted."""
     head = context.head()
     assert isinstance(head, PoincareHead)  # `make_head` gives it one
     embeddings, forest = context.see(moved)
-    points, out, rim = head.image_points(embeddings), [], []
-    for texts, paths, parents in zip(forest, context.paths, context.parents, strict=True):
-        top = len(texts) - 1
-        tangents = [head.text_tangents(text, l, top) for l, text in enumerate(texts)]
-        rim += [head.clamped(vectors) for vectors in tangents]
+    images, texts = head.image_tangents(embeddings), [_text_tangents(head, levels) for levels in forest]
+    if whole:
+        context.counts["rim_images"] = float(head.clamped(images).float().mean())
+        context.counts["rim_texts"] = float(torch.cat([head.clamped(v) for tree in texts for v in tree]).float().mean())
+    points, out = head.place(images), []
+    for tangents, paths, parents in zip(texts, context.paths, context.parents, strict=True):
+        top = len(tangents) - 1
         highest = top if whole or not moved.levels else min(top, max(moved.levels))
         out.append((roll_up(head, points, paths, highest), [head.place(vectors) for vectors in tangents], parents))
-    context.counts["rim_images"] = float(head.clamped(head.image_tangents(embeddings)).float().mean())
-    context.counts["rim_texts"] = float(torch.cat(rim).float().mean())
     return head, out
+
+
+def _text_tangents(head: PoincareHead, texts: Sequence[Tensor]) -> list[Tensor]:
+    return [head.text_tangents(text, l, len(texts) - 1) for l, text in enumerate(texts)]
 
 
 def _mean(parts: Sequence[Tensor]) -> Tensor:

@@ -65,7 +65,10 @@ class Params(Section):
             raise ValueError(f"plots.palette lacks a colour for {', '.join(sorted(missing))}")
         for table, rows in self.ablation.tables.items():
             for row, changes in rows.items():
-                self.variant(f"ablation.tables.{table}.{row}", changes)
+                times = changes.get("times", 1)
+                if not isinstance(times, int | float) or times <= 0:
+                    raise ParamsError(f"ablation.tables.{table}.{row}.times is {times!r}; it must be a number above 0")
+                self.variant(f"ablation.tables.{table}.{row}", {k: v for k, v in changes.items() if k != "times"})
         for name, grid in self.sweep.grid.items():
             self.variant(f"sweep.grid.{name}", {"method": name} | {key: values[0] for key, values in grid.items()})
         return self

@@ -105,7 +105,7 @@ def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) ->
             cells = [f"{100 * r[c]:.1f} ± {100 * r[f'{c}_half']:.1f}" for c in columns]
             lines.append(f"| {row} | {' | '.join(cells)} | {r['seconds']:.2f} ± {r['seconds_half']:.2f} |")
         lines.append("")
-    threat, seeds = study.threat_model, max(int(table["seeds"].max()) for table in tables.values())
+    threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
     lines.append(
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
         f"pictures at most, {study.gradients} gradient evaluations. "

@@ -1,0 +1,292 @@
+"""Sets of short runs: which there are, that they run and go on, and what is made of them."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+import yaml
+
+from hierclip import model, studies
+from hierclip.data import ids_of, places_of
+from hierclip.model import CosineHead, Model
+from hierclip.studies import (
+    KEPT,
+    StudyRecord,
+    ablation_runs,
+    ablation_table,
+    best_points,
+    load_study,
+    run_study,
+    save_study,
+    sweep_runs,
+)
+from hierclip.trees import save_tree
+from tests.test_run import forest, knowing_model
+
+__all__ = ["forest"]  # a fixture: WordNet's tree over the dataset, and one of first letters
+
+
+@pytest.fixture
+def content(root) -> dict:
+    return yaml.safe_load((root / "params.yaml").read_text())
+
+
+def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
+    runs = sweep_runs(params)
+    expected = [
+        {"method": method, **dict(zip(grid, point, strict=True))}
+        for method, grid in content["sweep"]["grid"].items()
+        for point in itertools.product(*grid.values())
+    ]
+    assert [run.labels for run in runs] == expected
+    for run in runs:
+        assert all(getattr(run.settings, key) == value for key, value in run.labels.items() if key != "method")
+        assert run.settings.label == content["method"][run.method]["label"]
+        # Choices are made on validation pictures of the fine-tuning classes, by their leaves.
+        assert (run.part, run.splits, run.leaves_only) == ("val", ("tuned",), True)
+        assert (run.gradients, run.seed) == (params.sweep.gradients, params.sweep.seed)
+
+
+def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it_stands_in(params, content):
+    runs = ablation_runs(params)
+    rows = [changes for table in content["ablation"]["tables"].values() for changes in table.values()]
+    whole = [content["method"][row["method"]] | row | {"method": None, "label": None} for row in rows]
+    variants = {json.dumps(variant, sort_keys=True) for variant in whole}
+    assert len(variants) < len(rows)  # the method as it is stands in every table
+    assert len(runs) == len(variants) * len(params.ablation.seeds)
+    assert len({(run.labels["variant"], run.seed) for run in runs}) == len(runs)
+    for run in runs:
+        assert (run.part, run.splits, run.leaves_only) == ("test", ("tuned", "held_out"), False)
+        assert run.labels["seed"] == run.seed
+    for seed in params.ablation.seeds:
+        assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
+    times = {row.get("times", 1) for row in rows}
+    assert {run.gradients for run in runs} == {params.ablation.gradients * k for k in times}
+
+
+@pytest.fixture
+def small(params):
+    """The project's parameters, cut down to what a test can pay: one step of fine-tuning, one of the attack, runs one
+    after the other in this process.
+    """
+    sections = {
+        "data": params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}),
+        "trees": params.trees.model_copy(update={"names": ("wordnet", "letters")}),
+        "finetune": params.finetune.model_copy(update={"batch": 4}),
+        "attack": params.attack.model_copy(update={"steps": 1}),
+        "sweep": params.sweep.model_copy(
+            update={"gradients": 4, "images": 20, "workers": 1, "grid": {"tecoa": {"lr": (1e-3, 2e-3)}}}
+        ),
+        "ablation": params.ablation.model_copy(
+            update={
+                "gradients": 4,
+                "images": 20,
+                "workers": 1,
+                "seeds": (0,),
+                "tables": {
+                    "one": {"flat": {"method": "tecoa"}, "trees": {"method": "hier", "trees": ["wordnet", "letters"]}},
+                    "other": {"flat again": {"method": "tecoa"}, "dear": {"method": "tecoa", "times": 2}},
+                },
+            }
+        ),
+    }
+    return params.model_copy(update=sections)
+
+
+@pytest.fixture
+def project(openmoji, forest, backbone, tmp_path) -> Path:
+    """A project's folder with pictures, trees and a base model."""
+    (tmp_path / "data").mkdir()
+    for folder in ("source", "prepared"):
+        (tmp_path / "data" / folder).symlink_to(openmoji.prepared.parents[1] / folder)
+    for tree in forest:
+        save_tree(tree, tmp_path / f"data/trees/{tree.name}.json")
+    model.save_model(Model(backbone, CosineHead(20.0), "clip"), tmp_path / "data/models/base")
+    return tmp_path
+
+
+def untimed(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
+    runs = ablation_runs(small)
+    assert [(run.method, run.gradients) for run in runs] == [("tecoa", 4), ("hier", 4), ("tecoa", 8)]
+    record = run_study(runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation")
+    frame = record.frame
+    assert list(frame["split"]) == ["tuned", "held_out"] * 3 and list(frame["seed"]) == [0] * 6
+    assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
+    assert (frame["images"] == 20).all() and (frame["seconds"] > 0).all()
+    assert list(frame["steps"]) == [1, 1, 1, 1, 2, 2]  # gradients by what a step takes
+    for column in ("clean", "robust", "path_direct", "path_roll_up"):
+        assert frame[column].between(0, 1).all()
+    assert (frame["robust"] <= frame["clean"]).all() and (frame["path_direct"] <= frame["robust"]).all()
+    assert (record.part, record.gradients, record.images, list(record.trees)) == ("test", 4, 20, ["wordnet", "letters"])
+    table = ablation_table(frame, small, "one", "tuned")
+    assert list(table.index) == ["flat", "trees"]
+    assert ablation_table(frame, small, "other", "tuned").loc["flat again", "clean"] == table.loc["flat", "clean"]
+
+    kept = list((project / KEPT).glob("*.json"))
+    assert len(kept) == 3
+    for path in kept:
+        path.unlink()
+    again = run_study(runs, small, small.ablation, project, "ablation")
+    assert untimed(again.rows) == untimed(record.rows)
+
+    path = project / "data/results/ablation.json"
+    save_study(record, path)
+    assert load_study(path) == record
+
+
+def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_alone(small, project):
+    record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    columns = ["method", "lr", "split", "images", "clean", "robust", "steps", "seconds"]
+    assert list(record.frame.columns) == columns and record.part == "val"
+    assert untimed(record.rows)[0].items() >= {"method": "tecoa", "lr": 1e-3, "split": "tuned", "images": 20}.items()
+    assert list(best_points(record.frame)["method"]) == ["tecoa"]
+
+
+@pytest.mark.parametrize("which", ["sweep", "ablation"])
+def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part(
+    small, project, openmoji, forest, monkeypatch, which
+):
+    """With a model that takes every third leaf of each split for the next one there."""
+    off = torch.zeros(200, dtype=torch.long)
+    for split in ("tuned", "held_out"):
+        places = places_of(openmoji, tuple(ids_of(openmoji, split)))
+        off[places[::3]] = (places.roll(-1) - places)[::3]
+    trained = []
+
+    def finetune(fabric, method, params, backbone, dataset, trees, template, seed, checkpoint):
+        trained.append((method, params.gradients, [tree.name for tree in trees], set(trees[0].ids), seed))
+        return CosineHead(1.0), [{"loss": 0.0}] * 5
+
+    monkeypatch.setattr(studies, "finetune", finetune)
+    monkeypatch.setattr(studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels]))
+    study, runs = getattr(small, which), {"sweep": sweep_runs, "ablation": ablation_runs}[which](small)
+    record = run_study(runs, small, study, project, which)
+    flat, tuned = (4, ["wordnet"]), set(ids_of(openmoji, "tuned"))
+    wanted = {"sweep": [flat, flat], "ablation": [flat, (4, ["wordnet", "letters"]), (8, ["wordnet"])]}[which]
+    assert trained == [(run.settings, *own, tuned, run.seed) for run, own in zip(runs, wanted, strict=True)]
+    for row in record.rows:
+        own = forest[0].restrict(ids_of(openmoji, row["split"]))
+        labels = np.repeat(places_of(openmoji, own.ids).numpy(), 2)  # two pictures of each, in the dataset's order
+        shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
+        share = np.mean(off.numpy()[shown] == 0)
+        assert 0 < share < 1 and row["clean"] == row["robust"] == pytest.approx(share)
+        assert (row["images"], row["steps"]) == (20, 5)
+        if which == "ablation":
+            assert row["path_roll_up"] == pytest.approx(share)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Stands in for fine-tuning and measuring; the second run that it is asked for is stopped."""
+    asked = []
+
+    def measure(key, run, params, study, root):
+        asked.append(run.labels["lr"])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return key, [{**run.labels, "clean": len(asked)}]
+
+    monkeypatch.setattr(studies, "_measured", measure)
+    return asked
+
+
+def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, measured):
+    runs = sweep_runs(small)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(runs, small, small.sweep, project, "sweep")
+    assert measured == [1e-3, 2e-3] and len(list((project / KEPT).iterdir())) == 1
+    record = run_study(runs, small, small.sweep, project, "sweep")
+    assert measured == [1e-3, 2e-3, 2e-3]
+    assert [(row["lr"], row["clean"]) for row in record.rows] == [(1e-3, 1), (2e-3, 3)]
+    assert run_study(runs, small, small.sweep, project, "sweep").rows == record.rows and len(measured) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: {"sweep": p.sweep.model_copy(update={"gradients": 5})},
+        lambda p: {"sweep": p.sweep.model_copy(update={"images": 10})},
+        lambda p: {"sweep": p.sweep.model_copy(update={"seed": 7})},
+        lambda p: {"attack": p.attack.model_copy(update={"eps": 1 / 255})},
+        lambda p: {"method": p.method | {"tecoa": p.method["tecoa"].model_copy(update={"logit_scale": 9.0})}},
+    ],
+    ids=["gradients", "images", "seed", "attack", "method"],
+)
+def test_what_was_kept_under_other_conditions_is_not_used(small, project, measured, change):
+    measured.extend([None] * 2)  # past the one that stops
+    run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    other = small.model_copy(update=change(small))
+    run_study(sweep_runs(other), other, other.sweep, project, "sweep")
+    assert len(measured) == 2 + 4
+
+
+def test_what_was_kept_for_another_base_model_is_not_used(small, project, measured, params):
+    measured.extend([None] * 2)
+    run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    other = Model(model.create(params.model, seed=1, size=32), CosineHead(20.0), "clip")
+    model.save_model(other, project / "data/models/base")
+    run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    assert len(measured) == 2 + 4
+
+
+def test_best_points_are_the_most_robust_and_where_they_tie_the_cleaner():
+    rows = [("a", 1, 0.3, 0.9), ("a", 2, 0.4, 0.5), ("a", 4, 0.4, 0.6), ("b", 1, 0.1, 0.2), ("b", 2, 0.1, 0.2)]
+    sweep = pd.DataFrame(rows, columns=["method", "lr", "robust", "clean"])
+    best = best_points(sweep)
+    assert list(zip(best["method"], best["lr"], strict=True)) == [("a", 4), ("b", 1)]  # the first of equals
+
+
+FIGURES = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2), tuple(range(12))])
+def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, seeds):
+    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": seeds})})
+    rng, rows = np.random.default_rng(0), []
+    for run in ablation_runs(small):
+        for split in run.splits:
+            rows.append({**run.labels, "split": split, **dict(zip(FIGURES, rng.random(5), strict=True))})
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    for split in ("tuned", "held_out"):
+        table = ablation_table(frame, small, "one", split)
+        assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
+        for row, method in (("flat", "tecoa"), ("trees", "hier")):
+            own = [r for r in rows if r["split"] == split and re.match(f'4 .*"loss":"{method}"', r["variant"])]
+            assert len(own) == len(seeds)
+            for figure in FIGURES:
+                values = np.array([r[figure] for r in own])
+                low, high = scipy.stats.t.interval(0.95, len(seeds) - 1, values.mean(), scipy.stats.sem(values))
+                assert table.loc[row, figure] == pytest.approx(values.mean())
+                assert table.loc[row, f"{figure}_half"] == pytest.approx((high - low) / 2, rel=1e-3)
+
+
+def test_half_an_interval_of_three_seeds_by_hand(small):
+    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})})
+    runs = [run for run in ablation_runs(small) if run.method == "tecoa" and run.gradients == 4]
+    rows = [
+        {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
+        for run, value in zip(runs, (1, 2, 3), strict=True)
+    ]
+    table = ablation_table(pd.DataFrame(rows), small, "other", "tuned")
+    assert table.loc["flat again", "clean"] == 2
+    assert table.loc["flat again", "clean_half"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+
+
+def test_a_study_that_was_not_run_has_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_study(tmp_path / "sweep.json")
+
+
+def test_a_study_record_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="Extra inputs"):
+        StudyRecord.model_validate({"colour": "red"})
