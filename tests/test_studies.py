@@ -72,8 +72,8 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
 
 @pytest.fixture
 def small(params):
-    """The project's parameters, cut down to what a test can pay: one step of fine-tuning, one of the attack, runs one
-    after the other in this process.
+    """The project's parameters, cut down to what a test can pay: two steps of fine-tuning, one of the attack, runs
+    one after the other in this process.
     """
     sections = {
         "data": params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}),
@@ -81,11 +81,11 @@ def small(params):
         "finetune": params.finetune.model_copy(update={"batch": 4}),
         "attack": params.attack.model_copy(update={"steps": 1}),
         "sweep": params.sweep.model_copy(
-            update={"gradients": 4, "images": 20, "workers": 1, "grid": {"tecoa": {"lr": (1e-3, 2e-3)}}}
+            update={"gradients": 8, "images": 20, "workers": 1, "grid": {"tecoa": {"lr": (1e-3, 2e-3)}}}
         ),
         "ablation": params.ablation.model_copy(
             update={
-                "gradients": 4,
+                "gradients": 8,
                 "images": 20,
                 "workers": 1,
                 "seeds": (0,),
@@ -116,24 +116,24 @@ def untimed(rows):
 
 
 def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
-    runs = ablation_runs(small)
-    assert [(run.method, run.gradients) for run in runs] == [("tecoa", 4), ("hier", 4), ("tecoa", 8)]
+    *runs, dear = ablation_runs(small)
+    assert [(run.method, run.gradients) for run in (*runs, dear)] == [("tecoa", 8), ("hier", 8), ("tecoa", 16)]
     record = run_study(runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation")
     frame = record.frame
-    assert list(frame["split"]) == ["tuned", "held_out"] * 3 and list(frame["seed"]) == [0] * 6
+    assert list(frame["split"]) == ["tuned", "held_out"] * 2 and list(frame["seed"]) == [0] * 4
     assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
     assert (frame["images"] == 20).all() and (frame["seconds"] > 0).all()
-    assert list(frame["steps"]) == [1, 1, 1, 1, 2, 2]  # gradients by what a step takes
+    assert (frame["steps"] == 2).all()  # the gradients by what a step takes
     for column in ("clean", "robust", "path_direct", "path_roll_up"):
         assert frame[column].between(0, 1).all()
     assert (frame["robust"] <= frame["clean"]).all() and (frame["path_direct"] <= frame["robust"]).all()
-    assert (record.part, record.gradients, record.images, list(record.trees)) == ("test", 4, 20, ["wordnet", "letters"])
+    assert (record.part, record.gradients, record.images, list(record.trees)) == ("test", 8, 20, ["wordnet", "letters"])
     table = ablation_table(frame, small, "one", "tuned")
     assert list(table.index) == ["flat", "trees"]
     assert ablation_table(frame, small, "other", "tuned").loc["flat again", "clean"] == table.loc["flat", "clean"]
 
     kept = list((project / KEPT).glob("*.json"))
-    assert len(kept) == 3
+    assert len(kept) == 2
     for path in kept:
         path.unlink()
     again = run_study(runs, small, small.ablation, project, "ablation")
@@ -152,6 +152,15 @@ def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_alone(small, project
     assert list(best_points(record.frame)["method"]) == ["tecoa"]
 
 
+@pytest.mark.parametrize(("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "times": 0.5}, 1)])
+def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, row, steps):
+    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"tables": {"one": {"it": row}}})})
+    record = run_study(ablation_runs(small), small, small.ablation, project, "ablation")
+    assert list(record.frame["steps"]) == [steps] * 2
+    assert np.isfinite(record.frame.select_dtypes("number").to_numpy(dtype=float)).all()
+    assert record.frame["seconds"].dtype == float and (record.frame["seconds"] >= 0).all()
+
+
 @pytest.mark.parametrize("which", ["sweep", "ablation"])
 def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part(
     small, project, openmoji, forest, monkeypatch, which
@@ -165,14 +174,16 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
 
     def finetune(fabric, method, params, backbone, dataset, trees, template, seed, checkpoint):
         trained.append((method, params.gradients, [tree.name for tree in trees], set(trees[0].ids), seed))
+        for step in (0, *range(5)):  # once before training, as it does
+            dataset.batch(torch.arange(2), 1, seed, step)
         return CosineHead(1.0), [{"loss": 0.0}] * 5
 
     monkeypatch.setattr(studies, "finetune", finetune)
     monkeypatch.setattr(studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels]))
     study, runs = getattr(small, which), {"sweep": sweep_runs, "ablation": ablation_runs}[which](small)
     record = run_study(runs, small, study, project, which)
-    flat, tuned = (4, ["wordnet"]), set(ids_of(openmoji, "tuned"))
-    wanted = {"sweep": [flat, flat], "ablation": [flat, (4, ["wordnet", "letters"]), (8, ["wordnet"])]}[which]
+    flat, tuned = (8, ["wordnet"]), set(ids_of(openmoji, "tuned"))
+    wanted = {"sweep": [flat, flat], "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])]}[which]
     assert trained == [(run.settings, *own, tuned, run.seed) for run, own in zip(runs, wanted, strict=True)]
     for row in record.rows:
         own = forest[0].restrict(ids_of(openmoji, row["split"]))
@@ -261,7 +272,7 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
         table = ablation_table(frame, small, "one", split)
         assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
         for row, method in (("flat", "tecoa"), ("trees", "hier")):
-            own = [r for r in rows if r["split"] == split and re.match(f'4 .*"loss":"{method}"', r["variant"])]
+            own = [r for r in rows if r["split"] == split and re.match(f'8 .*"loss":"{method}"', r["variant"])]
             assert len(own) == len(seeds)
             for figure in FIGURES:
                 values = np.array([r[figure] for r in own])
@@ -272,7 +283,7 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
 
 def test_half_an_interval_of_three_seeds_by_hand(small):
     small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})})
-    runs = [run for run in ablation_runs(small) if run.method == "tecoa" and run.gradients == 4]
+    runs = [run for run in ablation_runs(small) if run.method == "tecoa" and run.gradients == 8]
     rows = [
         {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
         for run, value in zip(runs, (1, 2, 3), strict=True)

@@ -14,9 +14,10 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student
+from torch import Tensor
 
 from hierclip.attacks import Budget
-from hierclip.data import Dataset, ids_of, load_dataset, places_of
+from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
@@ -112,7 +113,9 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
         ended = Parallel(study.workers, return_as="generator_unordered")(work)
         for _, (key, rows) in zip(progress(todo, what, done=len(keys) - len(todo)), ended, strict=True):  # pyright: ignore
             kept[key].parent.mkdir(parents=True, exist_ok=True)
-            kept[key].write_text(json.dumps(rows), encoding="utf8")
+            part = kept[key].with_suffix(".part")
+            part.write_text(json.dumps(rows), encoding="utf8")
+            part.replace(kept[key])
     rows = [row for path in kept.values() for row in json.loads(path.read_text(encoding="utf8"))]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
@@ -136,24 +139,28 @@ def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path
     clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
     with quiet():
         head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)
+    gaps = np.diff([*clocked.calls[1:], perf_counter()])  # the last step ends with the training
     model, first = Model(backbone, head, run.method), forest[0]
-    costs = {"steps": len(history), "seconds": round(float(np.median(np.diff(clocked.calls[1:]))), 4)}
+    costs = {"steps": len(history), "seconds": round(float(np.median(gaps)), 4) if len(gaps) else 0.0}
     return key, [
         {**run.labels, "split": s} | _accuracies(model, dataset, first, run, s, params, study) | costs
         for s in run.splits
     ]
 
 
-class _Clocked:
+class _Clocked(Dataset):
     """A dataset that notes when it is asked for a batch: once before training, then at every step."""
 
     def __init__(self, dataset: Dataset):
+        self.dataset, self.calls = dataset, []
         self.name, self.leaves, self.credit = dataset.name, dataset.leaves, dataset.credit
-        self.pictures, self.draw, self.calls = dataset.pictures, dataset.batch, []
 
-    def batch(self, *arguments):
+    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
         self.calls.append(perf_counter())
-        return self.draw(*arguments)
+        return self.dataset.batch(places, size, seed, step)
+
+    def pictures(self, part: str) -> Pictures:
+        return self.dataset.pictures(part)
 
 
 def _accuracies(

@@ -23,7 +23,7 @@ def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> di
     """
     n = len(outcomes.clean[reading])
     drawn = _figures(outcomes, reading, _resample(n, resamples, seed))
-    return {name: _bounds(values, 3 / n) for name, values in drawn.items()}
+    return {name: _bounds(values, min(1, 3 / n)) for name, values in drawn.items()}
 
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from hierclip.evaluate.metrics import figures, intervals
 from hierclip.evaluate.records import Record, git_revision, threat_model, versions
 from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams
-from hierclip.trees import Tree, forest_columns, forest_paths
+from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 
 def evaluate(
@@ -35,6 +35,7 @@ def evaluate(
     is chosen on validation pictures. What is computed is kept under data/checkpoints until all of it is there.
     Raises TreeError where the trees have not the same leaves in the same order.
     """
+    check_forest(trees)
     trees = [tree.restrict(ids_of(dataset, split)) for tree in trees]
     first, places = trees[0], places_of(dataset, trees[0].ids)
     test, val = (dataset.pictures(part).of(places) for part in ("test", "val"))

@@ -124,7 +124,7 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
             "gap_text": text_gap(nodes, parents, params.zeta_gap),
             "gap_image": image_gap(levels, params.zeta_gap),
         }
-        share = len(moved.levels) / len(nodes) if moved.levels else 1.0
+        share = sum(l < len(nodes) for l in moved.levels) / len(nodes) if moved.levels else 1.0
         depth = _mean(penalties["gap_text"]) + _mean(penalties["gap_image"])
         loss = alignment(head, levels, nodes, parents, params, moved.levels)
         loss = loss + share * (params.vic * _mean(penalties["vic"]) + params.gap * depth)

@@ -70,7 +70,8 @@ class Params(Section):
                     raise ParamsError(f"ablation.tables.{table}.{row}.times is {times!r}; it must be a number above 0")
                 self.variant(f"ablation.tables.{table}.{row}", {k: v for k, v in changes.items() if k != "times"})
         for name, grid in self.sweep.grid.items():
-            self.variant(f"sweep.grid.{name}", {"method": name} | {key: values[0] for key, values in grid.items()})
+            for key, value in ((key, value) for key, values in grid.items() for value in values):
+                self.variant(f"sweep.grid.{name}", {"method": name, key: value})
         return self
 
     @property
@@ -92,9 +93,12 @@ class Params(Section):
             raise ParamsError(f"{where}: no method {name!r}; known are {', '.join(self.method)}")
         base = self.method[str(name)]
         try:
-            return type(base).model_validate(base.model_dump(mode="json") | own)
+            made = type(base).model_validate(base.model_dump(mode="json") | own)
         except ValidationError as error:
             raise ParamsError(f"{where}: {_line(error.errors()[0])}") from None
+        if unknown := set(self.trees_of(made)) - set(self.trees.names):
+            raise ParamsError(f"{where}: trees: {', '.join(sorted(unknown))} is not among trees.names")
+        return made
 
 
 def find_root(start: Path | None = None) -> Path:

@@ -78,7 +78,7 @@ class StudyParams(Section):
 
 class SweepParams(StudyParams):
     seed: Seed
-    grid: dict[str, dict[str, tuple[PositiveFloat, ...]]]  # by method: values of some of its keys
+    grid: dict[str, dict[str, Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]]]  # by method: values of keys
 
 
 class AblationParams(StudyParams):
