@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +12,7 @@ from hierclip.params import find_root, load_params
 from hierclip.plots import save
 from hierclip.plots.results import level_bars, matrices
 from hierclip.plots.table import frame, in_order, markdown, paired
+from hierclip.studies import ablation_table, best_points, load_study
 from tests.test_evaluate import record
 
 mpl.use("agg")
@@ -111,3 +113,20 @@ def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):
     said = capsys.readouterr().err
     assert said.startswith("hierclip: no params.yaml in")
     assert len(said.splitlines()) == 1
+
+
+def test_every_method_has_what_the_sweep_chose_for_it():
+    params = load_params(ROOT / "params.yaml")
+    rows = load_study(ROOT / "data/results/sweep.json").rows
+    for best in best_points(pd.DataFrame(rows)).to_dict("records"):
+        settings = params.method[best["method"]]
+        for key in params.sweep.grid[best["method"]]:
+            assert getattr(settings, key) == best[key], (best["method"], key)
+
+
+def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
+    params = load_params(ROOT / "params.yaml")
+    frame_of = load_study(ROOT / "data/results/ablation.json").frame
+    for table in params.ablation.tables:
+        for split in ("tuned", "held_out"):
+            assert (ablation_table(frame_of, params, table, split)["seeds"] == len(params.ablation.seeds)).all()
