@@ -147,7 +147,7 @@ def test_interrupted_matrix_goes_on_and_gives_the_same_outcomes(tmp_path, monkey
     def run(partial):
         return level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, kept=partial)
 
-    whole, calls, real = run(tmp_path / "whole.npz"), [], matrix._attacked
+    whole, calls, real = run(tmp_path / "whole.npz"), [], matrix.attacked
 
     def stopping(*arguments):
         calls.append(arguments[3])
@@ -155,7 +155,7 @@ def test_interrupted_matrix_goes_on_and_gives_the_same_outcomes(tmp_path, monkey
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(matrix, "_attacked", stopping)
+    monkeypatch.setattr(matrix, "attacked", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "part.npz")
     again = run(tmp_path / "part.npz")

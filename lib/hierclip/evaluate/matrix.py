@@ -82,7 +82,7 @@ def level_matrix(
     todo = [aim for level in range(paths.shape[1]) for aim in aims(paths, level)]
 
     def outcome(aim: Aim | None, seed: int) -> np.ndarray:
-        moved = _attacked(classifier, images, nodes, aim, budget, seed, batch) if aim else images
+        moved = attacked(classifier, images, nodes, aim, budget, seed, batch) if aim else images
         return _right(classifier, moved, nodes, paths, batch)
 
     with frozen(classifier):
@@ -95,7 +95,7 @@ def level_matrix(
     return Outcomes(dict(zip(READINGS, clean, strict=True)), robust)
 
 
-def _attacked(classifier, images: Tensor, nodes: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
+def attacked(classifier, images: Tensor, nodes: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
     """Batch by batch, each with random numbers of its own; on the CPU several at once, a thread each."""
     score = partial(classifier.score, level=aim.source)
 

@@ -116,8 +116,7 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
     Logs the share of points that are projected from the rim and of pairs that each penalty acts on.
     """
     head, trees = _trees(context, moved, whole=True)
-    total = levels = None
-    active: dict[str, list[Tensor]] = {"vic": [], "gap_text": [], "gap_image": []}
+    losses, active = [], {"vic": [], "gap_text": [], "gap_image": []}
     for levels, nodes, parents in trees:
         penalties = {
             "vic": vicinity(head, levels, nodes, params.zeta_vic),
@@ -127,12 +126,10 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
         share = sum(l < len(nodes) for l in moved.levels) / len(nodes) if moved.levels else 1.0
         depth = _mean(penalties["gap_text"]) + _mean(penalties["gap_image"])
         loss = alignment(head, levels, nodes, parents, params, moved.levels)
-        loss = loss + share * (params.vic * _mean(penalties["vic"]) + params.gap * depth)
-        total = loss if total is None else total + loss
+        losses.append(loss + share * (params.vic * _mean(penalties["vic"]) + params.gap * depth))
         active = {name: active[name] + [(part > 0).float() for part in parts] for name, parts in penalties.items()}
     context.counts.update({f"{name}_active": float(torch.cat(parts).mean()) for name, parts in active.items() if parts})
-    assert total is not None  # a method has a tree
-    return total
+    return torch.stack(losses).sum()
 
 
 def _trees(context: Context, moved: Moved, whole: bool = False):

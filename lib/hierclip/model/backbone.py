@@ -143,6 +143,8 @@ class ImageEncoder(nn.Module):
         finally:
             visual.output_tokens = False
         side = math.isqrt(tokens.shape[1])
+        if side**2 != tokens.shape[1] or tokens.shape[2] != len(visual.proj):
+            raise ModelError(f"a ViT that pools by {visual.pool_type!r} keeps no square of places for local features")
         return pooled, (tokens @ visual.proj).unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 

@@ -1,6 +1,7 @@
 """`params.yaml`, read once: every key known, every value checked, and whether they fit together."""
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Self
 
@@ -66,7 +67,7 @@ class Params(Section):
         for table, rows in self.ablation.tables.items():
             for row, changes in rows.items():
                 times = changes.get("times", 1)
-                if not isinstance(times, int | float) or times <= 0:
+                if not isinstance(times, int | float) or not 0 < times < inf:
                     raise ParamsError(f"ablation.tables.{table}.{row}.times is {times!r}; it must be a number above 0")
                 self.variant(f"ablation.tables.{table}.{row}", {k: v for k, v in changes.items() if k != "times"})
         for name, grid in self.sweep.grid.items():
@@ -89,9 +90,9 @@ class Params(Section):
         Raises ParamsError, naming `where`, for a method or a key that is not known and a value that is not allowed.
         """
         own = dict(changes)
-        if (name := own.pop("method", None)) not in self.method:
+        if not isinstance(name := own.pop("method", None), str) or name not in self.method:
             raise ParamsError(f"{where}: no method {name!r}; known are {', '.join(self.method)}")
-        base = self.method[str(name)]
+        base = self.method[name]
         try:
             made = type(base).model_validate(base.model_dump(mode="json") | own)
         except ValidationError as error:
