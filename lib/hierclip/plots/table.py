@@ -102,6 +102,9 @@ def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) ->
     for name, table in tables.items():
         lines += [f"| {name} | {' | '.join(columns.values())} | seconds a step |", "|---|---|---|---|---|---|"]
         for row, r in table.iterrows():
+            if not r["seeds"]:
+                lines.append(f"| {row} | not run with these settings: `make ablate` | | | | |")
+                continue
             cells = [f"{100 * r[c]:.1f} ± {100 * r[f'{c}_half']:.1f}" for c in columns]
             lines.append(f"| {row} | {' | '.join(cells)} | {r['seconds']:.2f} ± {r['seconds_half']:.2f} |")
         lines.append("")
