@@ -177,21 +177,25 @@ def _nearer(parents: Tensor, children: Tensor) -> float:
     return float((parents.norm(dim=-1) < children.norm(dim=-1)).float().mean())
 
 
+@torch.no_grad()
 def ask_depth(model: Model, radius: float, tree: Tree, template: str, pictures: Pictures, batch: int) -> pd.DataFrame:
     """The trained model with its leaf texts asked to stand at tangent length `radius`, other radii in proportion.
 
-    By level: norm and bound, the margins' median, `reached` as in `summary`, and direct accuracy. Raises TypeError as
-    `level_norms` does.
+    By level: norm and bound, the margins' median, `reached` as in `summary`, direct accuracy, and the share of images
+    that are taken back from the rim, whose depth is then not the one asked for. Raises TypeError as `level_norms` does.
     """
     if not isinstance(head := model.head, PoincareHead):
         raise TypeError(f"a {type(head).__name__} has no depth to ask for")
     names = ("image_radius", "text_radius", "top_radius")
     radii = {name: getattr(head, name) * radius / head.text_radius for name in names}
-    classifier = replace(model, head=replace(head, **radii)).classifier(tree, template)
+    asked = replace(head, **radii)
+    classifier = replace(model, head=asked).classifier(tree, template)
+    tangents = torch.cat([asked.image_tangents(classifier.encoder(x)) for x in pictures.floats().split(batch)])
     margins = measured_margins(classifier, pictures, torch.from_numpy(tree.paths), batch)
     right = margins.assign(accuracy=margins["margin"] > 0).groupby("level")[["accuracy"]].mean()
     table = summary(margins).set_index("level")[["norm", "bound", "q50", "reached"]]
-    return table.assign(accuracy=right["accuracy"])  # pyright: ignore
+    rim = float(asked.clamped(tangents).float().mean())
+    return table.assign(accuracy=right["accuracy"], at_rim=rim)  # pyright: ignore
 
 
 def rank_correlation(margins: np.ndarray, broken: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:

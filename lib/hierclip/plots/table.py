@@ -59,7 +59,8 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         "Percent, with 95 % bootstrap intervals over pictures. Path-robust: the whole path stays right under every "
         "attack; every level is attacked, in both readings. All but the last figure are for the first tree, "
         f"{next(iter(any_of.trees))}; the last is the path-robust accuracy in the tree where it is least, on "
-        f"{next(iter(any_of.forest.values())).images} of the pictures. Worst level and worst tree are in the reading "
+        f"{next(iter(any_of.forest.values())).images} of the pictures, and its interval does not count "
+        "the choosing. Worst level and worst tree are in the reading "
         "that serves the method better on validation pictures, the last column. "
         f"Threat model: {threat.norm} {threat.eps}, PGD of "
         f"{threat.steps} steps of {threat.step}, random starts: {threat.restarts}, loss: {', '.join(threat.losses)}; "
@@ -111,7 +112,8 @@ def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) ->
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
     lines.append(
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
-        f"pictures at most, {study.gradients} gradient evaluations. "
+        f"pictures at most, {study.gradients} gradient evaluations unless the row says otherwise. "
+        "Seconds are taken with another run beside. "
         f"{threat.norm} {threat.eps}, PGD of {threat.steps} steps of {threat.step}, loss: {', '.join(threat.losses)}."
     )
     return "\n".join(lines) + "\n"
