@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hierclip import model
+from hierclip.data import OpenMoji
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead, Towers
 from hierclip.trees import (
     TreeError,
@@ -13,8 +14,10 @@ from hierclip.trees import (
     forest_levels,
     forest_paths,
     load_forest,
+    load_tree,
     save_tree,
     tree_from_graph,
+    wordnet_tree,
 )
 from tests.conftest import LEAVES, sizes_graph
 
@@ -117,3 +120,19 @@ def test_towers_sort_the_texts_of_every_tree_and_level(backbone, forest):
             for nodes, rows in zip(tree.levels, levels, strict=True):
                 expected = model.encode_texts(backbone, [TEMPLATE.format(node.name) for node in nodes])
                 torch.testing.assert_close(rows, expected)
+
+
+def test_the_committed_wordnet_tree_is_the_one_that_wordnet_gives(params, root):
+    rows = OpenMoji(params.data, root).leaves
+    made = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in rows}, params.trees.widths)
+    assert load_tree(root / "data/source/trees/wordnet.json") == made
+
+
+def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_own(params, root):
+    leaves = {leaf.id: leaf.name for leaf in OpenMoji(params.data, root).leaves}
+    for name in params.trees.names[1:]:
+        tree = find_tree(root / "data/source/trees", name, leaves)
+        assert tree.ids == tuple(leaves) and tree.top == 2
+        assert list(tree.sizes) == sorted(tree.sizes, reverse=True)
+        words = [node.name for level in tree.levels for node in level]
+        assert len(set(words)) == len(words)
