@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hierclip.attacks import Budget
-from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
+from hierclip.data import SPLITS, Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
@@ -27,6 +27,7 @@ from hierclip.train import finetune, make_fabric
 from hierclip.trees import Tree, load_forest
 
 BASE, TREES, KEPT = "data/models/base", "data/trees", "data/checkpoints/studies"
+SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has it
 TIMES = "times"  # the key of an ablation's row that is not the method's: how many times the gradient evaluations
 
 
@@ -40,8 +41,8 @@ class Run:
     gradients: int
     seed: int
     part: str  # "val" or "test"
-    splits: tuple[str, ...]
     leaves_only: bool
+    left_out: int = 0  # every so manieth fine-tuning class is left out of training, and stands for the held-out ones
 
 
 class StudyRecord(BaseModel):
@@ -64,25 +65,26 @@ class StudyRecord(BaseModel):
 
 
 def sweep_runs(params: Params) -> list[Run]:
-    """Every point of every method's grid, measured by its leaves on validation pictures of the fine-tuning classes."""
+    """Every point of every method's grid, measured by its leaves on validation pictures of the fine-tuning classes,
+    some of which are left out of training."""
     out, study = [], params.sweep
     for method, grid in study.grid.items():
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             settings = params.variant(f"sweep.grid.{method}", {"method": method} | point)
             labels = {"method": method, **point}
-            out.append(Run(labels, method, settings, study.gradients, study.seed, "val", ("tuned",), leaves_only=True))
+            out.append(Run(labels, method, settings, study.gradients, study.seed, "val", True, study.left_out))
     return out
 
 
 def ablation_runs(params: Params) -> list[Run]:
     """Every row of every table for every seed, each variant once however many tables it stands in."""
-    out, study, splits = {}, params.ablation, ("tuned", "held_out")
+    out, study = {}, params.ablation
     for changes in (row for table in study.tables.values() for row in table.values()):
         settings, gradients, method = *_variant(params, changes), str(changes["method"])
         for seed in study.seeds:
             labels = {"variant": _variant_key(settings, gradients), "seed": seed}
-            run = Run(labels, method, settings, gradients, seed, "test", splits, leaves_only=False)
+            run = Run(labels, method, settings, gradients, seed, "test", leaves_only=False)
             out.setdefault(tuple(labels.values()), run)
     return list(out.values())
 
@@ -133,7 +135,8 @@ def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path
     """Under the run's key a row for each split: its labels, accuracies, steps and seconds a step."""
     dataset, forest = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
     wanted = params.trees_of(run.settings)
-    tuned = [tree.restrict(ids_of(dataset, "tuned")) for tree in forest if tree.name in wanted]
+    classes = _classes(dataset, run.left_out)
+    tuned = [tree.restrict(classes["tuned"]) for tree in forest if tree.name in wanted]
     settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
     backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
     clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
@@ -143,9 +146,17 @@ def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path
     model, first = Model(backbone, head, run.method), forest[0]
     costs = {"steps": len(history), "seconds": round(float(np.median(gaps)), 4) if len(gaps) else 0.0}
     return key, [
-        {**run.labels, "split": s} | _accuracies(model, dataset, first, run, s, params, study) | costs
-        for s in run.splits
+        {**run.labels, "split": split} | _accuracies(model, dataset, first.restrict(ids), run, params, study) | costs
+        for split, ids in classes.items()
     ]
+
+
+def _classes(dataset: Dataset, left_out: int) -> dict[str, list[str]]:
+    """What is trained on, and what is measured beside it: the held-out classes, or some that are left out."""
+    tuned = ids_of(dataset, "tuned")
+    if not left_out:
+        return {split: ids_of(dataset, split) for split in SPLITS}
+    return {"tuned": [i for k, i in enumerate(tuned) if k % left_out], "left_out": tuned[::left_out]}
 
 
 class _Clocked(Dataset):
@@ -164,10 +175,9 @@ class _Clocked(Dataset):
 
 
 def _accuracies(
-    model: Model, dataset: Dataset, tree: Tree, run: Run, split: str, params: Params, study: StudyParams
+    model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams
 ) -> dict:
     """Leaf accuracy, clean and attacked; and where every level is attacked, path-robust accuracy by reading."""
-    tree = tree.restrict(ids_of(dataset, split))
     if run.leaves_only:
         tree = replace(tree, levels=tree.levels[:1], parents=())
     pictures = dataset.pictures(run.part).of(places_of(dataset, tree.ids))
@@ -193,8 +203,13 @@ def load_study(path: Path) -> StudyRecord:
 
 
 def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
-    """By method, the row of the highest robust leaf accuracy; where they tie, of the higher clean one."""
-    ranked = sweep.sort_values(["robust", "clean"], ascending=False, kind="stable")
+    """By method, its point of the highest robust leaf accuracy; where they tie, of the higher clean one.
+
+    Accuracies are means of the two kinds of classes: those trained on and those left out.
+    """
+    point = ["method", *(key for key in SETTINGS if key in sweep)]
+    points = sweep.groupby(point, sort=False, dropna=False)[["clean", "robust"]].mean().reset_index()
+    ranked = points.sort_values(["robust", "clean"], ascending=False, kind="stable")
     return ranked.groupby("method", sort=False).head(1).sort_index()
 
 

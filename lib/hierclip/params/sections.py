@@ -78,6 +78,7 @@ class StudyParams(Section):
 
 class SweepParams(StudyParams):
     seed: Seed
+    left_out: Annotated[int, Field(ge=2)]  # every so manieth fine-tuning class is not trained on, and measured apart
     grid: dict[str, dict[str, Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]]]  # by method: values of keys
 
 

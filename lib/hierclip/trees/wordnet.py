@@ -8,6 +8,7 @@ from textwrap import shorten
 
 import networkx as nx
 import nltk
+import yaml
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
 
 from hierclip.params import find_root
@@ -16,6 +17,7 @@ from hierclip.trees.excerpt import HEADER
 from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"
+NAMES = "names.yaml"  # beside the excerpt: words for synsets whose own do not stand after "a"
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index
 INSTALL = 'a full WordNet 3.0: nltk.download("wordnet"), or Debian\'s wordnet-base and wordnet-sense-index'
 
@@ -145,8 +147,9 @@ def hypernym_graph(synsets: Sequence[Synset]) -> nx.DiGraph:
 
 
 def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Words for each node: the name given, else its first lemma that no other node here uses as its own."""
-    names = dict(given)
+    """Words for each node: the name given, else that of NAMES, else its first lemma that no other node here uses."""
+    known = yaml.safe_load((find_root() / EXCERPT / NAMES).read_text(encoding="utf8"))
+    names = {identifier: known[identifier] for identifier in identifiers if identifier in known} | dict(given)
     for identifier in identifiers:
         lemmas = [lemma.replace("_", " ") for lemma in find_synset(wordnet, identifier).lemma_names()]
         free = [lemma for lemma in lemmas if lemma not in names.values()]
