@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 # The commands of dvc.yaml are found here.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test lint sweep ablate lab verify lock clean
+.PHONY: repro test slow lint sweep ablate lab verify lock clean
 
 repro: $(READY)
 	@$(BIN)/dvc repro
@@ -15,6 +15,10 @@ repro: $(READY)
 
 test: $(READY)
 	@$(BIN)/pytest
+
+# What takes minutes: our suite against pyautoattack's, on the model that `make repro` trained.
+slow: $(READY)
+	@$(BIN)/pytest -m slow -s
 
 lint: $(READY)
 	$(BIN)/ruff check .

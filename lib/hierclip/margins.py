@@ -122,11 +122,11 @@ def measured_margins(classifier: Classifier, pictures: Pictures, paths: Tensor, 
     parts = []
     for level in range(paths.shape[1]):
         nodes = paths[pictures.labels, level]
-        scores = torch.cat([classifier.score(x, level) for x in pictures.floats().split(batch)])
+        scores = torch.cat([classifier(x, [level])[0] for x in pictures.floats().split(batch)])
         pair, siblings = level_bounds(classifier, level)
         rows = {"level": level, "norm": text_norm(classifier, level), "siblings": scores.shape[1]}
         rows |= {"bound": pair, "sibling_bound": siblings, "node": nodes.numpy()}
-        values = -margin(scores, aims(paths, level)[0].own[nodes])
+        values = -margin(scores, aims(paths, level)[0].own[0][pictures.labels])
         parts.append(pd.DataFrame({"picture": range(len(values)), **rows, "margin": values.numpy()}))
     return pd.concat(parts, ignore_index=True)
 

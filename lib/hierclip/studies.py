@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student
 from torch import Tensor
 
-from hierclip.attacks import Budget
+from hierclip.attacks import budget_of
 from hierclip.data import SPLITS, Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
@@ -174,17 +174,14 @@ class _Clocked(Dataset):
         return self.dataset.pictures(part)
 
 
-def _accuracies(
-    model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams
-) -> dict:
+def _accuracies(model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams) -> dict:
     """Leaf accuracy, clean and attacked; and where every level is attacked, path-robust accuracy by reading."""
     if run.leaves_only:
         tree = replace(tree, levels=tree.levels[:1], parents=())
     pictures = dataset.pictures(run.part).of(places_of(dataset, tree.ids))
     pictures, attack = pictures[pictures.spread(study.images)], params.attack
-    budget = Budget(attack.eps, attack.step, attack.steps, attack.restarts, attack.losses)
     classifier, paths = model.classifier(tree, params.model.template), torch.from_numpy(tree.paths)
-    outcomes = level_matrix(classifier, pictures, paths, budget, seed=attack.seed, batch=attack.batch)
+    outcomes = level_matrix(classifier, pictures, paths, budget_of(attack), seed=attack.seed, batch=attack.batch)
     found = {reading: figures(outcomes, reading) for reading in READINGS}
     out = {"images": len(pictures), "clean": found["direct"]["clean"][0], "robust": found["direct"]["robust"][0][0]}
     paths_right = {f"path_{reading}": found[reading]["path_robust"] for reading in READINGS}
@@ -208,8 +205,8 @@ def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
     Accuracies are means of the two kinds of classes: those trained on and those left out.
     """
     point = ["method", *(key for key in SETTINGS if key in sweep)]
-    points = sweep.groupby(point, sort=False, dropna=False)[["clean", "robust"]].mean().reset_index()
-    ranked = points.sort_values(["robust", "clean"], ascending=False, kind="stable")
+    means = sweep.groupby(point, sort=False, dropna=False, as_index=False).agg({"clean": "mean", "robust": "mean"})
+    ranked = means.sort_values(["robust", "clean"], ascending=False, kind="stable")
     return ranked.groupby("method", sort=False).head(1).sort_index()
 
 

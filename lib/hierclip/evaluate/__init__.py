@@ -1,8 +1,10 @@
 """Level-wise evaluation: the matrix, its figures and intervals, the audit, records and what is made of them."""
 
 from hierclip.evaluate.audit import audit
-from hierclip.evaluate.matrix import Outcomes, level_matrix, outcomes_path
-from hierclip.evaluate.metrics import figures, intervals, paired_difference, path_robust
+from hierclip.evaluate.matrix import level_matrix
+from hierclip.evaluate.metrics import figures, holm, intervals, mcnemar, paired_difference, path_robust
+from hierclip.evaluate.mistakes import mistakes
+from hierclip.evaluate.outcomes import Outcomes, outcomes_path
 from hierclip.evaluate.records import (
     RECORDS,
     Record,
@@ -14,4 +16,5 @@ from hierclip.evaluate.records import (
     versions,
 )
 from hierclip.evaluate.run import evaluate
+from hierclip.evaluate.transfer import transfer
 from hierclip.evaluate.verify import verify

@@ -1,54 +1,112 @@
-"""A first look at whether robustness is real: a stronger attack, a large budget, gradients that vanish."""
+"""Whether robustness is real: one call, a verdict for each check with the number behind it.
 
+What to look for follows Athalye et al. (ICML 2018) and Carlini et al., On Evaluating Adversarial Robustness (2019).
+"""
+
+import copy
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from hierclip.attacks import Budget, aims, attack, frozen, margin
+from hierclip.attacks import GRADIENT, Budget, attack, frozen, margin
+from hierclip.attacks.aims import direct
 from hierclip.data import Pictures
-from hierclip.evaluate.records import Audit
+from hierclip.evaluate.records import Audit, Check
+from hierclip.evaluate.surrogates import SURROGATES
 from hierclip.model import Classifier, PoincareHead
 
+BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
 LARGE = 64 / 255
+FEW = 16  # pictures attacked again in float64
+
+# By check: the most that its number may be, and what the number is.
+CHECKS = {
+    "large budget": (0.05, "leaf accuracy at 64/255"),
+    "budget": (0.02, "most that leaf accuracy rises from one budget to the next larger"),
+    "steps": (0.05, "share that four times the steps break and the record's attack does not"),
+    "restarts": (0.05, "share that four more restarts break and the record's attack does not"),
+    "suite": (0.05, "share that the standard suite breaks and the record's attack does not"),
+    "gradient-free": (0.02, "share that Square breaks and no gradient attack does"),
+    "unclamped": (0.02, "share that a surrogate without clamps breaks and the native attacks do not"),
+    "cosine": (0.02, "share that a cosine surrogate breaks and the native attacks do not"),
+    "float64": (0.07, "share of 16 that an attack in float64 breaks and the native attacks do not"),
+    "zero gradients": (0.02, "share of images whose loss has no gradient at all at the start"),
+    "clamps": (0.02, "share of image and text points that a projection acts on"),
+}
 
 
 def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, *, count: int, seed: int) -> Audit:
-    """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others."""
+    """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others.
+
+    paths: (leaves, L + 1), the tree's. Attacks on surrogates count where they break the model itself.
+    """
     some = pictures[pictures.spread(count)]
-    images, own = some.floats().to(classifier.device), aims(paths, 0)[0].own[some.labels].to(classifier.device)
+    images, own = some.floats().to(classifier.device), direct(paths, 0).own[0][some.labels].to(classifier.device)
 
-    def score(x: Tensor) -> Tensor:
-        return classifier.score(x, 0)
-
-    def standing(other: Budget) -> Tensor:
-        moved = attack(score, images, own, other, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            return margin(score(moved), own) <= 0
+    def broken(other: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
+        """Which of the images fall to an attack that sees the gradient of `through`."""
+        seen, dtype = through or classifier, (through or classifier).text_points[0].dtype
+        generator = torch.Generator().manual_seed(seed)
+        moved, worst = attack(lambda x: seen(x, [0]), images[rows].to(dtype), [own[rows]], other, generator)
+        return worst > 0 if through is None else _wrong(classifier, moved.float(), own[rows])
 
     with frozen(classifier):
-        x = images.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(margin(score(x), own).sum(), x)
-        same = standing(budget)
-        harder = standing(replace(budget, steps=2 * budget.steps, restarts=2, losses=("margin", "ce")))
-        large = standing(replace(budget, eps=LARGE, step=2.5 * LARGE / budget.steps))
-        return Audit(
-            images=len(some),
-            same_attack=_share(same),
-            stronger=_share(same & harder),
-            large_budget=_share(large),
-            zero_gradients=_share(gradient.flatten(1).abs().amax(1) == 0),
-            at_rim=_at_rim(classifier, images),
-        )
+        native = broken(budget)
+        curve = {n: broken(replace(budget, eps=n / 255, step=2.5 * n / 255 / budget.steps)) for n in BUDGETS}
+        by_steps = {k * budget.steps: broken(replace(budget, steps=k * budget.steps)) for k in (2, 4)}
+        by_steps, restarts = {budget.steps: native} | by_steps, {1: native, 5: broken(replace(budget, restarts=5))}
+        suite = broken(replace(budget, suite=GRADIENT, steps=2 * budget.steps, restarts=1))
+        gradient = native | suite | by_steps[4 * budget.steps] | restarts[5]
+        square = broken(replace(budget, suite=("square",)))
+        values = {
+            "large budget": 1 - _share(curve[64]),
+            "budget": max(
+                _share(a) - _share(b) for a, b in zip(curve.values(), list(curve.values())[1:], strict=False)
+            ),
+            "steps": _share(by_steps[4 * budget.steps] & ~native),
+            "restarts": _share(restarts[5] & ~native),
+            "suite": _share((suite | square) & ~native),
+            "gradient-free": _share(square & ~gradient),
+        }
+        for name, surrogate in SURROGATES.items():
+            if other := surrogate(classifier):
+                values[name] = _share(broken(budget, other) & ~gradient)
+        double = copy.deepcopy(classifier).double()
+        values["float64"] = _share(broken(budget, double, slice(FEW)) & ~gradient[:FEW])
+        values["zero gradients"] = _without_gradient(classifier, images, own)
+        values["clamps"] = _clamped(classifier, images)
+    return Audit(
+        images=len(some),
+        budgets={f"{n}/255": 1 - _share(fallen) for n, fallen in curve.items()},
+        steps={str(k): 1 - _share(fallen) for k, fallen in by_steps.items()},
+        restarts={str(k): 1 - _share(fallen) for k, fallen in restarts.items()},
+        checks={
+            name: Check(value=value, limit=CHECKS[name][0], passed=value <= CHECKS[name][0])
+            for name, value in values.items()
+        },
+    )
 
 
 def _share(which: Tensor) -> float:
-    return float(which.float().mean())
+    return round(float(which.double().mean()), 6)
 
 
 @torch.no_grad()
-def _at_rim(classifier: Classifier, images: Tensor) -> float:
+def _wrong(classifier: Classifier, images: Tensor, own: Tensor) -> Tensor:
+    return margin(classifier(images, [0])[0], own) > 0
+
+
+def _without_gradient(classifier: Classifier, images: Tensor, own: Tensor) -> float:
+    x = images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(margin(classifier(x, [0])[0], own).sum(), x)
+    return _share(gradient.flatten(1).abs().amax(1) == 0)
+
+
+@torch.no_grad()
+def _clamped(classifier: Classifier, images: Tensor) -> float:
     head = classifier.head
     if not isinstance(head, PoincareHead):
         return 0.0
-    return _share(head.clamped(head.image_tangents(classifier.encoder(images))))
+    texts = torch.cat([head.on_rim(points) for points in classifier.text_points])
+    return max(_share(head.clamped(head.image_tangents(classifier.encoder(images)))), _share(texts))

@@ -1,9 +1,8 @@
 """The level matrix: every level attacked, every level read, image by image."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,46 +12,11 @@ from torch import Tensor
 
 from hierclip.attacks import Aim, Budget, aims, attack, frozen
 from hierclip.data import Pictures
-from hierclip.model import READINGS, Classifier, read
+from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
+from hierclip.model import Classifier
 from hierclip.progress import progress, work_key
 
-
-def outcomes_path(root: Path, method: str, seed: int, split: str) -> Path:
-    """Where a model's outcomes on a split are kept."""
-    return root / "data/attacks" / f"{method}-{seed}" / f"{split}.npz"
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Whether each of N images is read rightly, by reading.
-
-    clean[reading]: (N, L + 1) bool, by evaluated level.
-    robust[reading]: (L + 1, N, L + 1) bool, by attacked level first: right under everything that the attack at
-    that level tried.
-    """
-
-    clean: dict[str, np.ndarray]
-    robust: dict[str, np.ndarray]
-
-    def take(self, rows: np.ndarray | slice, levels: list[int] | slice) -> "Outcomes":
-        """Some of the images, and some of the levels in place of all, attacked and read."""
-        return Outcomes(
-            {reading: values[rows][:, levels] for reading, values in self.clean.items()},
-            {reading: values[levels][:, rows][:, :, levels] for reading, values in self.robust.items()},
-        )
-
-    def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f"clean_{k}": v for k, v in self.clean.items()} | {f"robust_{k}": v for k, v in self.robust.items()}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
-
-    @staticmethod
-    def load(path: Path) -> "Outcomes":
-        with np.load(path) as arrays:
-            return Outcomes(
-                {reading: arrays[f"clean_{reading}"] for reading in READINGS},
-                {reading: arrays[f"robust_{reading}"] for reading in READINGS},
-            )
+RANKED = 20  # leaves kept of a picture's ranking
 
 
 def level_matrix(
@@ -63,50 +27,67 @@ def level_matrix(
     *,
     seed: int,
     batch: int,
+    more: Sequence[Aim] = (),
     kept: Path | None = None,
     what: str = "attack",
 ) -> Outcomes:
-    """Attacks every level, through the objective of each reading, and reads every level after it.
+    """Attacks every level, through the objective of each reading, then the aims in `more`; reads every level after it.
 
-    paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its
-    own, drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was
-    stopped goes on where it was; removing the file is the caller's.
+    paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its own,
+    drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was stopped
+    goes on where it was; removing the file is the caller's.
 
-    An attack stops where its aim is wrong: a picture that is wrong already is left as it is, and the other levels
-    are read on a perturbation no larger than it took. So A[a, e] off the diagonal says what an attack at a does in
+    Nothing is attacked that is decided: a picture that is wrong already, or that stood where an aim had to succeed
+    before this one can (`Aim.needs`: a picture leaves a superclass only where its leaf falls). It is then read as that
+    aim left it. An attack stops where its aim is wrong, so A[a, e] off the diagonal says what an attack at a does in
     passing, not the worst that could be done at e; that is A[e, e].
     """
-    images, nodes = pictures.floats(), paths[pictures.labels]
-    tensors = [pictures.images, pictures.labels, paths, *classifier.state_dict().values(), *classifier.text_points]
+    images, labels = pictures.floats(), pictures.labels
+    tensors = [pictures.images, labels, paths, *classifier.state_dict().values(), *classifier.text_points]
+    todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
     done = _Partial(kept, work_key(budget, classifier.head, seed, batch, *tensors))
-    todo = [aim for level in range(paths.shape[1]) for aim in aims(paths, level)]
-
-    def outcome(aim: Aim | None, seed: int) -> np.ndarray:
-        moved = attacked(classifier, images, nodes, aim, budget, seed, batch) if aim else images
-        return _right(classifier, moved, nodes, paths, batch)
-
     with frozen(classifier):
-        clean = done.get("clean", outcome, None, 0)
-        robust = {reading: np.ones((paths.shape[1], *clean[0].shape), dtype=bool) for reading in READINGS}
+        readouts = {CLEAN: done.get(CLEAN, _read, classifier, images, batch)}
+
+        def outcome(k: int, aim: Aim) -> Readout:
+            return _attack_open(classifier, images, labels, aim, readouts, budget, 1000 * seed + k, batch)
+
         for k, aim in enumerate(progress(todo, what) if kept else todo):
-            right = done.get(f"{aim.level}_{aim.reading}", outcome, aim, 1000 * seed + k)
-            for reading, values in zip(READINGS, right, strict=True):
-                robust[reading][aim.level] &= values
-    return Outcomes(dict(zip(READINGS, clean, strict=True)), robust)
+            readouts[aim.name] = done.get(aim.name, outcome, k, aim)
+    return gather(readouts, paths.numpy(), labels.numpy())
 
 
-def attacked(classifier, images: Tensor, nodes: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
-    """Batch by batch, each with random numbers of its own; on the CPU several at once, a thread each."""
-    score = partial(classifier.score, level=aim.source)
+def _attack_open(classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed, batch) -> Readout:
+    """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them."""
+    stood = [~_fallen(need, readouts[need.name], labels) for need in aim.needs]
+    last = readouts[aim.needs[0].name if aim.needs else CLEAN]
+    rows = torch.nonzero(~torch.stack(stood).any(0) if stood else torch.ones(len(labels), dtype=torch.bool))[:, 0]
+    if not len(rows):
+        return last
+    moved = attacked(classifier, images[rows], labels[rows], aim, budget, seed, batch)
+    read, out = _read(classifier, moved, batch), {key: values.copy() for key, values in last.items()}
+    for key, values in read.items():
+        out[key][rows.numpy()] = values
+    return out
+
+
+def _fallen(aim: Aim, readout: Readout, labels: Tensor) -> Tensor:
+    return aim.broken(torch.from_numpy(readout["nodes"]).long(), labels)
+
+
+def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
+    """Images moved by the attack on an aim: batch by batch, each with random numbers of its own; on the CPU several
+    at once, a thread each. labels: (N,) leaves.
+    """
+    score = partial(classifier, levels=aim.sources)
 
     def moved(k: int, x: Tensor, y: Tensor) -> Tensor:
-        own = aim.own[y[:, aim.level]].to(classifier.device)
+        own = [table[y].to(classifier.device) for table in aim.own]
         generator = torch.Generator().manual_seed(1000 * seed + k)
-        return attack(score, x.to(classifier.device), own, budget, generator).cpu()
+        return attack(score, x.to(classifier.device), own, budget, generator)[0].cpu()
 
-    batches = [(k, *pair) for k, pair in enumerate(_batches(images, nodes, batch))]
     with _one_thread_each(classifier.device) as workers:
-        return torch.cat(list(workers.map(moved, *zip(*batches, strict=True))))
+        return torch.cat(list(workers.map(moved, range(len(images)), images.split(batch), labels.split(batch))))
 
 
 @contextmanager
@@ -124,22 +105,21 @@ def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _batches(images: Tensor, nodes: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(images.split(batch), nodes.split(batch), strict=True)
-
-
 @torch.no_grad()
-def _right(classifier: Classifier, images: Tensor, nodes: Tensor, paths: Tensor, batch: int) -> np.ndarray:
-    """(readings, N, L + 1) bool."""
-    rows = []
-    for x, y in _batches(images, nodes, batch):
-        readings = read([level.cpu() for level in classifier(x.to(classifier.device))], paths)
-        rows.append(torch.stack([readings[reading] == y for reading in READINGS]))
-    return torch.cat(rows, dim=1).numpy()
+def _read(classifier: Classifier, images: Tensor, batch: int) -> Readout:
+    parts: dict[str, list[Tensor]] = {"nodes": [], "confidence": [], "ranked": []}
+    for x in images.split(batch):
+        shares = [level.cpu().softmax(1) for level in classifier(x.to(classifier.device))]
+        best = [share.max(1) for share in shares]
+        ranked = shares[0].topk(min(RANKED, shares[0].shape[1]), dim=1).indices
+        parts["nodes"].append(torch.stack([level.indices for level in best], dim=1).int())
+        parts["confidence"].append(torch.stack([level.values for level in best], dim=1))
+        parts["ranked"].append(ranked.int())
+    return {key: torch.cat(values).numpy() for key, values in parts.items()}
 
 
 class _Partial:
-    """Arrays kept in a file under one key; those of another key are forgotten."""
+    """Readouts kept in a file under one key; those of another key are forgotten."""
 
     def __init__(self, path: Path | None, key: str):
         self.path, self.arrays = path, {"key": np.array(key)}
@@ -148,13 +128,15 @@ class _Partial:
                 if str(kept["key"]) == key:
                     self.arrays = dict(kept)
 
-    def get(self, name: str, compute: Callable[..., np.ndarray], *arguments) -> np.ndarray:
-        if name not in self.arrays:
-            self.arrays[name] = compute(*arguments)
-            if self.path is None:
-                return self.arrays[name]
+    def get(self, name: str, compute: Callable[..., Readout], *arguments) -> Readout:
+        found = {key.partition("/")[2]: v for key, v in self.arrays.items() if key.startswith(f"{name}/")}
+        if found:
+            return found
+        made = compute(*arguments)
+        self.arrays |= {f"{name}/{key}": values for key, values in made.items()}
+        if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_name(self.path.name + ".part.npz")
             np.savez(part, allow_pickle=False, **self.arrays)
             part.replace(self.path)
-        return self.arrays[name]
+        return made

@@ -1,8 +1,11 @@
-"""Figures out of image-by-image outcomes, with their bootstrap intervals."""
+"""Figures out of picture-by-picture outcomes, with their bootstrap intervals."""
+
+from collections.abc import Mapping
 
 import numpy as np
+from scipy.stats import binomtest
 
-from hierclip.evaluate.matrix import Outcomes
+from hierclip.evaluate.outcomes import Outcomes
 
 Interval = tuple[float, float]
 
@@ -21,8 +24,8 @@ def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> di
 
     At 0 and at 1, where every resample is the same, the interval reaches 3/N inwards (the rule of three).
     """
-    n = len(outcomes.clean[reading])
-    drawn = _figures(outcomes, reading, _resample(n, resamples, seed))
+    n = len(outcomes.labels)
+    drawn = _figures(outcomes, reading, resample(n, resamples, seed))
     return {name: _bounds(values, min(1, 3 / n)) for name, values in drawn.items()}
 
 
@@ -34,11 +37,27 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed
     if ours.shape != theirs.shape:
         raise ValueError(f"{len(ours)} and {len(theirs)} pictures are no pairs")
     difference = ours.astype(float) - theirs
-    low, high = np.quantile(_resample(len(ours), resamples, seed) @ difference / len(ours), [0.025, 0.975])
+    low, high = np.quantile(resample(len(ours), resamples, seed) @ difference / len(ours), [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
 
 
-def _resample(n: int, resamples: int, seed: int) -> np.ndarray:
+def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The two-sided p-value of no difference between paired outcomes, (N,) bool each: McNemar's exact test."""
+    wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P-values of several comparisons adjusted for how many they are (Holm, 1979): each, from the least up, times the
+    number of those not smaller, never below the one before it and at most 1."""
+    out, least, left = {}, 0.0, len(p_values)
+    for name in sorted(p_values, key=lambda name: p_values[name]):
+        least = max(least, min(1.0, left * p_values[name]))
+        out[name], left = least, left - 1
+    return {name: out[name] for name in p_values}
+
+
+def resample(n: int, resamples: int, seed: int) -> np.ndarray:
     """(resamples, n): how often each picture is drawn, rows summing to n."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
 

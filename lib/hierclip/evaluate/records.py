@@ -17,6 +17,7 @@ PACKAGES = ("torch", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "op
 
 Levels = list[float]  # by level
 Pair = tuple[float, float]  # low, high
+Triple = tuple[float, float, float]  # value, low, high
 
 
 class RecordError(ValueError):
@@ -28,12 +29,13 @@ class _Part(BaseModel):
 
 
 class ThreatModel(_Part):
-    norm: Literal["Linf"]
+    norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
-    step: str
+    suite: tuple[str, ...]  # attacks, in turn, each on what still stands
+    step: str  # of PGD and CW
     steps: int
     restarts: int
-    losses: tuple[str, ...]
+    queries: int  # of Square
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
     precision: str  # of the attack's arithmetic
@@ -49,15 +51,38 @@ class Intervals(_Part):
     path_robust: Pair
 
 
+class Check(_Part):
+    """What `evaluate.audit.CHECKS` says, measured."""
+
+    value: float
+    limit: float
+    passed: bool
+
+
 class Audit(_Part):
-    """Leaf accuracy of some of the images under other attacks than the record's own."""
+    """Leaf accuracy of some of the images under other attacks than the record's own, and what that says."""
 
     images: int
-    same_attack: float
-    stronger: float  # with both losses, twice the steps and two restarts on top
-    large_budget: float  # at 64/255: about nothing, unless gradients are masked
-    zero_gradients: float  # share of images whose loss has no gradient at all at the start
-    at_rim: float  # share of points that a projection acts on
+    budgets: dict[str, float]  # "n/255" to accuracy
+    steps: dict[str, float]
+    restarts: dict[str, float]
+    checks: dict[str, Check]
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name, check in self.checks.items() if not check.passed]
+
+
+class Mistakes(_Part):
+    """As `evaluate.mistakes` defines them: value, low, high."""
+
+    severity: Triple | None
+    hd_1: Triple
+    hd_5: Triple
+    hd_20: Triple
+    consistent: Triple
+    contradictions: Triple
+    ece: Triple
 
 
 class TreeFigures(_Part):
@@ -65,6 +90,8 @@ class TreeFigures(_Part):
 
     images: int
     levels: list[int]  # nodes at each level
+    clean: dict[str, Levels]
+    robust: dict[str, list[Levels]]  # [attack level][evaluated level]
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Pair]
@@ -87,6 +114,8 @@ class Record(_Part):
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Intervals]
+    superclass: dict[str, float]  # share that stands under attacks that "stay" inside a superclass, and under "every"
+    mistakes: dict[str, Mistakes]  # "clean", and "attacked" at the leaves
     forest: dict[str, TreeFigures]  # by tree, all of them on the same pictures
     audit: Audit
     versions: dict[str, str]
@@ -104,12 +133,13 @@ class Record(_Part):
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
     return ThreatModel(
-        norm="Linf",
+        norm=attack.norm,
         eps=format_budget(attack.eps),
         step=format_budget(attack.step),
         steps=attack.steps,
         restarts=attack.restarts,
-        losses=attack.losses,
+        suite=attack.suite,
+        queries=attack.queries,
         resolution=resolution,
         prompt=prompt,
         precision="float32",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hierclip.evaluate.matrix import outcomes_path
+from hierclip.evaluate.outcomes import outcomes_path
 from hierclip.evaluate.records import RECORDS, Record, RecordError, load_records, parse_record
 from hierclip.model import READINGS
 

@@ -18,7 +18,7 @@ READINGS = ("direct", "roll_up")
 
 
 class Classifier(nn.Module):
-    """forward: images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each level l that it has."""
+    """Images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each of the levels asked for, by default all."""
 
     def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor]):
         """points: a level's text points (K_l, D), leaves first."""
@@ -35,13 +35,9 @@ class Classifier(nn.Module):
     def text_points(self) -> list[Tensor]:
         return [getattr(self, f"texts_{level}") for level in range(self.count)]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        points = self.head.image_points(self.encoder(images))
-        return [self.head.logits(points, texts) for texts in self.text_points]
-
-    def score(self, images: Tensor, level: int) -> Tensor:
-        """The logits of one level alone: (N, K_l)."""
-        return self.head.logits(self.head.image_points(self.encoder(images)), self.text_points[level])
+    def forward(self, images: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
+        points, texts = self.head.image_points(self.encoder(images)), self.text_points
+        return [self.head.logits(points, texts[level]) for level in (range(self.count) if levels is None else levels)]
 
 
 @torch.no_grad()

@@ -11,6 +11,11 @@ from hierclip import poincare
 from hierclip.poincare import Scalar
 
 
+def full(x: Tensor) -> Tensor:
+    """At least float32: the ball has no room for less."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Head(Protocol):
     def image_points(self, embeddings: Tensor) -> Tensor:
         """Where images stand: (N, D)."""
@@ -32,10 +37,10 @@ class CosineHead:
     scale: Scalar
 
     def image_points(self, embeddings: Tensor) -> Tensor:
-        return F.normalize(embeddings.float(), dim=-1)
+        return F.normalize(full(embeddings), dim=-1)
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        return F.normalize(embeddings.float(), dim=-1)
+        return F.normalize(full(embeddings), dim=-1)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
         return self.scale * images @ texts.T
@@ -63,7 +68,7 @@ class PoincareHead:
 
     def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
         """Tangent vectors at the centre, (..., D): of length `radius`, or around it where norms are free."""
-        embeddings = embeddings.float()
+        embeddings = full(embeddings)
         if self.norms == "fixed":
             return radius * F.normalize(embeddings, dim=-1)
         return 2 * radius * embeddings / (embeddings.norm(dim=-1, keepdim=True) + typical)
@@ -102,6 +107,10 @@ class PoincareHead:
         """Which tangent vectors `place` has to shorten: (...) bool."""
         return poincare.at_rim(tangents, self.curvature)
 
+    def on_rim(self, points: Tensor) -> Tensor:
+        """Which points stand where `place` puts what it shortens: (...) bool."""
+        return self.curvature**0.5 * points.norm(dim=-1) > 1 - 1.01 * poincare.RIM[torch.float32]
+
 
 @dataclass(frozen=True)
 class EuclideanHead(PoincareHead):
@@ -123,6 +132,9 @@ class EuclideanHead(PoincareHead):
 
     def clamped(self, tangents: Tensor) -> Tensor:
         return torch.zeros_like(tangents[..., 0], dtype=torch.bool)
+
+    def on_rim(self, points: Tensor) -> Tensor:
+        return self.clamped(points)
 
 
 HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}

@@ -50,17 +50,22 @@ class FinetuneParams(OptimParams):
 
 
 class AttackParams(Section):
+    norm: Literal["Linf", "L2"]
     eps: Eps
-    step: Step
-    steps: PositiveInt
+    suite: tuple[Literal["pgd_ce", "pgd_margin", "apgd_ce", "apgd_margin", "apgd_dlr", "cw", "square"], ...] = Field(
+        min_length=1
+    )
+    step: Step  # of PGD and CW
+    steps: PositiveInt  # gradients that a run of a gradient attack takes
     restarts: PositiveInt
-    losses: tuple[Literal["margin", "ce"], ...] = Field(min_length=1)
+    queries: PositiveInt  # images that Square may ask for
     batch: PositiveInt
     seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval
     reading_images: PositiveInt  # validation pictures that choose the reading
     forest_images: PositiveInt  # test pictures on which trees after the first are attacked
     audit_images: PositiveInt
+    transfer_images: PositiveInt  # shown to every model
 
 
 class MarginParams(Section):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from hierclip.evaluate import Record
 from hierclip.model import READINGS
 from hierclip.params import Params
-from hierclip.plots.table import in_order
+from hierclip.plots.frames import in_order
 
 
 def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:

@@ -6,32 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from hierclip.evaluate import Outcomes, Record, outcomes_path, paired_difference, path_robust
+from hierclip.evaluate import Outcomes, Record, holm, mcnemar, outcomes_path, paired_difference, path_robust
+from hierclip.evaluate.records import ThreatModel
+from hierclip.plots.frames import in_order
 from hierclip.studies import StudyRecord
 
 SPLITS = {
     "tuned": "Classes seen in fine-tuning",
     "held_out": "Classes held out of fine-tuning: known from pre-training, never seen under attack",
 }
-
-
-def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """A row for each record, reading and level: accuracy clean and under the attack at that level, as fractions."""
-    rows = [
-        {
-            "method": r.method,
-            "seed": r.seed,
-            "split": r.split,
-            "reading": reading,
-            "level": level,
-            "clean": r.clean[reading][level],
-            "robust": r.robust[reading][level][level],
-        }
-        for r in records
-        for reading in r.clean
-        for level in range(len(r.levels))
-    ]
-    return pd.DataFrame(rows)
 
 
 def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
@@ -62,16 +45,18 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         f"{next(iter(any_of.forest.values())).images} of the pictures, and its interval does not count "
         "the choosing. Worst level and worst tree are in the reading "
         "that serves the method better on validation pictures, the last column. "
-        f"Threat model: {threat.norm} {threat.eps}, PGD of "
-        f"{threat.steps} steps of {threat.step}, random starts: {threat.restarts}, loss: {', '.join(threat.losses)}; "
+        f"Threat model: {attack_words(threat)}; "
         f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".'
     )
     return "\n".join(lines) + "\n"
 
 
-def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Record]:
-    """By method, as `labels` lists them, and then by seed."""
-    return sorted(records, key=lambda r: (list(labels).index(r.method), r.seed))
+def attack_words(threat: ThreatModel) -> str:
+    """The attack of a threat model in a few words."""
+    extra = [f"PGD's steps {threat.step}"] if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite) else []
+    extra += [f"{threat.queries} queries"] if "square" in threat.suite else []
+    words = f"{threat.norm} {threat.eps}, {' then '.join(threat.suite)}, {threat.steps} steps each"
+    return ", ".join([words, f"random starts: {threat.restarts}", *extra])
 
 
 def _row(r: Record, labels: Mapping[str, str]) -> str:
@@ -114,7 +99,7 @@ def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) ->
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
         f"pictures at most, {study.gradients} gradient evaluations unless the row says otherwise. "
         "Seconds are taken with another run beside. "
-        f"{threat.norm} {threat.eps}, PGD of {threat.steps} steps of {threat.step}, loss: {', '.join(threat.losses)}."
+        f"{attack_words(threat)}."
     )
     return "\n".join(lines) + "\n"
 
@@ -122,7 +107,8 @@ def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) ->
 def paired(records: Sequence[Record], labels: Mapping[str, str], root: Path, resamples: int) -> pd.DataFrame:
     """How much one method's path-robust accuracy exceeds another's, on the same pictures, in points; every pair.
 
-    Each method takes its own reading, chosen on validation pictures. Columns: the difference and its 95 % interval.
+    Each method takes its own reading, chosen on validation pictures. Columns: the difference and its 95 % interval, the
+    p-value of McNemar's exact test, and `holm`, that value adjusted for the number of pairs of its split and seed.
     Reads the outcomes that the attack stage kept. Raises FileNotFoundError where they are missing.
     """
     rows = []
@@ -131,7 +117,10 @@ def paired(records: Sequence[Record], labels: Mapping[str, str], root: Path, res
         right = {
             r.method: path_robust(Outcomes.load(outcomes_path(root, r.method, seed, split)), r.reading) for r in group
         }
-        for first, second in itertools.combinations(right, 2):
-            points = [100 * v for v in paired_difference(right[second], right[first], resamples, seed)]
-            rows.append((split, seed, f"{labels[second]} - {labels[first]}", *points))
-    return pd.DataFrame(rows, columns=["split", "seed", "pair", "points", "low", "high"])
+        pairs = {f"{labels[b]} - {labels[a]}": (right[b], right[a]) for a, b in itertools.combinations(right, 2)}
+        p_values = {pair: mcnemar(*both) for pair, both in pairs.items()}
+        adjusted = holm(p_values)
+        for pair, both in pairs.items():
+            points = [100 * v for v in paired_difference(*both, resamples, seed)]
+            rows.append((split, seed, pair, *points, p_values[pair], adjusted[pair]))
+    return pd.DataFrame(rows, columns=["split", "seed", "pair", "points", "low", "high", "p", "holm"])

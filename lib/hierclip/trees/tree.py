@@ -68,12 +68,6 @@ class Tree:
         return np.stack(columns, axis=1)
 
     @cached_property
-    def lca_heights(self) -> np.ndarray:
-        """(leaves, leaves) int64: the finest level at which two leaves meet, L + 1 where only the root joins them."""
-        same = self.paths[:, None, :] == self.paths[None, :, :]
-        return np.where(same.any(-1), same.argmax(-1), self.top + 1)
-
-    @cached_property
     def nodes(self) -> dict[str, Node]:
         """Every node once, by identifier, finest level first."""
         return {node.id: node for level in self.levels for node in level}
@@ -114,6 +108,15 @@ class Tree:
         """SHA-256 of what the tree says, whatever its file looks like."""
         said = [[[node.id, node.name] for node in level] for level in (*self.levels, (self.root,))]
         return hashlib.sha256(json.dumps([said, self.parents]).encode()).hexdigest()
+
+
+def lca_heights(paths: np.ndarray) -> np.ndarray:
+    """(leaves, leaves) int64: the finest level at which two leaves meet, L + 1 where only the root joins them.
+
+    paths: (leaves, L + 1), a tree's.
+    """
+    same = paths[:, None, :] == paths[None, :, :]
+    return np.where(same.any(-1), same.argmax(-1), paths.shape[1])
 
 
 def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: str = "") -> Tree:

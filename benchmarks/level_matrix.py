@@ -1,0 +1,90 @@
+"""What the level matrix costs beside the naive way, a full run of the attack for every level and reading.
+
+python benchmarks/level_matrix.py [METHOD [PICTURES]], after `make repro`; some minutes. Prints, from one run, ratios of
+times and of gradients, and the figures of all three ways: ours; every aim on every picture, each stopped where it
+has succeeded; and every aim on every picture for all of its steps.
+"""
+
+import sys
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from hierclip.attacks import ATTACKS, Siege, aims, attack, budget_of, frozen
+from hierclip.data import ids_of, load_dataset, places_of
+from hierclip.evaluate import Outcomes, figures, level_matrix
+from hierclip.evaluate import matrix as room
+from hierclip.evaluate.outcomes import CLEAN, gather
+from hierclip.model import READINGS, load_model
+from hierclip.params import find_root, load_params
+from hierclip.trees import load_forest
+
+root, params = find_root(), load_params()
+method = sys.argv[1] if len(sys.argv) > 1 else params.methods[1]
+dataset, a = load_dataset(params.data, root), params.attack
+tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(ids_of(dataset, "tuned"))
+pictures = dataset.pictures("test").of(places_of(dataset, tree.ids))
+pictures = pictures[pictures.spread(int(sys.argv[2]) if len(sys.argv) > 2 else 500)]
+paths, budget = torch.from_numpy(tree.paths), budget_of(a)
+classifier = load_model(root / f"data/models/{method}-{params.seeds[0]}").classifier(tree, params.model.template)
+calls = []  # gradients of single images
+climb = Siege.climb
+
+
+def counted(siege, rows, x, loss):
+    calls.append(len(rows))
+    return climb(siege, rows, x, loss)
+
+
+def never_fallen(score, images, own, budget, generator):
+    """The attack as one would write it without looking: nothing stops, the worst point is kept all the same."""
+    siege = Siege(score, images, own, budget)
+    siege.standing = lambda: torch.arange(len(images))
+    keep = siege._keep
+    siege._keep = lambda rows, x, scores: keep(rows, x, scores).clamp(max=0)
+    for name in budget.suite:
+        ATTACKS[name](siege, generator)
+    return siege.best, siege.worst
+
+
+def ours() -> Outcomes:
+    return level_matrix(classifier, pictures, paths, budget, seed=a.seed, batch=a.batch)
+
+
+def naive() -> Outcomes:
+    todo = [aim for level in range(tree.top + 1) for aim in aims(paths, level)]
+    images, labels = pictures.floats(), pictures.labels
+    with frozen(classifier):
+        readouts = {CLEAN: room._read(classifier, images, a.batch)}
+        for k, aim in enumerate(todo):
+            moved = room.attacked(classifier, images, labels, aim, budget, 1000 * a.seed + k, a.batch)
+            readouts[aim.name] = room._read(classifier, moved, a.batch)
+    return gather(readouts, tree.paths, labels.numpy())
+
+
+def full() -> Outcomes:
+    room.attack = never_fallen
+    try:
+        return naive()
+    finally:
+        room.attack = attack
+
+
+Siege.climb = counted  # pyright: ignore
+results = {}
+level_matrix(classifier, pictures[torch.arange(20)], paths, budget, seed=0, batch=20)  # warm up
+for name, way in (("ours", ours), ("each aim on every picture", naive), ("the same without stopping", full)):
+    calls.clear()
+    start = perf_counter()
+    outcomes = way()
+    results[name] = perf_counter() - start, sum(calls), {reading: figures(outcomes, reading) for reading in READINGS}
+print(f"{method}, {len(pictures)} pictures, {tree.top + 1} levels, {' then '.join(budget.suite)}")
+for name, (seconds, gradients, found) in results.items():
+    ratio = results["ours"][0] / seconds, results["ours"][1] / gradients
+    diagonal = {r: np.diag(f["robust"]).round(3).tolist() for r, f in found.items()}
+    headline = {r: round(f["path_robust"], 4) for r, f in found.items()}
+    print(
+        f"{name}: ours takes {ratio[0]:.2f} of its time, {ratio[1]:.2f} of its gradients; "
+        f"path-robust {headline}; {diagonal}"
+    )

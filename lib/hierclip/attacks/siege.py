@@ -1,0 +1,91 @@
+"""Images under attack: what every attack of the suite is given, and what it leaves behind."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hierclip.attacks.aims import margin
+from hierclip.attacks.norms import NORMS, Norm
+
+Score = Callable[[Tensor], Sequence[Tensor]]  # images to the logits (N, K) of some levels
+Loss = Callable[[Sequence[Tensor], Tensor], Tensor]  # of those logits for some rows of the images, (n,)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far and how hard an attack may go."""
+
+    eps: float
+    step: float  # of PGD and CW
+    steps: int  # gradients that a run of a gradient attack takes
+    restarts: int
+    suite: tuple[str, ...]  # names of ATTACKS, in turn, each on what still stands
+    queries: int  # images that Square may ask for
+    norm: str = "Linf"
+
+
+class Siege:
+    """Each image's worst point so far, and its margin there.
+
+    Where several groups of scores are to be wrong at once, the margin is the least of theirs. An image has fallen
+    when it is positive; a margin that is no number is none.
+    """
+
+    def __init__(self, score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget):
+        """own: for each level that `score` gives, (N, K) bool, the scores that must not win."""
+        self.score, self.images, self.own, self.budget = score, images, own, budget
+        self.best, self.worst = images.clone(), images.new_full((len(images),), -torch.inf)
+        self.gradients = self.queries = 0  # of single images
+        self.look(torch.arange(len(images), device=images.device), images)
+
+    @property
+    def norm(self) -> Norm:
+        return NORMS[self.budget.norm]
+
+    def standing(self) -> Tensor:
+        """The rows of the images that have not fallen."""
+        return torch.nonzero(~(self.worst > 0))[:, 0]
+
+    def of(self, rows: Tensor) -> list[Tensor]:
+        """`own` for some of the images."""
+        return [own[rows] for own in self.own]
+
+    @torch.no_grad()
+    def look(self, rows: Tensor, x: Tensor) -> Tensor:
+        """The margins (n,) of the images `rows` at points x; what is worse is kept."""
+        self.queries += len(rows)
+        return self._keep(rows, x, self.score(x))
+
+    def climb(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """As `look`; gives margins (n,), the loss's values (n,) and its gradient at x."""
+        self.gradients += len(rows)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            scores = self.score(x)
+            values = loss(scores, rows)
+            (gradient,) = torch.autograd.grad(values.sum(), x)
+        return self._keep(rows, x.detach(), [s.detach() for s in scores]), values.detach(), gradient
+
+    def _keep(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
+        margins = torch.stack([margin(s, own) for s, own in zip(scores, self.of(rows), strict=True)]).amin(0)
+        margins = margins.to(self.worst.dtype)
+        better = margins > self.worst[rows]
+        self.best[rows[better]], self.worst[rows[better]] = x[better], margins[better]
+        return margins
+
+
+def over_parts(siege: Siege, loss: Callable[..., Tensor], extra: Sequence[Tensor] | None = None) -> Loss:
+    """A loss of scores and one's own, summed over the groups of scores that are not wrong yet.
+
+    extra: for each group something more that the loss is given, a row for an image.
+    """
+
+    def total(scores: Sequence[Tensor], rows: Tensor) -> Tensor:
+        more = [() for _ in scores] if extra is None else [(values[rows],) for values in extra]
+        parts = zip(scores, siege.of(rows), more, strict=True)
+        values = [(loss(s, own, *added), margin(s.detach(), own) > 0) for s, own, added in parts]
+        return torch.stack([v if len(scores) == 1 else v.masked_fill(wrong, 0.0) for v, wrong in values]).sum(0)
+
+    return total

@@ -1,0 +1,97 @@
+"""Square: random search that needs no gradient (Andriushchenko et al., ECCV 2020)."""
+
+import torch
+from torch import Tensor
+
+from hierclip.attacks.norms import TINY, l2_size
+from hierclip.attacks.siege import Siege
+
+SHARE = 0.8  # of the pixels that the first squares cover
+HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 4)
+
+
+def square(siege: Siege, generator: torch.Generator) -> None:
+    """Moves one square window of an image at a time, and keeps what raises its margin; one run of `queries` images.
+
+    Windows and signs are drawn alike for all images of a batch, whichever of them still stand.
+    """
+    first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[siege.budget.norm]
+    rows = siege.standing()
+    delta = first(siege.images.shape, siege.budget.eps, generator).to(siege.images.device)
+    _try(siege, rows, delta[rows])
+    for query in range(1, siege.budget.queries):
+        rows = siege.standing()
+        if not len(rows):
+            return
+        side = window(siege.images.shape[-1], query, siege.budget.queries)
+        now = siege.best[rows] - siege.images[rows]
+        _try(siege, rows, propose(now, rows, side, siege.budget.eps, generator, len(siege.images)))
+
+
+def _try(siege: Siege, rows: Tensor, delta: Tensor) -> None:
+    images = siege.images[rows]
+    siege.look(rows, siege.norm.project(images + delta, images, siege.budget.eps))
+
+
+def window(size: int, query: int, queries: int) -> int:
+    """The side of the squares at a query, for images of `size` pixels a side."""
+    halvings = sum(query * 10_000 / queries > mark for mark in HALVED_AT)
+    return min(size - 1, max(1, round(size * (SHARE / 2**halvings) ** 0.5)))
+
+
+def _signs(shape, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
+
+
+def _corner(size: int, side: int, generator: torch.Generator) -> tuple[slice, slice]:
+    top, left = torch.randint(0, size - side + 1, (2,), generator=generator).tolist()
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _stripes(shape: torch.Size, eps: float, generator: torch.Generator) -> Tensor:
+    n, channels, height, width = shape
+    return eps * _signs((n, channels, 1, width), generator).expand(-1, -1, height, -1)
+
+
+def _repaint(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torch.Generator, count: int) -> Tensor:
+    """A window of one colour at the budget's edge."""
+    place, out = _corner(delta.shape[-1], side, generator), delta.clone()
+    colours = eps * _signs((count, delta.shape[1], 1, 1), generator).to(delta.device)[rows]
+    out[:, :, place[0], place[1]] = colours.expand(-1, -1, side, side)
+    return out
+
+
+def bump(side: int) -> Tensor:
+    """A window's pattern of size 1: highest in the middle, falling off in squares (section 3.4, eta)."""
+    half, grid = side // 2, torch.zeros(side, side)
+    for k in range(half + 1):
+        grid[k : side - k, k : side - k] += 1 / (half + 1 - k) ** 2
+    return grid / grid.norm()
+
+
+def _tiles(shape: torch.Size, eps: float, generator: torch.Generator) -> Tensor:
+    """A grid of five by five bumps of either sign, of size eps together."""
+    n, channels, height, width = shape
+    delta, side = torch.zeros(shape), max(1, height // 5)
+    for top in range(0, height - side + 1, side):
+        for left in range(0, width - side + 1, side):
+            signs = _signs((n, channels, 1, 1), generator)
+            delta[:, :, top : top + side, left : left + side] = signs * bump(side)
+    return delta * (eps / l2_size(delta).clamp(min=TINY)).view(-1, 1, 1, 1)
+
+
+def _gather(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torch.Generator, count: int) -> Tensor:
+    """What one window holds of the budget, and what is unused, goes as a bump into another, on top of what it has."""
+    size, out = delta.shape[-1], delta.clone()
+    to, source = (_corner(size, side, generator) for _ in range(2))
+    signs = _signs((count, delta.shape[1], 1, 1), generator).to(delta.device)[rows]
+    mask = torch.zeros(size, size, dtype=torch.bool, device=delta.device)
+    mask[to], mask[source] = True, True
+    held = (delta * mask).square().sum((2, 3), keepdim=True)  # (n, channels, 1, 1)
+    unused = (eps**2 - l2_size(delta).square()).clamp(min=0).view(-1, 1, 1, 1) / delta.shape[1]
+    there = delta[:, :, to[0], to[1]]
+    mixed = signs * bump(side).to(delta) + there / there.square().sum((2, 3), keepdim=True).sqrt().clamp(min=TINY)
+    out[:, :, source[0], source[1]] = 0
+    mixed_size = mixed.square().sum((2, 3), keepdim=True).sqrt().clamp(min=TINY)
+    out[:, :, to[0], to[1]] = mixed / mixed_size * (held + unused).sqrt()
+    return out

@@ -1,0 +1,57 @@
+"""Projected gradient descent for training: the whole batch together, images and texts (Madry et al., ICLR 2018)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hierclip.attacks.norms import NORMS
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Weights need no gradient and layers are in evaluation mode inside; after it all is as it was."""
+    modes = {part: part.training for part in module.modules()}
+    wanted = [weight for weight in module.parameters() if weight.requires_grad]
+    try:
+        module.eval()
+        for weight in wanted:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for weight in wanted:
+            weight.requires_grad_(True)
+
+
+def pgd(
+    objective: Callable[[Tensor, Tensor | None], Tensor],
+    images: Tensor,
+    *,
+    eps: float,
+    step: float,
+    steps: int,
+    generator: torch.Generator,
+    momentum: float = 0.0,
+    texts: Tensor | None = None,
+    text_eps: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Images (N, 3, H, W) in [0, 1] moved by at most eps a pixel to raise `objective`, a scalar function of the batch.
+
+    With `momentum` a step follows the sign of the decaying sum of the gradients' signs. Where `text_eps` is above 0 the
+    objective's second argument is a shift of the text embeddings `texts` (K, D), moved along with the images, from 0
+    and by up to text_eps an entry; it is given back too, else None.
+    """
+    linf = NORMS["Linf"]
+    x, velocity = linf.start(images, eps, generator), torch.zeros_like(images)
+    shift = torch.zeros_like(texts) if texts is not None and text_eps else None
+    for _ in range(steps):
+        moving = [v.requires_grad_(True) for v in (x, shift) if v is not None]
+        gradients = torch.autograd.grad(objective(x, shift), moving)
+        velocity = momentum * velocity + gradients[0].sign()
+        x = linf.project(x.detach() + step * velocity.sign(), images, eps)
+        if shift is not None:
+            shift = (shift.detach() + text_eps * gradients[1].sign()).clamp(-text_eps, text_eps)
+    return x, shift

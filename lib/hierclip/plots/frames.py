@@ -1,0 +1,68 @@
+"""Records as tables."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from hierclip.evaluate import Record
+
+
+def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Record]:
+    """By method, as `labels` lists them, and then by seed."""
+    return sorted(records, key=lambda r: (list(labels).index(r.method), r.seed))
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """A row for each record, reading and level: accuracy clean and under the attack at that level, as fractions."""
+    rows = [
+        {
+            "method": r.method,
+            "seed": r.seed,
+            "split": r.split,
+            "reading": reading,
+            "level": level,
+            "clean": r.clean[reading][level],
+            "robust": r.robust[reading][level][level],
+        }
+        for r in records
+        for reading in r.clean
+        for level in range(len(r.levels))
+    ]
+    return pd.DataFrame(rows)
+
+
+def superclass_attacks(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
+    """What attacks on superclasses do, in percent: a row for each record and level above the leaves.
+
+    direct, roll_up: accuracy at the level under its own attack, by reading. leaf: how many leaves stay right under it.
+    stay: pictures that no attack found broken inside the superclass. leaf_attack: leaf accuracy under the attack on the
+    leaves, for comparison.
+    """
+    rows = [
+        {
+            "method": labels[r.method],
+            "seed": r.seed,
+            "split": r.split,
+            "level": level,
+            "direct": 100 * r.robust["direct"][level][level],
+            "roll_up": 100 * r.robust["roll_up"][level][level],
+            "leaf": 100 * r.robust["direct"][level][0],
+            "stay": 100 * r.superclass[f"stay-{level}"],
+            "leaf_attack": 100 * r.robust["direct"][0][0],
+        }
+        for r in in_order(records, labels)
+        for level in range(1, len(r.levels))
+    ]
+    return pd.DataFrame(rows).set_index(["split", "method", "seed", "level"]).sort_index(level=0, sort_remaining=False)
+
+
+def mistakes_table(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
+    """How bad mistakes are, clean and under the attack on the leaves: the figures of `evaluate.mistakes`."""
+    rows = {
+        (r.split, labels[r.method], r.seed, condition): {
+            name: triple[0] if triple else float("nan") for name, triple in found
+        }
+        for r in in_order(records, labels)
+        for condition, found in r.mistakes.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(["split", "method", "seed", "condition"])
