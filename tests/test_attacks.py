@@ -1,25 +1,57 @@
+"""The attacks of evaluation: each of them, suites of them, and what they may want wrong."""
+
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hierclip.attacks import LOSSES, Budget, aims, attack, climb, cross_entropy, frozen, margin, pgd, random_start
+from hierclip.attacks import (
+    AIMS,
+    ATTACKS,
+    GRADIENT,
+    NORMS,
+    STANDARD,
+    Budget,
+    Siege,
+    aims,
+    attack,
+    budget_of,
+    frozen,
+    margin,
+)
+from hierclip.attacks.siege import over_parts
 
 close = torch.testing.assert_close
 SHAPE = (3, 4, 4)
+BY_GRADIENT = tuple(name for name in ATTACKS if name != "square")
+EPS = {"Linf": 8 / 255, "L2": 0.5}
+each_norm = pytest.mark.parametrize("norm", NORMS)
+each_attack = pytest.mark.parametrize("name", ATTACKS)
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def linear(bias=0.0, classes=2, seed=0):
-    """A linear score of images, and its weight (classes, 3, 4, 4)."""
-    weight = torch.randn(classes, *SHAPE, generator=generator(seed))
+def linear(bias=0.0, classes=2, seed=0, shape=SHAPE):
+    """A linear score of images, 0 for grey ones but for class 0, and its weight (classes, 3, H, W)."""
+    weight = torch.randn(classes, *shape, generator=generator(seed))
     offset = torch.zeros(classes)
     offset[0] = bias
-    return lambda images: images.flatten(1) @ weight.flatten(1).T + offset, weight
+    return lambda images: [(images - 0.5).flatten(1) @ weight.flatten(1).T.to(images) + offset.to(images)], weight
+
+
+def reach(slope, norm):
+    """The most that a linear margin can rise."""
+    return EPS[norm] * (slope.abs().sum() if norm == "Linf" else slope.norm())
+
+
+def needing(shares, slope, norm):
+    """Grey images, each as far from the boundary of a linear margin as a share of what the budget reaches."""
+    return torch.stack([0.5 - share * reach(slope, norm) * slope / slope.square().sum() for share in shares])
 
 
 def pictures(count, low=0.0, high=1.0, seed=1):
@@ -28,248 +60,232 @@ def pictures(count, low=0.0, high=1.0, seed=1):
 
 def own(count, classes=2):
     """Class 0 is right for every image."""
-    return (torch.arange(classes) == 0).expand(count, classes)
+    return [(torch.arange(classes) == 0).expand(count, classes)]
 
 
-def budget(eps=8 / 255, step=2 / 255, steps=10, restarts=1, losses=("margin",)) -> Budget:
-    return Budget(eps, step, steps, restarts, losses)
+def budget(suite=("pgd_margin",), norm="Linf", eps=None, step=None, steps=20, restarts=1, queries=100) -> Budget:
+    eps = EPS[norm] if eps is None else eps
+    return Budget(eps, eps / 4 if step is None else step, steps, restarts, suite, queries, norm)
 
 
-def test_pgd_reaches_the_optimum_of_a_linear_function():
-    score, weight = linear()
-    images, slope = pictures(5, 0.2, 0.8), weight[1] - weight[0]
-    moved, shift = pgd(
-        lambda x, _: (x * slope).sum(), images, eps=8 / 255, step=2 / 255, steps=10, generator=generator()
-    )
-    assert shift is None
-    close(moved, images + 8 / 255 * slope.sign())
+# One attack
 
 
-@pytest.mark.parametrize("losses", [("margin",), ("ce",), ("margin", "ce")])
-def test_the_attack_reaches_the_optimum_of_a_linear_model(losses):
+@each_norm
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_a_gradient_attack_reaches_the_optimum_of_a_linear_model(name, norm):
     score, weight = linear(bias=10.0)
-    images, slope = pictures(5, 0.2, 0.8), weight[1] - weight[0]
-    moved = attack(score, images, own(5), budget(losses=losses), generator())
-    before, after = margin(score(images), own(5)), margin(score(moved), own(5))
-    close(after - before, (8 / 255 * slope.abs().sum()).expand(5), rtol=1e-3, atol=1e-4)
+    images, slope = pictures(5, 0.3, 0.7), weight[1] - weight[0]
+    moved, _ = attack(score, images, own(5), budget((name,), norm, steps=60), generator())
+    rise = margin(*score(moved), *own(5)) - margin(*score(images), *own(5))
+    close(rise, reach(slope, norm).expand(5), rtol=2e-2, atol=0.0)
 
 
-BUDGETS = {"eps": st.floats(0, 1), "step": st.floats(0, 1), "steps": st.integers(0, 4), "seed": st.integers(0, 99)}
-
-
-@given(**BUDGETS, momentum=st.floats(0, 0.99))
-def test_pgd_never_leaves_the_budget_nor_the_unit_range(eps, step, steps, seed, momentum):
-    _, weight = linear(seed=seed)
-    images = pictures(3, seed=seed)
-    moved, _ = pgd(
-        lambda x, _: (x * weight[0]).sin().sum(),
-        images,
-        eps=eps,
-        step=step,
-        steps=steps,
-        momentum=momentum,
-        generator=generator(seed),
-    )
-    assert (moved - images).abs().max() <= eps + 1e-6 and moved.min() >= 0 and moved.max() <= 1
-
-
-@given(eps=BUDGETS["eps"], seed=BUDGETS["seed"])
-def test_pgd_of_no_steps_is_its_random_start(eps, seed):
-    images = pictures(3)
-    moved, _ = pgd(lambda x, _: x.sum(), images, eps=eps, step=1.0, steps=0, generator=generator(seed))
-    assert torch.equal(moved, random_start(images, eps, generator(seed)))
-
-
-@pytest.mark.parametrize(("momentum", "moves"), [(0.0, [1, 1, -1, -1]), (0.9, [1, 1, 1, -1]), (0.4, [1, 1, -1, -1])])
-def test_a_step_follows_the_sign_of_the_decaying_sum_of_the_gradients_signs(momentum, moves):
-    # With momentum 0.9 the sum is 1, 1.9, 0.71, -0.361; with 0.4 it is 1, 1.4, -0.44, -1.176.
-    slopes, seen = iter([7.0, 0.1, -3.0, -0.2]), []
-
-    def objective(x, _):
-        seen.append(x.detach())
-        return (next(slopes) * x).sum()
-
-    images = pictures(2, 0.4, 0.6)
-    moved, _ = pgd(objective, images, eps=0.3, step=0.01, steps=4, momentum=momentum, generator=generator())
-    for before, after, move in zip(seen, [*seen[1:], moved], moves, strict=True):
-        inside = (before - images).abs() < 0.29  # a step from there does not meet the budget's edge
-        close((after - before)[inside], torch.full_like(images, 0.01 * move)[inside])
-
-
-@pytest.mark.parametrize("steps", [1, 5])
-def test_the_texts_shift_goes_to_the_corner_of_its_budget_and_no_farther(steps):
-    texts = torch.randn(3, 4, generator=generator())
-    slope, seen = torch.randn(3, 4, generator=generator(1)), []
-
-    def objective(x, shift):
-        seen.append(shift.detach())
-        return x.sum() + (slope * shift).sum()
-
-    settings = {"eps": 0.1, "step": 0.1, "steps": steps, "generator": generator()}
-    _, shift = pgd(objective, pictures(2), texts=texts, text_eps=0.02, **settings)
-    assert not seen[0].any() and max(s.abs().max() for s in seen) <= 0.02  # it starts from nothing
-    close(shift, 0.02 * slope.sign())
-    assert not shift.requires_grad
-
-
-def test_the_texts_shift_turns_back_where_the_gradient_does():
-    slopes = iter([1.0, -1.0, -1.0])
-    settings = {"eps": 0.0, "step": 0.1, "steps": 3, "generator": generator()}
-    _, shift = pgd(
-        lambda x, s: next(slopes) * s.sum() + x.sum(), pictures(1), texts=torch.ones(2, 2), text_eps=1.0, **settings
-    )
-    assert shift.tolist() == [[-1.0, -1.0]] * 2
-
-
-@pytest.mark.parametrize("texts", [{}, {"texts": torch.ones(2, 2)}, {"text_eps": 0.1}])
-def test_there_is_no_shift_without_texts_and_a_budget_for_them(texts):
-    given = []
-
-    def objective(x, shift):
-        given.append(shift)
-        return x.sum()
-
-    assert pgd(objective, pictures(1), eps=0.1, step=0.1, steps=2, generator=generator(), **texts)[1] is None
-    assert given == [None, None]
-
-
-@given(**BUDGETS, losses=st.sampled_from([("margin",), ("ce",), ("ce", "margin")]), restarts=st.integers(1, 2))
-def test_the_attack_never_leaves_the_budget_nor_the_unit_range_nor_makes_an_image_easier(seed, **limits):
-    score, _ = linear(classes=4, bias=1.0, seed=seed)
-    images = pictures(6, seed=seed)
-    moved = attack(score, images, own(6, 4), Budget(**limits), generator(seed))
-    assert (moved - images).abs().max() <= limits["eps"] + 1e-6 and moved.min() >= 0 and moved.max() <= 1
-    assert (margin(score(moved), own(6, 4)) >= margin(score(images), own(6, 4)) - 1e-5).all()
-
-
-@given(eps=BUDGETS["eps"], seed=BUDGETS["seed"])
-def test_a_random_start_is_inside_the_budget_and_the_unit_range(eps, seed):
-    images = pictures(3)
-    start = random_start(images, eps, generator(seed))
-    assert (start - images).abs().max() <= eps + 1e-6 and start.min() >= 0 and start.max() <= 1
-
-
-def test_a_step_follows_the_gradients_sign_and_stops_at_both_bounds():
-    images = torch.tensor([0.5, 0.5, 0.5, 0.95, 0.5])
-    gradient = torch.tensor([1e-9, -7.0, 0.0, 1.0, 1.0])
-    moved = climb(torch.tensor([0.5, 0.5, 0.5, 0.95, 0.58]), gradient, images, eps=0.1, step=0.06)
-    close(moved, torch.tensor([0.56, 0.44, 0.5, 1.0, 0.6]))
-
-
-def test_images_that_are_wrong_already_come_back_untouched():
-    score, _ = linear()
-    images = pictures(20)
-    moved = attack(score, images, own(20), budget(), generator())
-    wrong = margin(score(images), own(20)) > 0
-    assert 0 < wrong.sum() < 20
-    assert torch.equal(moved[wrong], images[wrong])
-
-
-def test_the_attack_leaves_the_images_it_was_given_alone():
-    score, _ = linear(bias=1.0)
-    images = pictures(4)
-    before = images.clone()
-    attack(score, images, own(4), budget(), generator())
-    assert torch.equal(images, before) and not images.requires_grad
-
-
-def test_broken_images_are_dropped_and_standing_ones_attacked_on():
+@each_norm
+@each_attack
+def test_what_is_within_reach_falls_and_what_is_not_stands(name, norm):
     score, weight = linear()
-    images, rows = pictures(4, 0.3, 0.7), []
-    lead = margin(score(images), own(4))
-    reach = 8 / 255 * (weight[1] - weight[0]).abs().sum()  # the most that a margin can rise
-    wanted = torch.tensor(
-        [0.1, -0.5 * reach, -0.5 * reach, -2 * reach]
-    )  # wrong, broken within, broken within, out of reach
-
-    def shifted(x):  # an image's score depends on which one it is: its mean colour is nearly its own
-        rows.append(len(x))
-        nearest = (x.flatten(1)[:, None] - images.flatten(1)[None]).abs().sum(-1).argmin(1)
-        return score(x) + torch.stack([torch.zeros(len(x)), (wanted - lead)[nearest]], dim=1)
-
-    moved = attack(shifted, images, own(4), budget(restarts=2), generator())
-    broken = margin(shifted(moved), own(4)) > 0
-    assert broken.tolist() == [True, True, True, False]
-    rows.pop()
-    assert rows[0] == 4 and rows[1] == 3  # every image once, then those that stand
-    assert rows == sorted(rows, reverse=True)
-    assert rows[-11:] == [1] * 11  # the last restart has only the one out of reach: ten steps and a last look
+    images = needing((-0.5, 0.3, 0.6, 1.01, 2.0), weight[1] - weight[0], norm)
+    moved, worst = attack(score, images, own(5), budget((name,), norm, queries=400), generator())
+    assert (worst > 0).tolist() == [True, True, True, False, False]
+    close(margin(*score(moved), *own(5)), worst)
+    assert torch.equal(moved[0], images[0])  # wrong already
 
 
-def test_the_weights_get_no_gradient():
-    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    images = pictures(4)
-    attack(module, images, own(4, 3), budget(), generator())
-    pgd(lambda x, _: module(x).sum(), images, eps=0.1, step=0.1, steps=2, generator=generator())
+@given(
+    names=st.lists(st.sampled_from(tuple(ATTACKS)), min_size=1, max_size=2),
+    norm=st.sampled_from(tuple(NORMS)),
+    eps=st.floats(0, 2),
+    step=st.floats(0, 2),
+    steps=st.integers(1, 4),
+    restarts=st.integers(1, 2),
+    queries=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_an_attack_never_leaves_its_budget_nor_makes_an_image_easier(names, norm, eps, seed, **limits):
+    score, _ = linear(bias=1.0, classes=5, seed=seed)
+    images = pictures(6, seed=seed)
+    before = images.clone()
+    moved, worst = attack(score, images, own(6, 5), budget(tuple(names), norm, eps, **limits), generator(seed))
+    assert (NORMS[norm].size(moved - images) <= eps + 1e-5).all() and moved.min() >= 0 and moved.max() <= 1
+    start = margin(*score(images), *own(6, 5))
+    assert (worst >= start).all() and torch.equal(moved[start > 0], images[start > 0])
+    close(margin(*score(moved), *own(6, 5)), worst, rtol=1e-4, atol=1e-5)
+    assert torch.equal(images, before) and not moved.requires_grad and not worst.requires_grad
+
+
+@each_norm
+def test_a_generator_alike_gives_the_attack_alike(norm):
+    score, _ = linear(bias=100.0)
+    for name in ATTACKS:
+        few = budget((name,), norm, step=0.001, steps=1, restarts=2, queries=10)
+        one, same, other = (attack(score, pictures(3), own(3), few, generator(seed))[0] for seed in (0, 0, 1))
+        assert torch.equal(one, same)
+        if not name.startswith("apgd"):  # whose first step reaches the same corner from anywhere
+            assert not torch.equal(one, other)
+
+
+@each_norm
+def test_the_weights_get_no_gradient_and_may_be_frozen(norm):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    whole = budget(tuple(ATTACKS), norm, eps=0.01, steps=3)
+    attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, generator())
     assert all(weight.grad is None and weight.requires_grad for weight in module.parameters())
-
-
-def test_the_attack_works_on_a_frozen_module():
-    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     with frozen(module):
-        moved = attack(module, pictures(4), own(4), budget(), generator())
+        moved, _ = attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, generator())
     assert not moved.requires_grad
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_frozen_gives_back_modes_and_wants_of_gradient(fails):
-    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval(), nn.Linear(2, 2))
-    module[2].requires_grad_(False)
-    modes = [part.training for part in module.modules()]
-    wants = [weight.requires_grad for weight in module.parameters()]
-    try:
-        with frozen(module):
-            assert not any(part.training for part in module.modules())
-            assert not any(weight.requires_grad for weight in module.parameters())
-            if fails:
-                raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        assert fails
-    assert [part.training for part in module.modules()] == modes
-    assert [weight.requires_grad for weight in module.parameters()] == wants
+@each_norm
+@each_attack
+def test_an_attack_works_in_float64(name, norm):
+    score, weight = linear()
+    images = needing((0.5, 2.0), weight[1] - weight[0], norm).double()
+    moved, worst = attack(score, images, own(2), budget((name,), norm, queries=300), generator())
+    assert moved.dtype == torch.float64 and (worst > 0).tolist() == [True, False]
 
 
-def test_margin_and_cross_entropy_by_hand():
-    scores = torch.tensor([[1.0, 2.0, 4.0, 0.0]])
-    single = torch.tensor([[False, True, False, False]])
-    group = torch.tensor([[True, False, True, False]])
-    mass = scores.exp() / scores.exp().sum()
-    close(margin(scores, single), torch.tensor([2.0]))
-    close(margin(scores, group), torch.tensor([-2.0]))
-    close(cross_entropy(scores, single), -mass[:, 1].log())
-    close(cross_entropy(scores, group), -(mass[:, 0] + mass[:, 2]).log())
+@each_attack
+def test_an_attack_on_no_images_is_none(name):
+    score, _ = linear(classes=5)
+    moved, worst = attack(score, pictures(0), own(0, 5), budget((name,)), generator())
+    assert moved.shape == (0, *SHAPE) and worst.shape == (0,)
+
+
+# Suites
+
+
+def test_the_standard_suites_are_of_known_attacks(params):
+    assert set(GRADIENT) < set(STANDARD) < set(ATTACKS)
+    assert set(params.attack.suite) <= set(ATTACKS) and budget_of(params.attack).eps == params.attack.eps
+
+
+@each_norm
+def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
+    score, weight = linear()
+    images, seen = needing((-0.5, 0.5, 0.5, 2.0), weight[1] - weight[0], norm), []
+    monkeypatch.setitem(ATTACKS, "spy", lambda siege, _: seen.append(siege.standing().tolist()))
+    score, rows = (lambda x, of=score: rows.append(len(x)) or of(x)), []
+    suite = ("spy", "pgd_margin", "spy", "apgd_ce", "pgd_ce", "square")
+    _, worst = attack(score, images, own(4), budget(suite, norm, restarts=2, queries=10), generator())
+    assert seen == [[1, 2, 3], [3]] and (worst > 0).tolist() == [True, True, True, False]
+    assert rows[:2] == [4, 3] and rows == sorted(rows, reverse=True)  # every image once, then those that stand
+    assert rows.count(1) >= 21 + 2 * 20 + 2 * 21 + 10
+
+
+@each_norm
+@pytest.mark.parametrize("first", ATTACKS)
+def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first, norm):
+    score, _ = linear(bias=3.0, classes=5)
+    images, settings = pictures(8), {"norm": norm, "steps": 4, "queries": 15}
+    _, alone = attack(score, images, own(8, 5), budget((first,), **settings), generator())
+    for later in ATTACKS:
+        _, both = attack(score, images, own(8, 5), budget((first, later), **settings), generator())
+        assert (both >= alone).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"suite": ("apgd_ce", "fab")}, f"no attack fab; known are {', '.join(ATTACKS)}"),
+        ({"norm": "L1", "eps": 0.1}, f"no norm L1; known are {', '.join(NORMS)}"),
+    ],
+)
+def test_an_unknown_attack_or_norm_is_named_beside_the_known(settings, message):
+    with pytest.raises(ValueError, match=message):
+        attack(linear()[0], pictures(1), own(1), budget(**settings), generator())
+
+
+# Several levels at once
+
+
+def test_an_image_falls_only_when_all_levels_are_wrong():
+    first, second = linear(bias=1.0, seed=1)[0], linear(bias=1.0, seed=2)[0]
+    images = pictures(30, 0.3, 0.7)
+    for name in ATTACKS:
+        moved, worst = attack(lambda x: [*first(x), *second(x)], images, 2 * own(30), budget((name,)), generator())
+        each = torch.stack([margin(*score(moved), *own(30)) for score in (first, second)])
+        assert torch.equal(worst > 0, (each > 0).all(0)) and 0 < (worst > 0).sum() < 30
+        close(each.amin(0), worst)
+
+
+def test_a_level_that_is_wrong_already_pulls_no_more():
+    images, wrong = pictures(2), torch.tensor([[1.0, -1.0], [-2.0, -3.0]])  # margins of two levels for two images
+
+    def score(x):
+        rise = [x[:, 0].sum((1, 2)), x[:, 1].sum((1, 2))]
+        return [torch.stack([torch.zeros(2), m + r - r.detach()], dim=1) for m, r in zip(wrong.T, rise, strict=True)]
+
+    siege = Siege(score, images, 2 * own(2), budget())
+    margins, values, gradient = siege.climb(torch.arange(2), images, over_parts(siege, margin))
+    assert (margins.tolist(), values.tolist()) == ([-1.0, -3.0], [-1.0, -5.0])
+    assert gradient.mean((2, 3)).tolist() == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+
+
+# What an attack may want wrong
+
+
+@pytest.fixture
+def paths(tree):
+    return torch.from_numpy(tree.paths)
+
+
+def every_aim(paths):
+    return [of(paths, level) for of in AIMS.values() for level in range(paths.shape[1])]
+
+
+def all_predictions(paths):
+    """(N, L + 1) nodes and (N,) leaves: each prediction of every level, of each leaf."""
+    sizes = [int(level.max()) + 1 for level in paths.T]
+    cases = torch.tensor(list(product(range(len(paths)), *map(range, sizes))))
+    return cases[:, 1:], cases[:, 0]
+
+
+def test_an_aim_is_broken_where_its_words_say_so(paths):
+    nodes, labels = all_predictions(paths)
+    right, led = paths[labels], paths[nodes[:, 0]]
+    for l in range(paths.shape[1]):
+        outside = led[:, l] != right[:, l]
+        words = {
+            "direct": nodes[:, l] != right[:, l],
+            "roll_up": outside,
+            "stay": (nodes[:, 0] != labels) & ~outside,
+            "every": (nodes != right)[:, : l + 1].all(1),
+        }
+        for kind, broken in words.items():
+            aim = AIMS[kind](paths, l)
+            assert (aim.kind, aim.level, aim.name) == (kind, l, f"{kind}-{l}")
+            assert torch.equal(aim.broken(nodes, labels), broken)
+
+
+def test_what_an_aim_needs_is_broken_wherever_it_is(paths):
+    nodes, labels = all_predictions(paths)
+    for aim in every_aim(paths):
+        assert aim.needs or aim.name == "direct-0" or aim.kind == "direct"
+        for need in aim.needs:
+            assert need.broken(nodes, labels)[aim.broken(nodes, labels)].all()
 
 
 @given(seed=st.integers(0, 1000))
-def test_margin_is_positive_where_the_prediction_is_outside_the_group(seed):
-    scores = torch.randn(20, 6, generator=generator(seed))
-    group = torch.tensor([True, False, True, True, False, False]).expand(20, 6)
-    wrong = ~group.gather(1, scores.argmax(1, keepdim=True))[:, 0]
-    assert torch.equal(margin(scores, group) > 0, wrong)
+def test_the_margin_is_positive_exactly_where_an_aim_is_broken(seed):
+    paths = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 2, 1], [4, 2, 1]])  # the fixture's
+    logits = [torch.randn(20, k, generator=generator(seed + k)) for k in (5, 3, 2)]
+    nodes, labels = torch.stack([l.argmax(1) for l in logits], dim=1), torch.arange(20) % 5
+    for aim in every_aim(paths):
+        margins = [margin(logits[l], own[labels]) for l, own in zip(aim.sources, aim.own, strict=True)]
+        assert torch.equal(torch.stack(margins).amin(0) > 0, aim.broken(nodes, labels))
 
 
-def test_aims_are_both_readings_of_a_level(tree):
-    paths = torch.from_numpy(tree.paths)
-    direct, roll_up = aims(paths, 1)
-    assert (direct.level, direct.reading, direct.source) == (1, "direct", 1)
-    assert torch.equal(direct.own, torch.eye(3, dtype=torch.bool))
-    assert (roll_up.level, roll_up.reading, roll_up.source) == (1, "roll_up", 0)
-    assert roll_up.own.int().tolist() == [[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
+def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
+    aim, (score, _) = AIMS["stay"](paths, 1), linear(classes=5)
+    labels = torch.tensor([2, 0, 2, 3])  # the eagle is alone
+    for norm in NORMS:
+        whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)
+        moved, worst = attack(score, pictures(4), [aim.own[0][labels]], whole, generator())
+        assert (worst[[0, 2]] == -torch.inf).all() and (worst[[1, 3]] > 0).all() and moved.isfinite().all()
+        assert not aim.broken(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
 
 
-def test_at_the_leaves_the_readings_are_one(tree):
-    (only,) = aims(torch.from_numpy(tree.paths), 0)
-    assert (only.reading, only.source) == ("direct", 0) and torch.equal(only.own, torch.eye(5, dtype=torch.bool))
-
-
-def test_an_unknown_loss_is_named_beside_the_known():
-    score, _ = linear()
-    with pytest.raises(ValueError, match=f"no attack loss hinge; known are {', '.join(LOSSES)}"):
-        attack(score, pictures(1), own(1), budget(losses=("margin", "hinge")), generator())
-
-
-def test_a_generator_alike_gives_the_attack_alike():
-    score, _ = linear(bias=100.0)
-    few = budget(steps=1)
-    one, same, other = (attack(score, pictures(3), own(3), few, generator(seed)) for seed in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other)
+def test_a_level_has_both_readings_and_the_leaves_have_one(paths):
+    assert [aim.name for aim in aims(paths, 1)] == ["direct-1", "roll_up-1"]
+    assert [aim.name for aim in aims(paths, 0)] == ["direct-0"]

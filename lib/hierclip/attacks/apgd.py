@@ -1,7 +1,5 @@
 """Auto-PGD: no step size to choose (Croce and Hein, ICML 2020, algorithm 1)."""
 
-from math import ceil
-
 import torch
 from torch import Tensor
 
@@ -19,22 +17,23 @@ def apgd(siege: Siege, generator: torch.Generator, loss: str) -> None:
 
 
 def apgd_dlr(siege: Siege, generator: torch.Generator) -> None:
-    """Auto-PGD on the targeted DLR loss: one run for each of the nine best of the other scores, or as many as are."""
-    with torch.no_grad():
-        scores = siege.score(siege.images)
-    most = max(int((~own).sum(1).max()) for own in siege.own)
+    """Auto-PGD on the targeted DLR loss: one run for each of the nine best of the other scores, or as many as are.
+
+    The targets stand in for restarts, of which it takes none.
+    """
+    most = max((int((~own).sum(1).max()) for own in siege.own if len(own)), default=0)
     for rank in range(1, min(TARGETS, most) + 1):
-        chosen = [targets(s, own, rank) for s, own in zip(scores, siege.own, strict=True)]
+        chosen = [targets(s, own, rank) for s, own in zip(siege.clean, siege.own, strict=True)]
         _run(siege, over_parts(siege, targeted_dlr, chosen), generator)
 
 
 def checkpoints(steps: int) -> list[int]:
     """After which steps the step size is thought over: ceil(p_j steps), p_0 = 0, p_1 = 0.22, and each stretch 0.03
     shorter than the one before it, down to 0.06 (section 3)."""
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    return [ceil(share * steps) for share in shares[:-1]]
+    shares = [0, 22]  # per cent: as whole numbers nothing is rounded up that should not be
+    while shares[-1] < 100:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
+    return [-(-share * steps // 100) for share in shares[:-1]]
 
 
 def _run(siege: Siege, loss: Loss, generator: torch.Generator) -> None:
@@ -46,7 +45,7 @@ def _run(siege: Siege, loss: Loss, generator: torch.Generator) -> None:
     margins, values, gradient = siege.climb(rows, x, loss)
     state = _State(rows, x, x, x, values, values, gradient, gradient, 2 * budget.eps)
     marks = checkpoints(budget.steps)
-    for k in range(1, budget.steps):
+    for k in range(1, budget.steps + 1):
         state = state.take(~(margins > 0))
         if not len(state.rows):
             return
@@ -54,6 +53,9 @@ def _run(siege: Siege, loss: Loss, generator: torch.Generator) -> None:
         z = norm.project(state.x + state.size * norm.steepest(state.gradient), images, budget.eps)
         moved = z if k == 1 else state.x + MOMENTUM * (z - state.x) + (1 - MOMENTUM) * (state.x - state.before)
         x = norm.project(moved, images, budget.eps)
+        if k == budget.steps:
+            siege.look(state.rows, x)
+            return
         margins, values, gradient = siege.climb(state.rows, x, loss)
         state.advance(x, values, gradient)
         if k in marks:
@@ -70,8 +72,9 @@ class _State:
         self.rises, self.reduced, self.marked = torch.zeros_like(value), torch.ones_like(value).bool(), best.clone()
 
     def take(self, keep: Tensor) -> "_State":
-        for name, values in vars(self).items():
-            setattr(self, name, values[keep])
+        if not keep.all():
+            for name, values in vars(self).items():
+                setattr(self, name, values[keep])
         return self
 
     def advance(self, x: Tensor, values: Tensor, gradient: Tensor) -> None:

@@ -14,13 +14,13 @@ class Norm:
     """For perturbations (N, 3, H, W).
 
     size: to (N,). inside: scaled or cut to a size of at most eps. steepest: a gradient's direction, of size 1.
-    noise: a perturbation of size at most 1 from uniform numbers in [-1, 1] and others, normal, of the same shape.
+    noise: a perturbation of size at most 1 from uniform numbers in [-1, 1].
     """
 
     size: Callable[[Tensor], Tensor]
     inside: Callable[[Tensor, float], Tensor]
     steepest: Callable[[Tensor], Tensor]
-    noise: Callable[[Tensor, Tensor], Tensor]
+    noise: Callable[[Tensor], Tensor]
 
     def project(self, x: Tensor, images: Tensor, eps: float) -> Tensor:
         """x back into the budget around `images` and into [0, 1]; the second undoes nothing of the first."""
@@ -29,8 +29,7 @@ class Norm:
     def start(self, images: Tensor, eps: float, generator: torch.Generator) -> Tensor:
         """Images with noise inside the budget and [0, 1]."""
         drawn = torch.rand(images.shape, generator=generator, device=generator.device).to(images.device)
-        normal = drawn.clamp(1e-6, 1 - 1e-6).sub(0.5).mul(2).erfinv()
-        return (images + eps * self.noise(2 * drawn - 1, normal)).clamp(0, 1)
+        return (images + eps * self.noise(2 * drawn - 1)).clamp(0, 1)
 
 
 def l2_size(delta: Tensor) -> Tensor:
@@ -42,6 +41,8 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _l2_unit(delta: Tensor) -> Tensor:
+    """Scaled to its largest entry first: squares of a confident model's gradients are too small for float32."""
+    delta = delta / _per_image(delta.flatten(1).abs().amax(1).clamp(min=torch.finfo(delta.dtype).tiny))
     return delta / _per_image(l2_size(delta).clamp(min=TINY))
 
 
@@ -50,12 +51,12 @@ NORMS: dict[str, Norm] = {
         size=lambda delta: delta.flatten(1).abs().amax(1),
         inside=lambda delta, eps: delta.clamp(-eps, eps),
         steepest=torch.sign,
-        noise=lambda uniform, normal: uniform,
+        noise=lambda uniform: uniform,
     ),
     "L2": Norm(
         size=l2_size,
         inside=lambda delta, eps: delta * _per_image((eps / l2_size(delta).clamp(min=TINY)).clamp(max=1)),
         steepest=_l2_unit,
-        noise=lambda uniform, normal: _l2_unit(normal),
+        noise=lambda uniform: _l2_unit(uniform.clamp(-1 + 1e-6, 1 - 1e-6).erfinv()),  # normal numbers
     ),
 }

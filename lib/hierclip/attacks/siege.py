@@ -38,15 +38,19 @@ class Siege:
         self.score, self.images, self.own, self.budget = score, images, own, budget
         self.best, self.worst = images.clone(), images.new_full((len(images),), -torch.inf)
         self.gradients = self.queries = 0  # of single images
-        self.look(torch.arange(len(images), device=images.device), images)
+        with torch.no_grad():
+            self.clean = score(images)
+        self.queries += len(images)
+        self._keep(torch.arange(len(images), device=images.device), images, self.clean)
 
     @property
     def norm(self) -> Norm:
         return NORMS[self.budget.norm]
 
     def standing(self) -> Tensor:
-        """The rows of the images that have not fallen."""
-        return torch.nonzero(~(self.worst > 0))[:, 0]
+        """The rows of the images that have not fallen, and can: something of theirs must be able to win."""
+        open = torch.stack([~own.all(1) for own in self.own]).all(0)
+        return torch.nonzero(~(self.worst > 0) & open)[:, 0]
 
     def of(self, rows: Tensor) -> list[Tensor]:
         """`own` for some of the images."""
@@ -66,13 +70,15 @@ class Siege:
             scores = self.score(x)
             values = loss(scores, rows)
             (gradient,) = torch.autograd.grad(values.sum(), x)
-        return self._keep(rows, x.detach(), [s.detach() for s in scores]), values.detach(), gradient
+        margins = self._keep(rows, x.detach(), [s.detach() for s in scores])
+        return margins, values.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)  # one that is no number moves nothing
 
     def _keep(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
         margins = torch.stack([margin(s, own) for s, own in zip(scores, self.of(rows), strict=True)]).amin(0)
         margins = margins.to(self.worst.dtype)
         better = margins > self.worst[rows]
-        self.best[rows[better]], self.worst[rows[better]] = x[better], margins[better]
+        worse = rows[better]
+        self.best[worse], self.worst[worse] = x[better], margins[better]
         return margins
 
 

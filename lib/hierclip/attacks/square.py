@@ -13,8 +13,15 @@ HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 querie
 def square(siege: Siege, generator: torch.Generator) -> None:
     """Moves one square window of an image at a time, and keeps what raises its margin; one run of `queries` images.
 
-    Windows and signs are drawn alike for all images of a batch, whichever of them still stand.
+    It goes on from the worst point found so far. Windows are shared by a batch, signs are drawn for every image of it,
+    whichever still stand. In L2 a window gets a bump of one sign (the paper: two halves of opposite sign).
+    Raises ValueError for pictures that are not square, or of a single pixel.
     """
+    height, width = siege.images.shape[-2:]
+    if height != width or height < 2:
+        raise ValueError(
+            f"pictures of {height} by {width} pixels; square takes square ones of two pixels a side or more"
+        )
     first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[siege.budget.norm]
     rows = siege.standing()
     delta = first(siege.images.shape, siege.budget.eps, generator).to(siege.images.device)
@@ -62,7 +69,7 @@ def _repaint(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torc
 
 
 def bump(side: int) -> Tensor:
-    """A window's pattern of size 1: highest in the middle, falling off in squares (section 3.4, eta)."""
+    """A window's pattern of size 1: highest in the middle, falling off in squares (as half of eta in section 3.4)."""
     half, grid = side // 2, torch.zeros(side, side)
     for k in range(half + 1):
         grid[k : side - k, k : side - k] += 1 / (half + 1 - k) ** 2
@@ -70,7 +77,7 @@ def bump(side: int) -> Tensor:
 
 
 def _tiles(shape: torch.Size, eps: float, generator: torch.Generator) -> Tensor:
-    """A grid of five by five bumps of either sign, of size eps together."""
+    """A grid of bumps of either sign, five or more a side, of size eps together."""
     n, channels, height, width = shape
     delta, side = torch.zeros(shape), max(1, height // 5)
     for top in range(0, height - side + 1, side):
@@ -78,6 +85,11 @@ def _tiles(shape: torch.Size, eps: float, generator: torch.Generator) -> Tensor:
             signs = _signs((n, channels, 1, 1), generator)
             delta[:, :, top : top + side, left : left + side] = signs * bump(side)
     return delta * (eps / l2_size(delta).clamp(min=TINY)).view(-1, 1, 1, 1)
+
+
+def _channel_size(delta: Tensor) -> Tensor:
+    """(N, channels, 1, 1)."""
+    return delta.square().sum((2, 3), keepdim=True).sqrt()
 
 
 def _gather(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torch.Generator, count: int) -> Tensor:
@@ -90,8 +102,9 @@ def _gather(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torch
     held = (delta * mask).square().sum((2, 3), keepdim=True)  # (n, channels, 1, 1)
     unused = (eps**2 - l2_size(delta).square()).clamp(min=0).view(-1, 1, 1, 1) / delta.shape[1]
     there = delta[:, :, to[0], to[1]]
-    mixed = signs * bump(side).to(delta) + there / there.square().sum((2, 3), keepdim=True).sqrt().clamp(min=TINY)
+    fresh = signs * bump(side).to(delta)
+    mixed = fresh + there / _channel_size(there).clamp(min=TINY)
+    mixed = torch.where(_channel_size(mixed) > 1e-3, mixed, fresh)  # what cancels out would lose what it held
     out[:, :, source[0], source[1]] = 0
-    mixed_size = mixed.square().sum((2, 3), keepdim=True).sqrt().clamp(min=TINY)
-    out[:, :, to[0], to[1]] = mixed / mixed_size * (held + unused).sqrt()
+    out[:, :, to[0], to[1]] = mixed / _channel_size(mixed) * (held + unused).sqrt()
     return out
