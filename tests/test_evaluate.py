@@ -3,24 +3,45 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import Outcomes, audit, figures, intervals, level_matrix, paired_difference, path_robust
+from hierclip.evaluate import Outcomes, figures, holm, intervals, mcnemar, mistakes, paired_difference, path_robust
 from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
 from hierclip.evaluate.verify import compare
 from hierclip.model import Classifier, CosineHead
 
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])
-BUDGET = Budget(eps=0.1, step=0.05, steps=4, restarts=1, losses=("margin",))
+BUDGET = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), queries=20)
 
 
-def outcomes(seed=0, n=40, levels=3) -> Outcomes:
+def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
+    """Of eight leaves in pairs and fours; nodes are right, clean and under each attack, with that probability."""
     rng = np.random.default_rng(seed)
-    clean = {reading: rng.random((n, levels)) < 0.9 for reading in ("direct", "roll_up")}
-    robust = {reading: (rng.random((levels, n, levels)) < 0.7) & clean[reading] for reading in clean}
-    return Outcomes(clean, robust)
+    conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1", "direct-2", "roll_up-2"])
+    paths, labels = np.arange(8)[:, None] // [1, 2, 4], rng.integers(8, size=n)
+    missed = rng.random((6, n, 3)) >= share
+    nodes = (paths[labels] + missed * rng.integers(1, [8, 4, 2], size=(6, n, 3))) % [8, 4, 2]
+    ranked = np.argsort(rng.random((6, n, 8)), axis=2)
+    ranked = np.stack([[[lead, *(k for k in rest if k != lead)] for lead, rest in zip(a, b, strict=True)]
+                       for a, b in zip(nodes[..., 0], ranked, strict=True)])  # fmt: skip
+    return Outcomes(conditions, paths, labels, nodes, rng.random((6, n, 3), dtype=np.float32), ranked)
+
+
+def judged(clean: np.ndarray, robust: np.ndarray) -> Outcomes:
+    """Outcomes that are right, read directly, where clean (N, L + 1) and robust (L + 1, N, L + 1) say."""
+    top, n = clean.shape[1] - 1, len(clean)
+    attacks = [
+        (f"{kind}-{level}", robust[level]) for level in range(top + 1) for kind in ("direct", "roll_up")[: level + 1]
+    ]
+    nodes = np.stack([clean, *(right for _, right in attacks)]).astype(int)
+    paths = np.arange(2)[:, None].repeat(top + 1, 1)
+    conditions = np.array(["clean", *(name for name, _ in attacks)])
+    ranked = np.stack([nodes[..., 0], 1 - nodes[..., 0]], axis=-1)
+    return Outcomes(conditions, paths, np.ones(n, int), nodes, np.ones(nodes.shape, np.float32), ranked)
 
 
 def classifier() -> Classifier:
@@ -46,10 +67,9 @@ def test_figures_are_means_of_outcomes():
 
 
 def test_path_robust_asks_for_every_level_under_every_attack():
-    clean = {"direct": np.ones((2, 2), bool)}
-    robust = {"direct": np.ones((2, 2, 2), bool)}
-    robust["direct"][1, 0, 0] = False  # a superclass attack breaks the leaf of picture 0
-    assert path_robust(Outcomes(clean, robust), "direct").tolist() == [False, True]
+    robust = np.ones((2, 2, 2), bool)
+    robust[1, 0, 0] = False  # a superclass attack breaks the leaf of picture 0
+    assert path_robust(judged(np.ones((2, 2), bool), robust), "direct").tolist() == [False, True]
 
 
 def test_intervals_hold_the_figures_and_shrink_with_more_images():
@@ -70,14 +90,13 @@ def test_bootstrap_interval_of_a_share_is_the_normal_one():
 
 
 def test_interval_of_nothing_follows_the_rule_of_three():
-    clean = {"direct": np.zeros((60, 2), bool)}
-    bounds = intervals(Outcomes(clean, {"direct": np.zeros((2, 60, 2), bool)}), "direct", 100, 0)["clean"]
+    bounds = intervals(judged(np.zeros((60, 2), bool), np.zeros((2, 60, 2), bool)), "direct", 100, 0)["clean"]
     assert np.allclose(bounds, [[0, 3 / 60]] * 2)
 
 
 @pytest.mark.parametrize("n", [6, 49, 60, 1000])
 def test_interval_of_everything_follows_the_rule_of_three_and_is_not_stuck_at_one(n):
-    sure = Outcomes({"direct": np.ones((n, 2), bool)}, {"direct": np.ones((2, n, 2), bool)})
+    sure = judged(np.ones((n, 2), bool), np.ones((2, n, 2), bool))
     assert figures(sure, "direct")["path_robust"] == 1
     bounds = intervals(sure, "direct", 100, 0)
     assert bounds["path_robust"] == bounds["worst_level"] == [1 - 3 / n, 1]
@@ -88,21 +107,8 @@ def test_interval_of_everything_follows_the_rule_of_three_and_is_not_stuck_at_on
 @pytest.mark.parametrize("n", [1, 2])
 def test_intervals_of_very_few_pictures_stay_between_nothing_and_everything(n):
     for sure in (np.ones, np.zeros):
-        out = Outcomes({"direct": sure((n, 1), bool)}, {"direct": sure((1, n, 1), bool)})
-        low, high = intervals(out, "direct", 10, 0)["path_robust"]
+        low, high = intervals(judged(sure((n, 1), bool), sure((1, n, 1), bool)), "direct", 10, 0)["path_robust"]
         assert 0 <= low <= high <= 1
-
-
-def test_outcomes_of_some_images_and_levels_are_those_attacked_and_read():
-    out, rows, levels = outcomes(), np.array([3, 0, 7]), [0, 2]
-    some = out.take(rows, levels)
-    for reading in out.clean:
-        for i, row in enumerate(rows):
-            for e, level in enumerate(levels):
-                assert some.clean[reading][i, e] == out.clean[reading][row, level]
-                for a, attacked in enumerate(levels):
-                    assert some.robust[reading][a, i, e] == out.robust[reading][attacked, row, level]
-        assert some.clean[reading].shape == (3, 2) and some.robust[reading].shape == (2, 3, 2)
 
 
 def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
@@ -123,86 +129,52 @@ def test_intervals_are_shaped_like_their_figures():
         assert np.shape(bounds[name]) == (*np.shape(value), 2)
 
 
-def test_matrix_of_a_model_that_cannot_be_broken_is_all_right(tmp_path):
-    out = level_matrix(classifier(), pictures(), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
-    assert all(values.all() for values in (*out.clean.values(), *out.robust.values()))
-    assert out.robust["direct"].shape == (2, 6, 2)
+def test_mcnemar_is_the_binomial_of_the_pairs_that_differ():
+    ours = np.array([True] * 8 + [False] * 2 + [True] * 30 + [False] * 9)
+    theirs = np.array([False] * 8 + [True] * 2 + [True] * 30 + [False] * 9)
+    assert mcnemar(ours, theirs) == mcnemar(theirs, ours) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert mcnemar(ours[:3], theirs[:3]) == pytest.approx(2 / 2**3)
 
 
-def test_matrix_of_a_model_at_the_brink_is_broken_at_the_attacked_level(tmp_path):
-    out = level_matrix(classifier(), pictures(0.1), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
-    assert out.clean["direct"][:, 0].all()
-    assert not out.robust["direct"][0, :, 0].any()
+def test_mcnemar_of_pairs_that_never_differ_is_one():
+    assert mcnemar(np.array([True, False]), np.array([True, False])) == 1.0
+    assert mcnemar(np.array([True, False]), np.array([False, True])) == 1.0  # and of as many of either kind
 
 
-def test_readings_agree_at_the_leaves(tmp_path):
-    out = level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
-    assert (out.clean["direct"][:, 0] == out.clean["roll_up"][:, 0]).all()
-    assert (out.robust["direct"][:, :, 0] == out.robust["roll_up"][:, :, 0]).all()
+@pytest.mark.parametrize(
+    ("raw", "adjusted"),
+    [
+        ({"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04}, {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.06}),
+        ({"a": 0.04, "b": 0.01}, {"a": 0.04, "b": 0.02}),
+        ({"a": 0.5, "b": 0.6, "c": 0.001}, {"a": 1.0, "b": 1.0, "c": 0.003}),
+        ({"a": 0.02, "b": 0.02}, {"a": 0.04, "b": 0.04}),
+        ({"a": 0.3}, {"a": 0.3}),
+        ({}, {}),
+    ],
+)
+def test_holm_on_known_examples(raw, adjusted):
+    assert holm(raw) == pytest.approx(adjusted)
+    assert list(holm(raw)) == list(raw)
 
 
-def test_interrupted_matrix_goes_on_and_gives_the_same_outcomes(tmp_path, monkeypatch):
-    from hierclip.evaluate import matrix
-
-    def run(partial):
-        return level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4, kept=partial)
-
-    whole, calls, real = run(tmp_path / "whole.npz"), [], matrix.attacked
-
-    def stopping(*arguments):
-        calls.append(arguments[3])
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(matrix, "attacked", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "part.npz")
-    again = run(tmp_path / "part.npz")
-    assert len(calls) == 2 + 2  # the first aim of three is not attacked again
-    for reading in whole.robust:
-        assert (whole.robust[reading] == again.robust[reading]).all()
-
-
-def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
-    def run(strength):
-        return level_matrix(classifier(), pictures(strength), PATHS, BUDGET, seed=0, batch=4, kept=tmp_path / "p.npz")
-
-    assert not run(0.1).robust["direct"][0, :, 0].any()
-    assert run(0.8).robust["direct"].all()
-
-
-def test_outcomes_come_back_from_their_file(tmp_path):
-    out = outcomes()
-    out.save(tmp_path / "o.npz")
-    back = Outcomes.load(tmp_path / "o.npz")
-    assert all((back.robust[k] == v).all() for k, v in out.robust.items())
-    assert all((back.clean[k] == v).all() for k, v in out.clean.items())
-
-
-def test_audit_finds_nothing_wrong_with_an_honest_model():
-    found = audit(classifier(), pictures(0.3), PATHS, BUDGET, count=6, seed=0)
-    assert found.images == 6
-    assert found.large_budget == 0
-    assert found.stronger <= found.same_attack
-    assert found.zero_gradients == 0
-
-
-def test_audit_sees_gradients_that_are_masked():
-    class Quantised(nn.Module):
-        def forward(self, images):
-            return (images.mean((2, 3)) * 8).round() + 0 * images.mean((2, 3))
-
-    masked = classifier()
-    masked.encoder = Quantised()
-    assert audit(masked, pictures(0.3), PATHS, BUDGET, count=6, seed=0).zero_gradients == 1
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=9))
+def test_holm_is_the_running_maximum_of_what_is_left_times_p(raw):
+    found, p = holm(raw), np.sort(list(raw.values()))
+    by_hand = np.minimum(1, np.maximum.accumulate(p * np.arange(len(p), 0, -1))) if len(p) else p
+    assert list(found) == list(raw)
+    assert np.sort(list(found.values())) == pytest.approx(by_hand)
+    for one in raw:
+        assert raw[one] <= found[one] <= 1
+        assert all(found[one] <= found[other] for other in raw if raw[one] <= raw[other])
 
 
 def tree(direct: float, roll_up: float) -> dict:
     """What a record says of a tree with this path-robust accuracy."""
     both = {"direct": direct, "roll_up": roll_up}
     bounds = {reading: (value - 0.125, value + 0.125) for reading, value in both.items()}
-    return {"images": 8, "levels": [4, 2], "worst_level": both, "path_robust": both, "intervals": bounds}
+    clean, robust = dict.fromkeys(both, [0.75, 0.875]), {k: [[v, 0.75], [0.75, v]] for k, v in both.items()}
+    shares = {"clean": clean, "robust": robust, "worst_level": both, "path_robust": both}
+    return {"images": 8, "levels": [4, 2], **shares, "intervals": bounds}
 
 
 def record(**changes) -> Record:
@@ -216,19 +188,22 @@ def record(**changes) -> Record:
         "images": 40,
         "reading": "roll_up",
         "threat_model": {
-            "norm": "Linf", "eps": "4/255", "step": "1/255", "steps": 10, "restarts": 1, "losses": ["margin"],
-            "resolution": 32, "prompt": "a {}", "precision": "32-true", "seed": 0,
+            "norm": "Linf", "eps": "4/255", "step": "1/255", "steps": 10, "restarts": 1, "suite": ["apgd_ce"],
+            "queries": 9, "resolution": 32, "prompt": "a {}", "precision": "32-true", "seed": 0,
         },
         "trees": {"wordnet": "0", "emoji": "1"},
-        "levels": [4, 2, 1],
+        "levels": [8, 4, 2],
         **{key: {reading: values[key] for reading, values in both.items()} for key in both["direct"]},
         "intervals": {reading: intervals(out, reading, 200, 0) for reading in out.clean},
         "forest": {
             "wordnet": tree(0.5, 0.3),
             "emoji": tree(0.4, 0.6),
         },
+        "superclass": {"stay-1": 0.875, "stay-2": 0.75, "every-2": 0.5},
+        "mistakes": {key: mistakes(out, c, 200, 0) for key, c in (("clean", "clean"), ("attacked", "direct-0"))},
         "audit": {
-            "images": 4, "same_attack": 1, "stronger": 1, "large_budget": 0, "zero_gradients": 0, "at_rim": 0,
+            "images": 4, "budgets": {"0/255": 1, "64/255": 0}, "steps": {"10": 0.5, "40": 0.5},
+            "restarts": {"1": 0.5, "5": 0.5}, "checks": {"clamps": {"value": 0, "limit": 0.02, "passed": True}},
         },
         "versions": {},
         "git": "",
@@ -249,6 +224,14 @@ def test_worst_tree_is_that_of_the_least_path_robust_accuracy_in_the_records_rea
     assert record(reading="roll_up").worst_tree == "wordnet"
 
 
+def test_an_audit_names_the_checks_that_failed():
+    made = record().audit
+    assert made.failed == []
+    bad = {"steps": {"value": 0.5, "limit": 0.05, "passed": False}}
+    changed = made.model_dump() | {"checks": made.model_dump()["checks"] | bad}
+    assert type(made).model_validate(changed).failed == ["steps"]
+
+
 def test_bad_record_is_refused_by_file_and_key():
     entries = json.loads(record().model_dump_json()) | {"images": "many"}
     with pytest.raises(RecordError, match=r"x\.json: images: "):
@@ -262,7 +245,8 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 
 def test_record_agrees_with_itself():
     agreements = list(compare(record(), record()))
-    assert len(agreements) == 2 * (3 + 9 + 2 + 2)  # by reading: clean, robust, the two headlines, two trees
+    # By reading: clean, robust, the two headlines, two trees; the mistakes, clean and attacked.
+    assert len(agreements) == 2 * (3 + 9 + 2 + 2) + 2 * 7
     assert all(agreement.agrees for agreement in agreements)
 
 

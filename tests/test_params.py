@@ -97,7 +97,11 @@ def test_a_methods_settings_are_those_of_its_loss(tmp_path, content, method, key
         ("trees", "names", []),
         ("sweep", "workers", 0),
         ("ablation", "seeds", []),
-        ("attack", "losses", ["hinge"]),
+        ("attack", "suite", ["hinge"]),
+        ("attack", "suite", []),
+        ("attack", "norm", "L1"),
+        ("attack", "queries", 0),
+        ("sweep", "left_out", 1),
         ("model", "precision", "8"),
     ],
 )

@@ -10,8 +10,9 @@ from hierclip.cli import END, START, app, main, write_readme
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.params import find_root, load_params
 from hierclip.plots import save
+from hierclip.plots.frames import frame, in_order
 from hierclip.plots.results import level_bars, matrices
-from hierclip.plots.table import frame, in_order, markdown, paired
+from hierclip.plots.table import markdown, paired
 from hierclip.studies import ablation_table, best_points, load_study
 from tests.test_evaluate import record
 
@@ -39,7 +40,7 @@ def test_table_gives_the_figures_of_the_record():
     table = markdown([made], LABELS)
     low, high = made.intervals["direct"].path_robust
     assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
-    assert "Linf 4/255" in table and "| TeCoA | 0 |" in table
+    assert "Linf 4/255, pgd_margin, 10 steps each" in table and "| TeCoA | 0 |" in table
     assert "worst of 2 trees" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
 
 
@@ -51,17 +52,24 @@ def test_rows_are_in_the_order_of_the_labels_and_then_of_the_seeds():
     assert [[cell.strip() for cell in row] for row in rows] == [["TeCoA", "0"], ["TeCoA", "1"], ["Hierarchical", "0"]]
 
 
-def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):
-    def outcomes(direct, roll_up):
-        right = {"direct": np.array(direct, bool)[:, None], "roll_up": np.array(roll_up, bool)[:, None]}
-        return Outcomes(right, {reading: values[None] for reading, values in right.items()})
+def outcomes(nodes) -> Outcomes:
+    """Two leaves under two nodes of their own: what is read of pictures of the first, leaf and superclass, attacked."""
+    attacked = np.array(nodes)
+    clean = np.zeros_like(attacked)
+    conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1"])
+    shown = np.stack([clean, attacked, attacked, attacked])
+    paths, labels = np.array([[0, 0], [1, 1]]), np.zeros(len(nodes), dtype=int)
+    return Outcomes(conditions, paths, labels, shown, np.ones(shown.shape), shown[..., :1])
 
-    outcomes([1, 1, 0, 0], [0, 0, 0, 0]).save(outcomes_path(tmp_path, "tecoa", 0, "tuned"))
-    outcomes([0, 0, 0, 0], [1, 1, 1, 0]).save(outcomes_path(tmp_path, "hier", 0, "tuned"))
+
+def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):
+    """The leaf is read rightly where the superclass is not, and the other way round."""
+    outcomes([[0, 0], [0, 0], [0, 1], [0, 1]]).save(outcomes_path(tmp_path, "tecoa", 0, "tuned"))  # direct: two stand
+    outcomes([[0, 1], [0, 1], [0, 1], [1, 0]]).save(outcomes_path(tmp_path, "hier", 0, "tuned"))  # by roll-up: three
     made = [record(method="hier", reading="roll_up"), record(method="tecoa", reading="direct")]
     (row,) = paired(made, LABELS, tmp_path, 100).to_dict("records")
     assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
-    assert row["low"] <= 25 <= row["high"]
+    assert row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0  # one each way but one
 
 
 def test_frame_has_a_row_for_each_level_and_reading():

@@ -29,12 +29,12 @@ class Knowing(nn.Module):
     def __init__(self, dataset, mistaken):
         super().__init__()
         parts = [dataset.pictures(part) for part in ("val", "test")]
-        self.known = torch.cat([part.floats().flatten(1) for part in parts])
+        self.register_buffer("known", torch.cat([part.floats().flatten(1) for part in parts]))
         self.places = torch.cat([(part.labels + mistaken(part.labels)) % 200 for part in parts])
 
     def forward(self, images):
         nearest = torch.cdist(images.flatten(1), self.known).argmin(1)
-        return F.one_hot(self.places[nearest], 200).float() + 0 * images.sum((1, 2, 3))[:, None]
+        return F.one_hot(self.places[nearest], 200).to(images) + 0 * images.sum((1, 2, 3))[:, None]
 
 
 def knowing_model(dataset, mistaken=torch.zeros_like, turned=()) -> SimpleNamespace:
@@ -65,7 +65,8 @@ def forest(openmoji, params):
 
 
 def judged(model, openmoji, forest, split, params, root, **choices):
-    quick = {"steps": 1, "bootstrap": 20, "reading_images": 30, "audit_images": 20, "forest_images": 30}
+    quick = {"steps": 1, "queries": 2, "suite": ("pgd_margin",), "bootstrap": 20}
+    quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
     return evaluate(model, openmoji, forest, split, seed=3, params=quick, template="{}", root=root)
 
@@ -78,7 +79,10 @@ def test_model_that_knows_every_picture_is_right_on_its_split(openmoji, forest, 
     assert found.clean["roll_up"] == pytest.approx([1.0] * levels)
     assert found.clean["direct"] == pytest.approx([1.0] * levels)
     assert found.path_robust == pytest.approx({"direct": 1.0, "roll_up": 1.0})
-    assert found.audit.zero_gradients == 1
+    assert found.audit.failed == ["large budget", "zero gradients"]
+    assert found.superclass == dict.fromkeys([*(f"stay-{l}" for l in range(1, levels)), f"every-{levels - 1}"], 1.0)
+    for made in (found.mistakes["clean"], found.mistakes["attacked"]):
+        assert made.severity is None and made.hd_1[0] == made.contradictions[0] == 0 and made.consistent[0] == 1
     assert (found.split, found.seed, found.threat_model.steps) == (split, 3, 1)
     assert outcomes.clean["direct"].shape == (found.images, levels)
     assert not list((tmp_path / "data/checkpoints").iterdir())
@@ -148,7 +152,7 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
     texts = [torch.eye(3), torch.tensor([[1.0, 1, 1], [-1, -1, -1]])]
     classifier = Classifier(encoder, CosineHead(10.0), texts)
     shown = pictures(0.1, n=2)
-    budget = Budget(eps=0.1, step=0.05, steps=4, restarts=1, losses=("margin",))
+    budget = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), queries=20)
     out = level_matrix(classifier, shown, PATHS, budget, seed=0, batch=4, kept=tmp_path / "k.npz")
     assert out.robust["direct"][1, :, 1].all()
     assert not out.robust["roll_up"][1, :, 1].any()  # by the roll-up's own aim
@@ -183,7 +187,7 @@ def project(tmp_path, monkeypatch):
 def test_verify_passes_records_that_are_the_committed_ones(project):
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 0
-    assert "32 figures agree within their intervals, 0 differ" in result.output
+    assert "46 figures agree within their intervals, 0 differ" in result.output
 
 
 def test_verify_fails_where_a_figure_differs(project):

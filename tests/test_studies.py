@@ -2,13 +2,10 @@
 
 import itertools
 import json
-import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
 import torch
 import yaml
 
@@ -49,7 +46,7 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
         assert all(getattr(run.settings, key) == value for key, value in run.labels.items() if key != "method")
         assert run.settings.label == content["method"][run.method]["label"]
         # Choices are made on validation pictures of the fine-tuning classes, by their leaves.
-        assert (run.part, run.splits, run.leaves_only) == ("val", ("tuned",), True)
+        assert (run.part, run.left_out, run.leaves_only) == ("val", params.sweep.left_out, True)
         assert (run.gradients, run.seed) == (params.sweep.gradients, params.sweep.seed)
 
 
@@ -62,7 +59,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
     assert len(runs) == len(variants) * len(params.ablation.seeds)
     assert len({(run.labels["variant"], run.seed) for run in runs}) == len(runs)
     for run in runs:
-        assert (run.part, run.splits, run.leaves_only) == ("test", ("tuned", "held_out"), False)
+        assert (run.part, run.left_out, run.leaves_only) == ("test", 0, False)
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
@@ -144,10 +141,11 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert load_study(path) == record
 
 
-def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_alone(small, project):
+def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     columns = ["method", "lr", "split", "images", "clean", "robust", "steps", "seconds"]
     assert list(record.frame.columns) == columns and record.part == "val"
+    assert list(record.frame["split"]) == ["tuned", "left_out"] * 2
     assert untimed(record.rows)[0].items() >= {"method": "tecoa", "lr": 1e-3, "split": "tuned", "images": 20}.items()
     assert list(best_points(record.frame)["method"]) == ["tecoa"]
 
@@ -165,10 +163,14 @@ def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, r
 def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part(
     small, project, openmoji, forest, monkeypatch, which
 ):
-    """With a model that takes every third leaf of each split for the next one there."""
-    off = torch.zeros(200, dtype=torch.long)
-    for split in ("tuned", "held_out"):
-        places = places_of(openmoji, tuple(ids_of(openmoji, split)))
+    """With a model that takes every third leaf of each set of classes for the next one there."""
+    study, off, all_tuned = getattr(small, which), torch.zeros(200, dtype=torch.long), ids_of(openmoji, "tuned")
+    classes = {"tuned": all_tuned, "held_out": ids_of(openmoji, "held_out")}
+    if which == "sweep":
+        left_out = [i for k, i in enumerate(all_tuned) if k % study.left_out == 0]
+        classes = {"tuned": [i for i in all_tuned if i not in left_out], "left_out": left_out}
+    for ids in classes.values():
+        places = places_of(openmoji, tuple(ids))
         off[places[::3]] = (places.roll(-1) - places)[::3]
     trained = []
 
@@ -180,13 +182,14 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
 
     monkeypatch.setattr(studies, "finetune", finetune)
     monkeypatch.setattr(studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels]))
-    study, runs = getattr(small, which), {"sweep": sweep_runs, "ablation": ablation_runs}[which](small)
+    runs = {"sweep": sweep_runs, "ablation": ablation_runs}[which](small)
     record = run_study(runs, small, study, project, which)
-    flat, tuned = (8, ["wordnet"]), set(ids_of(openmoji, "tuned"))
+    flat, tuned = (8, ["wordnet"]), set(classes["tuned"])
     wanted = {"sweep": [flat, flat], "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])]}[which]
     assert trained == [(run.settings, *own, tuned, run.seed) for run, own in zip(runs, wanted, strict=True)]
+    assert [row["split"] for row in record.rows] == list(classes) * len(runs)
     for row in record.rows:
-        own = forest[0].restrict(ids_of(openmoji, row["split"]))
+        own = forest[0].restrict(classes[row["split"]])
         labels = np.repeat(places_of(openmoji, own.ids).numpy(), 2)  # two pictures of each, in the dataset's order
         shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
         share = np.mean(off.numpy()[shown] == 0)
@@ -248,49 +251,6 @@ def test_what_was_kept_for_another_base_model_is_not_used(small, project, measur
     model.save_model(other, project / "data/models/base")
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     assert len(measured) == 2 + 4
-
-
-def test_best_points_are_the_most_robust_and_where_they_tie_the_cleaner():
-    rows = [("a", 1, 0.3, 0.9), ("a", 2, 0.4, 0.5), ("a", 4, 0.4, 0.6), ("b", 1, 0.1, 0.2), ("b", 2, 0.1, 0.2)]
-    sweep = pd.DataFrame(rows, columns=["method", "lr", "robust", "clean"])
-    best = best_points(sweep)
-    assert list(zip(best["method"], best["lr"], strict=True)) == [("a", 4), ("b", 1)]  # the first of equals
-
-
-FIGURES = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
-
-
-@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2), tuple(range(12))])
-def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, seeds):
-    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": seeds})})
-    rng, rows = np.random.default_rng(0), []
-    for run in ablation_runs(small):
-        for split in run.splits:
-            rows.append({**run.labels, "split": split, **dict(zip(FIGURES, rng.random(5), strict=True))})
-    frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
-    for split in ("tuned", "held_out"):
-        table = ablation_table(frame, small, "one", split)
-        assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
-        for row, method in (("flat", "tecoa"), ("trees", "hier")):
-            own = [r for r in rows if r["split"] == split and re.match(f'8 .*"loss":"{method}"', r["variant"])]
-            assert len(own) == len(seeds)
-            for figure in FIGURES:
-                values = np.array([r[figure] for r in own])
-                low, high = scipy.stats.t.interval(0.95, len(seeds) - 1, values.mean(), scipy.stats.sem(values))
-                assert table.loc[row, figure] == pytest.approx(values.mean())
-                assert table.loc[row, f"{figure}_half"] == pytest.approx((high - low) / 2, rel=1e-3)
-
-
-def test_half_an_interval_of_three_seeds_by_hand(small):
-    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})})
-    runs = [run for run in ablation_runs(small) if run.method == "tecoa" and run.gradients == 8]
-    rows = [
-        {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
-        for run, value in zip(runs, (1, 2, 3), strict=True)
-    ]
-    table = ablation_table(pd.DataFrame(rows), small, "other", "tuned")
-    assert table.loc["flat again", "clean"] == 2
-    assert table.loc["flat again", "clean_half"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
 
 
 def test_a_study_that_was_not_run_has_no_file(tmp_path):

@@ -10,7 +10,7 @@ from hierclip.trees import (
     TreeError,
     assign_levels,
     keep_one_parent,
-    level_prompts,
+    lca_heights,
     load_tree,
     remove_unary_chains,
     save_tree,
@@ -81,7 +81,7 @@ def test_lca_height_is_the_finest_level_at_which_two_leaves_meet(tree):
     for i, one in enumerate(tree.paths):
         for j, other in enumerate(tree.paths):
             meet = [l for l in range(tree.top + 1) if one[l] == other[l]]
-            assert tree.lca_heights[i, j] == min(meet, default=tree.top + 1)
+            assert lca_heights(tree.paths)[i, j] == min(meet, default=tree.top + 1)
 
 
 @given(trees(), st.data())
@@ -124,15 +124,9 @@ def test_the_tiny_tree_is_what_it_looks_like(tree):
         ["animal", "vehicle"],
     ]
     assert tree.parents == ((0, 0, 1, 2, 2), (0, 0, 1))
-    assert tree.lca_heights[0].tolist() == [0, 1, 2, 3, 3]
+    assert lca_heights(tree.paths)[0].tolist() == [0, 1, 2, 3, 3]
     assert [node.id for node in tree.singletons(1)] == ["eagle"]
     assert set(tree.nodes) == {*LEAVES, "mammal", "vehicle", "animal"}
-
-
-def test_prompts_put_every_name_in_the_template(tree):
-    assert level_prompts(tree, "a {}!")[2] == ["a animal!", "a vehicle!"]
-    with pytest.raises(ValueError, match="no {}"):
-        level_prompts(tree, "a picture")
 
 
 def entries() -> list[dict]:

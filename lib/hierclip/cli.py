@@ -52,6 +52,23 @@ def verify() -> None:
 
 
 @app.command()
+def check(
+    names: Annotated[list[str] | None, typer.Argument(help="METHOD-SEED-SPLIT; default: all records")] = None,
+    attack: Annotated[bool, typer.Option(help="attack the model again; else only compute figures again")] = False,
+) -> None:
+    """Check records by recomputing them; exit 1 where a figure does not come out again."""
+    from hierclip.check import check_record
+    from hierclip.evaluate import RECORDS
+
+    root, differing = find_root(), False
+    for name in names or sorted(path.stem for path in (root / RECORDS).glob("*.json")):
+        found = check_record(root, name, attack=attack)
+        typer.echo("\n".join(found) or f"{name}: every figure comes out again")
+        differing |= bool(found)
+    raise typer.Exit(1 if differing else 0)
+
+
+@app.command()
 def excerpt(
     wordnet: Annotated[
         Path | None, typer.Option(help="a full WordNet 3.0; default: where NLTK or Debian put it")

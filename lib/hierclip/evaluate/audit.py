@@ -55,9 +55,13 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
         native = broken(budget)
         curve = {n: broken(replace(budget, eps=n / 255, step=2.5 * n / 255 / budget.steps)) for n in BUDGETS}
         by_steps = {k * budget.steps: broken(replace(budget, steps=k * budget.steps)) for k in (2, 4)}
-        by_steps, restarts = {budget.steps: native} | by_steps, {1: native, 5: broken(replace(budget, restarts=5))}
+        more = budget.restarts + 4
+        by_steps, restarts = (
+            {budget.steps: native} | by_steps,
+            {budget.restarts: native, more: broken(replace(budget, restarts=more))},
+        )
         suite = broken(replace(budget, suite=GRADIENT, steps=2 * budget.steps, restarts=1))
-        gradient = native | suite | by_steps[4 * budget.steps] | restarts[5]
+        gradient = native | suite | by_steps[4 * budget.steps] | restarts[more]
         square = broken(replace(budget, suite=("square",)))
         values = {
             "large budget": 1 - _share(curve[64]),
@@ -65,7 +69,7 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
                 _share(a) - _share(b) for a, b in zip(curve.values(), list(curve.values())[1:], strict=False)
             ),
             "steps": _share(by_steps[4 * budget.steps] & ~native),
-            "restarts": _share(restarts[5] & ~native),
+            "restarts": _share(restarts[more] & ~native),
             "suite": _share((suite | square) & ~native),
             "gradient-free": _share(square & ~gradient),
         }
@@ -100,7 +104,7 @@ def _wrong(classifier: Classifier, images: Tensor, own: Tensor) -> Tensor:
 def _without_gradient(classifier: Classifier, images: Tensor, own: Tensor) -> float:
     x = images.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(margin(classifier(x, [0])[0], own).sum(), x)
-    return _share(gradient.flatten(1).abs().amax(1) == 0)
+    return _share(~(gradient.flatten(1).abs().amax(1) > 0))  # nor where it is no number
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def level_matrix(
 
 def _attack_open(classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed, batch) -> Readout:
     """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them."""
-    stood = [~_fallen(need, readouts[need.name], labels) for need in aim.needs]
+    stood = [~fallen(need, readouts[need.name]["nodes"], labels) for need in aim.needs]
     last = readouts[aim.needs[0].name if aim.needs else CLEAN]
     rows = torch.nonzero(~torch.stack(stood).any(0) if stood else torch.ones(len(labels), dtype=torch.bool))[:, 0]
     if not len(rows):
@@ -71,8 +71,9 @@ def _attack_open(classifier, images, labels, aim: Aim, readouts: dict[str, Reado
     return out
 
 
-def _fallen(aim: Aim, readout: Readout, labels: Tensor) -> Tensor:
-    return aim.broken(torch.from_numpy(readout["nodes"]).long(), labels)
+def fallen(aim: Aim, nodes: np.ndarray, labels: Tensor) -> Tensor:
+    """(N,) bool: an aim is reached, by the nearest nodes (N, L + 1) of pictures of the leaves `labels`."""
+    return aim.broken(torch.from_numpy(nodes).long(), labels)
 
 
 def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
@@ -109,11 +110,12 @@ def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
 def _read(classifier: Classifier, images: Tensor, batch: int) -> Readout:
     parts: dict[str, list[Tensor]] = {"nodes": [], "confidence": [], "ranked": []}
     for x in images.split(batch):
-        shares = [level.cpu().softmax(1) for level in classifier(x.to(classifier.device))]
-        best = [share.max(1) for share in shares]
-        ranked = shares[0].topk(min(RANKED, shares[0].shape[1]), dim=1).indices
-        parts["nodes"].append(torch.stack([level.indices for level in best], dim=1).int())
-        parts["confidence"].append(torch.stack([level.values for level in best], dim=1))
+        logits = [level.cpu() for level in classifier(x.to(classifier.device))]
+        nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
+        shares = [level.softmax(1).amax(1) for level in logits]
+        ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
+        parts["nodes"].append(nodes.int())
+        parts["confidence"].append(torch.stack(shares, dim=1))
         parts["ranked"].append(ranked.int())
     return {key: torch.cat(values).numpy() for key, values in parts.items()}
 

@@ -8,6 +8,7 @@ from hierclip.trees import lca_heights
 
 BINS = 15
 NEAREST = (1, 5, 20)
+SHARES = ("consistent", "contradictions")
 
 
 def mistakes(outcomes: Outcomes, condition: str, resamples: int, seed: int) -> dict[str, list[float] | None]:
@@ -37,13 +38,16 @@ def mistakes(outcomes: Outcomes, condition: str, resamples: int, seed: int) -> d
         out |= {name: w @ values / n for name, values in means.items()}
         return out | {"ece": np.abs(w @ gaps).sum(1) / n}
 
-    value, drawn = found(np.ones((1, n))), found(resample(n, resamples, seed))
-    return {
-        name: [float(value[name][0]), *map(float, np.nanquantile(drawn[name], [0.025, 0.975]))]
-        if np.isfinite(value[name][0])
-        else None
-        for name in value
-    }
+    values, drawn = found(np.ones((1, n))), found(resample(n, resamples, seed))
+    out: dict[str, list[float] | None] = {}
+    for name, (value,) in values.items():
+        low, high = np.nanquantile(drawn[name], [0.025, 0.975]) if np.isfinite(value) else (np.nan, np.nan)
+        if name == "ece":  # resampling adds to a sum of absolute values: the basic bootstrap takes that off again
+            low, high = max(0.0, min(value, 2 * value - high)), max(value, 2 * value - low)
+        if name in SHARES:  # where every resample is the same, the rule of three
+            low, high = (1 - min(1, 3 / n) if low == 1 else low), (min(1, 3 / n) if high == 0 else high)
+        out[name] = [float(value), float(low), float(high)] if np.isfinite(value) else None
+    return out
 
 
 def _on_one_path(nodes: np.ndarray, paths: np.ndarray) -> np.ndarray:

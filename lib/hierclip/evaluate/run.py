@@ -9,7 +9,7 @@ import torch
 from hierclip.attacks import AIMS, Aim, budget_of
 from hierclip.data import Dataset, Pictures, ids_of, places_of
 from hierclip.evaluate.audit import audit
-from hierclip.evaluate.matrix import level_matrix
+from hierclip.evaluate.matrix import fallen, level_matrix
 from hierclip.evaluate.metrics import figures, intervals
 from hierclip.evaluate.mistakes import mistakes
 from hierclip.evaluate.outcomes import CLEAN, Outcomes
@@ -57,6 +57,10 @@ def evaluate(
     every_tree, more = model.classifier(trees, template).to(device), superclass_aims(forest_paths(trees), first.top)
     forest = attacked(every_tree, trees, test[some], "forest", more)
     by_tree = {name: forest.take(levels) for name, levels in forest_columns(trees).items()}
+
+    def reached(aim: Aim) -> torch.Tensor:
+        return fallen(aim, forest.nodes[forest.under(aim.name)], test.labels[some])
+
     record = Record.model_validate(
         {
             "dataset": dataset.name,
@@ -69,7 +73,7 @@ def evaluate(
             "trees": {tree.name: tree.hash for tree in trees},
             "levels": first.sizes,
             **level_figures(outcomes, params),
-            "superclass": {aim.name: float((~fallen(aim, forest)).mean()) for aim in more},
+            "superclass": {aim.name: 1 - float(reached(aim).double().mean()) for aim in more},
             "forest": {tree.name: tree_figures(tree, by_tree[tree.name], params) for tree in trees},
             "audit": audit(classifier, test, paths, budget, count=params.audit_images, seed=params.seed),
             "versions": versions(),
@@ -85,12 +89,6 @@ def superclass_aims(paths: np.ndarray, top: int) -> list[Aim]:
     """Beside both readings of every level: to stay inside each superclass up to level `top`, and all levels wrong."""
     rows = torch.from_numpy(paths)
     return [*(AIMS["stay"](rows, level) for level in range(1, top + 1)), AIMS["every"](rows, top)]
-
-
-def fallen(aim: Aim, outcomes: Outcomes) -> np.ndarray:
-    """(N,) bool: the attack on an aim reached it."""
-    nodes = torch.from_numpy(outcomes.nodes[outcomes.under(aim.name)]).long()
-    return aim.broken(nodes, torch.from_numpy(outcomes.labels)).numpy()
 
 
 def level_figures(outcomes: Outcomes, params: AttackParams) -> dict:

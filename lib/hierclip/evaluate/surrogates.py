@@ -34,7 +34,7 @@ class Unclamped(PoincareHead):
         """Where `exp0` has them from: artanh(sqrt(r) |z|) z / (sqrt(r) |z|)."""
         z = points.double()
         share = self.curvature**0.5 * z.square().sum(-1, keepdim=True).add(TINY).sqrt()
-        return torch.atanh(share.clamp(max=1 - 1e-12)) / share * z
+        return (torch.atanh(share.clamp(max=1 - 1e-12)) / share * z).to(points.dtype)
 
 
 def unclamped(classifier: Classifier) -> Classifier | None:

@@ -4,7 +4,9 @@ import re
 
 from hierclip.trees.tree import Tree
 
-VOWEL = re.compile(r"(?!eu|one\b|uni(?!n)|us[aeiou])[aeiou]|hour|heir|hon(?=est|or)", re.IGNORECASE)  # as it sounds
+VOWEL = re.compile(
+    r"(?!e[uw]|one\b|uni(?!n)|u[kst][aeiou])[aeiou]|hour|heir|hon(?=est|or)", re.IGNORECASE
+)  # as it sounds
 
 
 def prompt(template: str, name: str) -> str:

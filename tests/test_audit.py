@@ -1,0 +1,105 @@
+"""The audit passes an honest model and catches one that hides its gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from hierclip.attacks import Budget
+from hierclip.data import Pictures
+from hierclip.evaluate import audit
+from hierclip.evaluate.audit import BUDGETS, CHECKS
+from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
+from tests.test_evaluate import PATHS
+
+TEXTS = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
+BUDGET = Budget(eps=0.1, step=0.025, steps=6, restarts=1, suite=("apgd_ce", "apgd_margin"), queries=60)
+BALL = PoincareHead(1.0, 1.5, 2.0, 1.0, 5.0)
+
+
+class Colours(nn.Module):
+    """The mean of each colour, through weights as a tower has them; in steps of an eighth where it hides that."""
+
+    def __init__(self, quantised=False):
+        super().__init__()
+        self.mix, self.quantised = nn.Linear(3, 3, bias=False), quantised
+        with torch.no_grad():
+            self.mix.weight.copy_(torch.eye(3))
+
+    def forward(self, images):
+        embeddings = self.mix(images.mean((2, 3)))
+        return (8 * embeddings).round() + 0 * embeddings if self.quantised else embeddings
+
+
+def model(head, quantised=False) -> Classifier:
+    texts = [head.text_points(texts, level, 1) for level, texts in enumerate(TEXTS)]
+    return Classifier(Colours(quantised), head, texts).eval()
+
+
+def shown(strength, n=9, wrong=0) -> Pictures:
+    labels = torch.arange(n) % 3
+    images = torch.full((n, 3, 8, 8), 40, dtype=torch.uint8)
+    images[torch.arange(n), labels] = int(40 + 200 * strength)
+    labels[:wrong] += 1
+    return Pictures(images, labels)
+
+
+@pytest.mark.parametrize(
+    "head", [CosineHead(10.0), BALL, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0)], ids=["cosine", "ball", "flat"]
+)
+def test_an_honest_model_passes_every_check(head):
+    found = audit(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, seed=0)
+    assert found.failed == [] and found.images == 9
+    left_out = {"cosine": {"unclamped", "cosine"}, "flat": {"unclamped"}}
+    surrogates = {CosineHead: left_out["cosine"], EuclideanHead: left_out["flat"]}.get(type(head), set())
+    assert set(found.checks) == set(CHECKS) - surrogates
+    for name, check in found.checks.items():
+        assert check.limit == CHECKS[name][0] and check.passed == (check.value <= check.limit)
+
+
+def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
+    found = audit(model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, seed=0)
+    curve = list(found.budgets.values())
+    assert list(found.budgets) == [f"{n}/255" for n in BUDGETS]
+    assert curve[0] == pytest.approx(7 / 9, abs=1e-5) and curve[-1] == 0
+    assert curve == sorted(curve, reverse=True)
+    assert list(found.steps) == ["6", "12", "24"] and list(found.restarts) == ["1", "5"]
+
+
+def test_only_so_many_pictures_are_audited():
+    assert audit(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, seed=0).images == 4
+
+
+def test_restarts_are_named_as_many_as_there_were():
+    budget = Budget(**vars(BUDGET) | {"restarts": 2})
+    found = audit(model(CosineHead(10.0)), shown(0.2, n=3), PATHS, budget, count=3, seed=0)
+    assert list(found.restarts)[0] == "2"
+
+
+def test_a_quantised_models_gradient_is_found_missing_and_search_finds_what_it_hid():
+    budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
+    found = audit(model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, seed=0)
+    assert found.checks["zero gradients"].value == 1
+    assert {"zero gradients", "gradient-free", "suite"} <= set(found.failed)
+    assert found.checks["gradient-free"].value > 0.5
+
+
+def test_a_gradient_that_is_no_number_counts_as_none():
+    class Rooted(nn.Module):
+        def forward(self, images):  # the root of 0 has no slope
+            return images.mean((2, 3)) + 0 * (images - images.detach()).mean((2, 3)).sqrt()
+
+    masked = Classifier(Rooted(), CosineHead(10.0), TEXTS)
+    found = audit(masked, shown(0.1), PATHS, BUDGET, count=9, seed=0)
+    assert found.checks["zero gradients"].value == 1
+
+
+def test_a_model_at_the_rim_is_caught_by_its_clamps():
+    head = PoincareHead(1.0, 50.0, 2.0, 1.0, 5.0)
+    found = audit(model(head), shown(0.2), PATHS, BUDGET, count=9, seed=0)
+    assert found.checks["clamps"].value == 1
+    assert found.failed == ["clamps"]  # of a fixed length only the direction matters, and that has its gradient
+
+
+def test_texts_at_the_rim_are_seen_too():
+    found = audit(model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)), shown(0.2), PATHS, BUDGET, count=9, seed=0)
+    assert found.checks["clamps"].value == pytest.approx(3 / 5)  # the leaves, of five nodes

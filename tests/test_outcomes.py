@@ -1,0 +1,220 @@
+"""What comes of attacking every level: outcomes picture by picture, and the matrix that makes them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hierclip.attacks import AIMS, Budget, aims, frozen
+from hierclip.data import Pictures
+from hierclip.evaluate import Outcomes, level_matrix, matrix
+from hierclip.model import READINGS, Classifier, CosineHead
+from tests.test_evaluate import BUDGET, PATHS, classifier, outcomes, pictures
+
+EVERY = [AIMS["stay"](PATHS, 1), AIMS["every"](PATHS, 1)]
+
+
+def right(out: Outcomes, condition: str, reading: str, n: int, level: int) -> bool:
+    nodes = out.nodes[out.conditions.tolist().index(condition), n]
+    found = nodes[level] if reading == "direct" else out.paths[nodes[0], level]
+    return bool(found == out.paths[out.labels[n], level])
+
+
+def test_right_clean_and_robust_are_what_loops_over_pictures_and_levels_find():
+    out = outcomes(share=0.8)
+    for reading in READINGS:
+        for n in range(len(out.labels)):
+            for e in range(3):
+                for a, condition in enumerate(out.conditions.tolist()):
+                    assert out.right[reading][a, n, e] == right(out, condition, reading, n, e)
+                assert out.clean[reading][n, e] == right(out, "clean", reading, n, e)
+                for a in range(3):
+                    kinds = ["direct", "roll_up"] if a else ["direct"]  # right under the attack on either reading
+                    expected = all(right(out, f"{kind}-{a}", reading, n, e) for kind in kinds)
+                    assert out.robust[reading][a, n, e] == expected
+
+
+def test_robust_leaves_are_right_under_the_direct_attack_alone():
+    out = outcomes(share=0.8)
+    for reading in READINGS:
+        assert np.array_equal(out.robust[reading][0], out.right[reading][out.under("direct-0")])
+
+
+def test_a_condition_that_was_not_attacked_is_refused_beside_the_known():
+    with pytest.raises(
+        KeyError, match="no condition 'stay-1'; known are clean, direct-0, direct-1, roll_up-1, direct-2"
+    ):
+        outcomes().under("stay-1")
+
+
+def test_outcomes_of_some_levels_are_those_attacked_and_read():
+    out, levels = outcomes(), [0, 2]
+    some = out.take(levels)
+    assert some.conditions.tolist() == ["clean", "direct-0", "direct-1", "roll_up-1"]
+    assert np.array_equal(some.labels, out.labels) and np.array_equal(some.paths, out.paths[:, levels])
+    assert np.array_equal(some.ranked[2], out.ranked[out.under("direct-2")])
+    assert np.array_equal(some.confidence[3], out.confidence[out.under("roll_up-2")][:, levels])
+    for reading in READINGS:
+        assert np.array_equal(some.clean[reading], out.clean[reading][:, levels])
+        assert np.array_equal(some.robust[reading], out.robust[reading][levels][:, :, levels])
+
+
+def test_outcomes_come_back_from_their_file(tmp_path):
+    out = outcomes()
+    out.save(tmp_path / "new" / "o.npz")
+    assert same(Outcomes.load(tmp_path / "new" / "o.npz"), out)
+
+
+def same(one: Outcomes, other: Outcomes) -> bool:
+    return all(np.array_equal(values, getattr(other, name)) for name, values in vars(one).items() if name in FIELDS)
+
+
+FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked")
+
+
+def judge(strength=0.15, **choices) -> Outcomes:
+    settings = {"seed": 0, "batch": 4, "more": EVERY} | choices
+    return level_matrix(classifier(), pictures(strength), PATHS, BUDGET, **settings)
+
+
+def test_matrix_of_a_model_that_cannot_be_broken_is_all_right():
+    out = judge(0.8)
+    assert all(values.all() for values in (*out.clean.values(), *out.robust.values()))
+    assert out.robust["direct"].shape == (2, 6, 2)
+
+
+def test_matrix_of_a_model_at_the_brink_is_broken_at_the_attacked_level():
+    out = judge(0.1)
+    assert out.clean["direct"][:, 0].all()
+    assert not out.robust["direct"][0, :, 0].any()
+
+
+def test_readings_agree_at_the_leaves():
+    out = judge()
+    assert (out.clean["direct"][:, 0] == out.clean["roll_up"][:, 0]).all()
+    assert (out.robust["direct"][:, :, 0] == out.robust["roll_up"][:, :, 0]).all()
+
+
+def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
+    assert not judge(0.1, kept=tmp_path / "p.npz").robust["direct"][0, :, 0].any()
+    assert judge(0.8, kept=tmp_path / "p.npz").robust["direct"].all()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many images `attacked` was given for each aim, in order; the call that "stop" numbers is interrupted."""
+    found, real = {"counts": [], "stop": None}, matrix.attacked
+
+    def counting(classifier, images, labels, aim, *rest):
+        found["counts"].append((aim.name, len(images)))
+        if len(found["counts"]) == found["stop"]:
+            raise KeyboardInterrupt
+        return real(classifier, images, labels, aim, *rest)
+
+    monkeypatch.setattr(matrix, "attacked", counting)
+    return found
+
+
+def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_path, calls):
+    whole = judge()
+    names = [name for name, _ in calls["counts"]]
+    assert names == ["direct-0", "direct-1", "roll_up-1", "stay-1", "every-1"]
+    for stop in range(1, len(names) + 1):
+        calls.update(counts=[], stop=stop)
+        with pytest.raises(KeyboardInterrupt):
+            judge(kept=tmp_path / f"{stop}.npz")
+        calls.update(counts=[], stop=None)
+        assert same(judge(kept=tmp_path / f"{stop}.npz"), whole)
+        assert [name for name, _ in calls["counts"]] == names[stop - 1 :]  # nothing that is done is done again
+
+
+def test_only_pictures_for_which_an_aim_is_open_are_attacked(calls):
+    """The first three fall, the others do not."""
+    weak, strong = pictures(0.1, n=3), pictures(0.8, n=3)
+    both = Pictures(torch.cat([weak.images, strong.images]), torch.cat([weak.labels, strong.labels]))
+    out = level_matrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY)
+    assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
+    counts = dict(calls["counts"])
+    assert counts["direct-0"] == counts["direct-1"] == 6
+    assert counts["roll_up-1"] == counts["stay-1"] == 3  # a leaf that stands leaves no superclass
+    fallen = ~out.right["direct"][out.under("direct-0")][:, 0] & ~out.right["direct"][out.under("direct-1")][:, 1]
+    assert counts["every-1"] == fallen.sum() <= 3
+
+
+def test_a_model_that_stands_is_not_attacked_beyond_the_direct_aims(calls):
+    judge(0.8)
+    assert calls["counts"] == [("direct-0", 6), ("direct-1", 6)]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A head whose logits are linear in the embedding."""
+
+    def image_points(self, embeddings):
+        return embeddings
+
+    def logits(self, images, texts):
+        return images @ texts.T
+
+
+def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
+    """Six leaves, a pixel's colour each; superclasses, of two and of four leaves, are the sums of theirs.
+
+    A picture has its own leaf's pixel, one rival near it, and nothing else, so that no attack can go astray.
+    """
+    paths = torch.arange(6)[:, None] // torch.tensor([1, 2, 4])
+    texts = [torch.eye(int(paths[:, l].max()) + 1)[paths[:, l]].T for l in range(3)]
+    generator, rows = torch.Generator().manual_seed(0), torch.arange(count)
+    labels, steps = (torch.randint(low, 6, (count,), generator=generator) for low in (0, 1))
+    images = torch.zeros(count, 6, dtype=torch.uint8)
+    images[rows, labels] = 120
+    images[rows, (labels + steps) % 6] = 120 - torch.randint(2, 60, (count,), generator=generator).to(torch.uint8)
+    return Classifier(nn.Flatten(), Linear(), texts), Pictures(images.view(count, 3, 1, 2), labels), paths
+
+
+@torch.no_grad()
+def fallen(classifier, images, labels, aim) -> torch.Tensor:
+    return aim.broken(torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels)
+
+
+def test_pruning_changes_nothing_but_which_pictures_are_attacked(calls):
+    """Where every attack finds the optimum, the same pictures fall to every aim as when all are attacked."""
+    classifier, shown, paths = linear_world()
+    budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
+    more = [*(AIMS["stay"](paths, level) for level in (1, 2)), AIMS["every"](paths, 2)]
+    pruned = level_matrix(classifier, shown, paths, budget, seed=0, batch=60, more=more)
+    asked, images, labels = dict(calls["counts"]), shown.floats(), shown.labels
+    for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
+        with frozen(classifier):
+            moved = matrix.attacked(classifier, images, labels, aim, budget, k, 60)
+        nodes = torch.from_numpy(pruned.nodes[pruned.under(aim.name)]).long()
+        assert torch.equal(aim.broken(nodes, labels), fallen(classifier, moved, labels, aim)), aim.name
+        assert aim.kind == "direct" or asked[aim.name] < len(labels)
+    assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
+
+
+def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
+    """A forest's levels are listed tree by tree, and those of two trees are not nested."""
+    paths = torch.tensor([[0, 0, 0], [1, 0, 1], [2, 1, 1]])  # 0 and 1 are of a kind in the first tree only
+    colours = torch.tensor([[120, 110, 10], [125, 108, 0], [130, 112, 30], [110, 100, 5]], dtype=torch.uint8)
+    shown = Pictures(colours.view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
+    texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]]), torch.tensor([[1.0, 0, 0], [0, 1, 1]])]
+    aim = AIMS["roll_up"](paths, 2)
+    model = Classifier(nn.Flatten(), Linear(), texts)
+    budget = Budget(eps=0.1, step=0.04, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
+    with frozen(model):
+        moved = matrix.attacked(model, shown.floats(), shown.labels, aim, budget, 0, 4)
+    assert fallen(model, moved, shown.labels, aim).all()
+    out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
+    assert out.right["roll_up"][out.under("roll_up-1")][:, 1].all()
+    assert not out.right["roll_up"][out.under("roll_up-2")][:, 2].any()
+
+
+def test_leaves_are_ranked_by_their_logits_even_where_their_shares_vanish():
+    texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
+    model = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), CosineHead(1000.0), texts)
+    images = torch.tensor([[250, 10, 100], [10, 250, 100], [10, 100, 250]], dtype=torch.uint8)
+    out = level_matrix(model, Pictures(images.view(3, 3, 1, 1), torch.arange(3)), PATHS, BUDGET, seed=0, batch=4)
+    assert out.ranked[0].tolist() == [[0, 2, 1], [1, 2, 0], [2, 1, 0]]
