@@ -40,7 +40,7 @@ def test_table_gives_the_figures_of_the_record():
     table = markdown([made], LABELS)
     low, high = made.intervals["direct"].path_robust
     assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
-    assert "Linf 4/255, pgd_margin, 10 steps each" in table and "| TeCoA | 0 |" in table
+    assert "Linf 4/255, apgd_ce, 10 steps each" in table and "| TeCoA | 0 |" in table
     assert "worst of 2 trees" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
 
 
