@@ -87,6 +87,9 @@ def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budge
         generator = torch.Generator().manual_seed(1000 * seed + k)
         return attack(score, x.to(classifier.device), own, budget, generator)[0].cpu()
 
+    batch = min(
+        batch, -(-len(images) // 2)
+    )  # two at least, for two cores; not by their number, which is to change nothing
     with _one_thread_each(classifier.device) as workers:
         return torch.cat(list(workers.map(moved, range(len(images)), images.split(batch), labels.split(batch))))
 

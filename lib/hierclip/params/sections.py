@@ -63,7 +63,7 @@ class AttackParams(Section):
     seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval
     reading_images: PositiveInt  # validation pictures that choose the reading
-    forest_images: PositiveInt  # test pictures on which trees after the first are attacked
+    forest_images: PositiveInt  # test pictures on which every tree is attacked
     audit_images: PositiveInt
     transfer_images: PositiveInt  # shown to every model
 
