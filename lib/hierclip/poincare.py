@@ -36,11 +36,6 @@ def at_rim(v: Tensor, r: Scalar) -> Tensor:
     return v.norm(dim=-1) > longest(r, v.dtype)
 
 
-def depth(z: Tensor, r: Scalar) -> Tensor:
-    """The distance of points (..., D) from the centre: (2 / sqrt(r)) artanh(sqrt(r) |z|), (...)."""
-    return 2 / r**0.5 * torch.atanh(r**0.5 * z.norm(dim=-1))
-
-
 def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """d(u, v) between points that broadcast, (..., D) and (..., D): (...)."""
     return _distance((u - v).square().sum(-1), u.square().sum(-1), v.square().sum(-1), r)
@@ -80,8 +75,3 @@ def group_midpoints(z: Tensor, groups: Tensor, count: int, r: Scalar) -> Tensor:
     klein = weighted / z.new_zeros(count, 1).index_add(0, groups, gamma)
     rkk = r * klein.square().sum(-1, keepdim=True)
     return (klein / (1 + torch.sqrt(torch.clamp(1 - rkk, min=TINY)))).to(dtype)
-
-
-def midpoint(z: Tensor, r: Scalar) -> Tensor:
-    """HypAvg of points (B, D): (D,)."""
-    return group_midpoints(z, z.new_zeros(len(z), dtype=torch.long), 1, r)[0]

@@ -59,9 +59,8 @@ class Params(Section):
             raise ValueError("margin.method and margin.seed must be among methods and seeds")
         if not isinstance(chosen, HierParams) or chosen.geometry != "poincare":
             raise ValueError("margin.method must be one that is read by distance in the Poincare ball")
-        for name, method in self.method.items():
-            if isinstance(method, HierParams) and (unknown := set(method.trees) - set(self.trees.names)):
-                raise ValueError(f"method.{name}.trees: {', '.join(sorted(unknown))} is not among trees.names")
+        for name in self.method:
+            self.variant(f"method.{name}", {"method": name})
         if missing := set(self.methods) - set(self.plots.palette):
             raise ValueError(f"plots.palette lacks a colour for {', '.join(sorted(missing))}")
         for table, rows in self.ablation.tables.items():
@@ -98,7 +97,7 @@ class Params(Section):
         except ValidationError as error:
             raise ParamsError(f"{where}: {_line(error.errors()[0])}") from None
         if unknown := set(self.trees_of(made)) - set(self.trees.names):
-            raise ParamsError(f"{where}: trees: {', '.join(sorted(unknown))} is not among trees.names")
+            raise ParamsError(f"{where}.trees: {', '.join(sorted(unknown))} is not among trees.names")
         return made
 
 
