@@ -2,20 +2,21 @@
 
 python benchmarks/level_matrix.py [METHOD [PICTURES]], after `make repro`; some minutes. Prints, from one run, ratios of
 times and of gradients, and the figures of all three ways: ours; every aim on every picture, each stopped where it
-has succeeded; and every aim on every picture for all of its steps.
+has succeeded; and every aim on every picture for all of its steps, as one would write it without looking. Fails where
+ours takes more than 0.6 of the last one's time, or path-robust accuracy differs by more than half a point.
 """
 
 import sys
+from dataclasses import replace
+from math import inf
 from time import perf_counter
 
 import numpy as np
 import torch
 
-from hierclip.attacks import ATTACKS, Siege, aims, attack, budget_of, frozen
+from hierclip.attacks import Siege, budget_of
 from hierclip.data import ids_of, load_dataset, places_of
 from hierclip.evaluate import Outcomes, figures, level_matrix
-from hierclip.evaluate import matrix as room
-from hierclip.evaluate.outcomes import CLEAN, gather
 from hierclip.model import READINGS, load_model
 from hierclip.params import find_root, load_params
 from hierclip.trees import load_forest
@@ -37,38 +38,17 @@ def counted(siege, rows, x, loss):
     return climb(siege, rows, x, loss)
 
 
-def never_fallen(score, images, own, budget, generator):
-    """The attack as one would write it without looking: nothing stops, the worst point is kept all the same."""
-    siege = Siege(score, images, own, budget)
-    siege.standing = lambda: torch.arange(len(images))
-    keep = siege._keep
-    siege._keep = lambda rows, x, scores: keep(rows, x, scores).clamp(max=0)
-    for name in budget.suite:
-        ATTACKS[name](siege, generator)
-    return siege.best, siege.worst
-
-
 def ours() -> Outcomes:
     return level_matrix(classifier, pictures, paths, budget, seed=a.seed, batch=a.batch)
 
 
 def naive() -> Outcomes:
-    todo = [aim for level in range(tree.top + 1) for aim in aims(paths, level)]
-    images, labels = pictures.floats(), pictures.labels
-    with frozen(classifier):
-        readouts = {CLEAN: room._read(classifier, images, a.batch)}
-        for k, aim in enumerate(todo):
-            moved = room.attacked(classifier, images, labels, aim, budget, 1000 * a.seed + k, a.batch)
-            readouts[aim.name] = room._read(classifier, moved, a.batch)
-    return gather(readouts, tree.paths, labels.numpy())
+    return level_matrix(classifier, pictures, paths, budget, seed=a.seed, batch=a.batch, prune=False)
 
 
 def full() -> Outcomes:
-    room.attack = never_fallen
-    try:
-        return naive()
-    finally:
-        room.attack = attack
+    unstopped = replace(budget, enough=inf)
+    return level_matrix(classifier, pictures, paths, unstopped, seed=a.seed, batch=a.batch, prune=False)
 
 
 Siege.climb = counted  # pyright: ignore
@@ -88,3 +68,9 @@ for name, (seconds, gradients, found) in results.items():
         f"{name}: ours takes {ratio[0]:.2f} of its time, {ratio[1]:.2f} of its gradients; "
         f"path-robust {headline}; {diagonal}"
     )
+ours_found, full_found = results["ours"], results["the same without stopping"]
+gap = max(abs(ours_found[2][r]["path_robust"] - full_found[2][r]["path_robust"]) for r in READINGS)
+print(
+    f"ours takes {ours_found[0] / full_found[0]:.2f} of the naive way's time; path-robust differs by {gap:.4f} at most"
+)
+assert ours_found[0] <= 0.6 * full_found[0] and gap <= 0.005

@@ -103,3 +103,14 @@ def test_a_model_at_the_rim_is_caught_by_its_clamps():
 def test_texts_at_the_rim_are_seen_too():
     found = audit(model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)), shown(0.2), PATHS, BUDGET, count=9, seed=0)
     assert found.checks["clamps"].value == pytest.approx(3 / 5)  # the leaves, of five nodes
+
+
+def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_without_it():
+    """Two texts in the only direction there is, told apart by depth; images beyond the rim, where the gradient ends."""
+    head = PoincareHead(1.0, 10.0, 2.0, 1.0, 5.0, "free", image_norm=1.0)
+    brightness = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 1, bias=False))
+    nn.init.constant_(brightness[2].weight, 3**-0.5)
+    hidden = Classifier(brightness, head, [head.place(torch.tensor([[4.9], [3.9]]))]).eval()
+    grey = Pictures(torch.full((9, 3, 8, 8), 62, dtype=torch.uint8), torch.zeros(9, dtype=torch.long))
+    found = audit(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=9, seed=0)
+    assert found.checks["clamps"].value == 1 and {"unclamped", "clamps", "zero gradients"} <= set(found.failed)

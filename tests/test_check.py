@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 from hierclip import check
 from hierclip.check import check_record
 from hierclip.cli import app
-from hierclip.evaluate import RECORDS, RecordError, evaluate, outcomes_path, save_record
+from hierclip.evaluate import RECORDS, RecordError, evaluate, load_records, outcomes_path, save_record
+from hierclip.evaluate.outcomes import PARTS
 from hierclip.params import load_params
 from tests.test_run import forest, knowing_model  # noqa: F401
 
@@ -23,9 +24,7 @@ def made(openmoji, forest, root, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
     params, model = load_params(tmp_path / "params.yaml"), knowing_model(openmoji)
     settings = {"seed": 0, "params": params.attack, "template": params.model.template, "root": tmp_path}
-    record, outcomes = evaluate(model, openmoji, forest, "held_out", **settings)
-    save_record(record, tmp_path / RECORDS)
-    outcomes.save(outcomes_path(tmp_path, "tecoa", 0, "held_out"))
+    record, _ = evaluate(model, openmoji, forest, "held_out", **settings)
     monkeypatch.setattr(check, "load_model", lambda folder: model)
     monkeypatch.setattr(check, "load_dataset", lambda *_: openmoji)
     monkeypatch.setattr(check, "load_forest", lambda *_: forest)
@@ -37,7 +36,7 @@ def test_a_record_comes_out_of_its_outcomes_and_of_the_model_attacked_again(made
     assert check_record(tmp_path, NAME) == []
     assert check_record(tmp_path, NAME, attack=True) == []
     result = CliRunner().invoke(app, ["check"])
-    assert result.exit_code == 0 and f"{NAME}: every figure comes out again" in result.output
+    assert result.exit_code == 0 and f"{NAME}: every figure but the audit comes out again" in result.output
 
 
 def test_a_figure_that_was_altered_is_named_with_both_values(made, tmp_path):
@@ -47,10 +46,23 @@ def test_a_figure_that_was_altered_is_named_with_both_values(made, tmp_path):
     assert CliRunner().invoke(app, ["check", NAME]).exit_code == 1
 
 
+def test_a_figure_that_is_gone_is_named_too(made, tmp_path):
+    less = {key: value for key, value in made.superclass.items() if key != "every-5"}
+    save_record(made.model_copy(update={"superclass": less}), tmp_path / RECORDS)
+    assert [line.split()[1:4] for line in check_record(tmp_path, NAME)] == [
+        [f"superclass.every-5[{k}]:", "recorded", "None,"] for k in range(3)
+    ]
+
+
+def test_evaluate_writes_the_record_and_the_outcomes_of_every_part(made, tmp_path):
+    (written,) = load_records(tmp_path / RECORDS)
+    assert written.path_robust == pytest.approx(made.path_robust) and len(written.hashes["weights"]) == 64
+    assert all(outcomes_path(tmp_path, "tecoa", 0, "held_out", part).exists() for part in PARTS)
+
+
 def test_a_record_of_another_attack_is_not_compared(made, tmp_path):
-    threat = made.threat_model.model_copy(update={"steps": 99})
-    save_record(made.model_copy(update={"threat_model": threat}), tmp_path / RECORDS)
-    with pytest.raises(RecordError, match="the record has another attack"):
+    save_record(made.model_copy(update={"settings": made.settings | {"steps": 99}}), tmp_path / RECORDS)
+    with pytest.raises(RecordError, match="made with another attack than params.yaml asks for; steps differ"):
         check_record(tmp_path, NAME, attack=True)
 
 

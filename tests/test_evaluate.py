@@ -199,12 +199,16 @@ def record(**changes) -> Record:
             "wordnet": tree(0.5, 0.3),
             "emoji": tree(0.4, 0.6),
         },
-        "superclass": {"stay-1": 0.875, "stay-2": 0.75, "every-2": 0.5},
+        "superclass": {"stay-1": (0.8, 0.7, 0.9), "stay-2": (0.7, 0.6, 0.8), "every-2": (0.5, 0.4, 0.6)},
+        "levels_transfer": {reading: out.by_attack(reading).mean(1).tolist() for reading in out.clean},
         "mistakes": {key: mistakes(out, c, 200, 0) for key, c in (("clean", "clean"), ("attacked", "direct-0"))},
         "audit": {
             "images": 4, "budgets": {"0/255": 1, "64/255": 0}, "steps": {"10": 0.5, "40": 0.5},
-            "restarts": {"1": 0.5, "5": 0.5}, "checks": {"clamps": {"value": 0, "limit": 0.02, "passed": True}},
+            "restarts": {"1": 0.5, "5": 0.5},
+            "checks": {"clamps": {"value": 0, "high": 0.6, "limit": 0.02, "passed": True}},
         },
+        "settings": {},
+        "hashes": {},
         "versions": {},
         "git": "",
     }  # fmt: skip
@@ -227,7 +231,7 @@ def test_worst_tree_is_that_of_the_least_path_robust_accuracy_in_the_records_rea
 def test_an_audit_names_the_checks_that_failed():
     made = record().audit
     assert made.failed == []
-    bad = {"steps": {"value": 0.5, "limit": 0.05, "passed": False}}
+    bad = {"steps": {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}}
     changed = made.model_dump() | {"checks": made.model_dump()["checks"] | bad}
     assert type(made).model_validate(changed).failed == ["steps"]
 
@@ -245,8 +249,8 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 
 def test_record_agrees_with_itself():
     agreements = list(compare(record(), record()))
-    # By reading: clean, robust, the two headlines, two trees; the mistakes, clean and attacked.
-    assert len(agreements) == 2 * (3 + 9 + 2 + 2) + 2 * 7
+    # By reading: clean, robust, the two headlines, two trees; the mistakes, clean and attacked, the superclasses.
+    assert len(agreements) == 2 * (3 + 9 + 2 + 2) + 2 * 7 + 3
     assert all(agreement.agrees for agreement in agreements)
 
 

@@ -1,24 +1,26 @@
 """Checks records: figures against the outcomes they came from, and outcomes against the model, attacked again."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hierclip.data import load_dataset
+from hierclip.data import ids_of, load_dataset
 from hierclip.evaluate import RECORDS, Outcomes, Record, RecordError, evaluate, outcomes_path
+from hierclip.evaluate.outcomes import PARTS
 from hierclip.evaluate.records import parse_record
-from hierclip.evaluate.run import level_figures
+from hierclip.evaluate.run import record_figures
 from hierclip.model import device_of, load_model
 from hierclip.params import Params, load_params
-from hierclip.trees import load_forest
+from hierclip.trees import Tree, load_forest
 
 
 def check_record(root: Path, name: str, *, attack: bool = False) -> list[str]:
     """What of a record does not come out again, a line for each figure; none if all does.
 
-    name: METHOD-SEED-SPLIT. Its figures are computed anew from the outcomes kept beside it; with `attack` the model is
-    attacked anew first, under the record's conditions, which on the same machine gives the same to the last digit.
+    name: METHOD-SEED-SPLIT. All figures but the audit's are computed anew from the outcomes kept beside it; with
+    `attack` the model is attacked and audited anew, which on the same machine gives the same to the last digit.
     Raises RecordError where the record or its outcomes are not there, or `params.yaml` asks for another attack.
     """
     path = root / RECORDS / f"{name}.json"
@@ -26,35 +28,38 @@ def check_record(root: Path, name: str, *, attack: bool = False) -> list[str]:
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
         raise RecordError(f"no record {name}; known are {known}")
     record, params = parse_record(path.read_text(encoding="utf8"), str(path)), load_params(root / "params.yaml")
-    return _differences(record, _again(record, params, root) if attack else _from_outcomes(record, params, root))
+    if record.settings != (asked := params.attack.model_dump(mode="json")):
+        keys = ", ".join(key for key in asked if record.settings.get(key) != asked[key])
+        raise RecordError(f"{name}: made with another attack than params.yaml asks for; {keys} differ")
+    trees = load_forest(root / "data/trees", params.trees.names)
+    return _differences(record, (_again if attack else _from_outcomes)(record, params, trees, root))
 
 
-def _from_outcomes(record: Record, params: Params, root: Path) -> dict:
-    path = outcomes_path(root, record.method, record.seed, record.split)
-    if not path.exists():
-        raise RecordError(f"{record.name}: its outcomes are not in {path}; `make repro` makes them")
-    return level_figures(Outcomes.load(path), params.attack)
+def _from_outcomes(record: Record, params: Params, trees: Sequence[Tree], root: Path) -> dict:
+    paths = {part: outcomes_path(root, record.method, record.seed, record.split, part) for part in PARTS}
+    if missing := [str(path) for path in paths.values() if not path.exists()]:
+        raise RecordError(f"{record.name}: no outcomes in {', '.join(missing)}; `make repro` makes them")
+    outcomes = {part: Outcomes.load(path) for part, path in paths.items()}
+    leaves = ids_of(load_dataset(params.data, root), record.split)
+    return record_figures(outcomes, [tree.restrict(leaves) for tree in trees], params.attack)
 
 
-def _again(record: Record, params: Params, root: Path) -> dict:
+def _again(record: Record, params: Params, trees: Sequence[Tree], root: Path) -> dict:
     settings = {"params": params.attack, "template": params.model.template, "seed": record.seed}
     model = load_model(root / "data/models" / f"{record.method}-{record.seed}")
-    trees, dataset = load_forest(root / "data/trees", params.trees.names), load_dataset(params.data, root)
+    dataset, device = load_dataset(params.data, root), device_of(params.model)
     with tempfile.TemporaryDirectory() as folder:
-        device = device_of(params.model)
         made, _ = evaluate(model, dataset, trees, record.split, root=Path(folder), device=device, **settings)
-    if made.threat_model != record.threat_model:
-        raise RecordError(f"{record.name}: params.yaml asks for {made.threat_model}, the record has another attack")
     return made.model_dump(exclude={"git", "versions"})
 
 
 def _differences(record: Record, made: dict, tolerance: float = 1e-5) -> list[str]:
     """Of all figures that were made anew, by their place in the record."""
-    old, new = _flat(record.model_dump()), _flat(made)
+    old, new = _flat(record.model_dump(include=set(made))), _flat(made)
     return [
-        f"{record.name} {key}: recorded {old.get(key)}, now {value}"
-        for key, value in new.items()
-        if not (old.get(key) == value or _near(old.get(key), value, tolerance))
+        f"{record.name} {key}: recorded {old.get(key)}, now {new.get(key)}"
+        for key in sorted(set(old) | set(new))
+        if not (key in old and key in new and (old[key] == new[key] or _near(old[key], new[key], tolerance)))
     ]
 
 

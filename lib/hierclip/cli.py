@@ -58,12 +58,13 @@ def check(
 ) -> None:
     """Check records by recomputing them; exit 1 where a figure does not come out again."""
     from hierclip.check import check_record
-    from hierclip.evaluate import RECORDS
+    from hierclip.evaluate import RECORDS, load_records
 
     root, differing = find_root(), False
-    for name in names or sorted(path.stem for path in (root / RECORDS).glob("*.json")):
+    names = names or [record.name for record in load_records(root / RECORDS)]
+    for name in names:
         found = check_record(root, name, attack=attack)
-        typer.echo("\n".join(found) or f"{name}: every figure comes out again")
+        typer.echo("\n".join(found) or f"{name}: every figure{'' if attack else ' but the audit'} comes out again")
         differing |= bool(found)
     raise typer.Exit(1 if differing else 0)
 

@@ -63,13 +63,18 @@ def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], 
         clear_output()
 
 
-def work_key(*parts: object) -> str:
-    """A key of what work rests on: tensors to the bit, other parts as they print, and this package's source."""
+def work_hash(*parts: object) -> str:
+    """SHA-256 of tensors to the bit, and of other parts as they print."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(
-            part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
-        )
+        bits = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
+        digest.update(bits)
+    return digest.hexdigest()
+
+
+def work_key(*parts: object) -> str:
+    """A key of what work rests on: tensors to the bit, other parts as they print, and this package's source."""
+    digest = hashlib.sha256(work_hash(*parts).encode())
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()

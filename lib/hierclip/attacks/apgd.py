@@ -46,7 +46,7 @@ def _run(siege: Siege, loss: Loss, generator: torch.Generator) -> None:
     state = _State(rows, x, x, x, values, values, gradient, gradient, 2 * budget.eps)
     marks = checkpoints(budget.steps)
     for k in range(1, budget.steps + 1):
-        state = state.take(~(margins > 0))
+        state = state.take(~(margins > budget.enough))
         if not len(state.rows):
             return
         images = siege.images[state.rows]

@@ -30,10 +30,9 @@ def cw(siege: Siege, generator: torch.Generator) -> None:
         def step(x: Tensor, gradient: Tensor, at: tuple[int, Tensor], moments=moments) -> Tensor:
             k, rows = at
             first, second = (m[rows] for m in moments)
-            square = (
-                gradient.square()
-            )  # in L2 one scale for all pixels of an image, so that no pixel's direction is lost
-            square = square if budget.norm == "Linf" else square.mean((1, 2, 3), keepdim=True).expand_as(square)
+            square = gradient.square()
+            if budget.norm == "L2":  # one scale for all pixels of an image, so that no pixel's direction is lost
+                square = square.mean((1, 2, 3), keepdim=True).expand_as(square)
             first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * square
             moments[0][rows], moments[1][rows] = first, second
             move = first / (1 - 0.9**k) / ((second / (1 - 0.999**k)).sqrt() + 1e-12)  # about 1 in every pixel
@@ -48,7 +47,7 @@ def _ascend(siege: Siege, rows: Tensor, x: Tensor, objective, step: Callable[...
         if not len(rows):
             return
         margins, _, gradient = siege.climb(rows, x, objective)
-        keep = ~(margins > 0)
+        keep = ~(margins > siege.budget.enough)
         rows = rows[keep]
         moved = step(x[keep], gradient[keep], (k, rows))
         x = siege.norm.project(moved, siege.images[rows], siege.budget.eps)

@@ -1,12 +1,13 @@
 """Images under attack: what every attack of the suite is given, and what it leaves behind."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hierclip.attacks.aims import margin
+from hierclip.attacks.aims import cross_entropy, margin
 from hierclip.attacks.norms import NORMS, Norm
 
 Score = Callable[[Tensor], Sequence[Tensor]]  # images to the logits (N, K) of some levels
@@ -24,6 +25,7 @@ class Budget:
     suite: tuple[str, ...]  # names of ATTACKS, in turn, each on what still stands
     queries: int  # images that Square may ask for
     norm: str = "Linf"
+    enough: float = 0.0  # margin beyond which an image is left alone; inf: never, and the worst point is looked for
 
 
 class Siege:
@@ -50,7 +52,7 @@ class Siege:
     def standing(self) -> Tensor:
         """The rows of the images that have not fallen, and can: something of theirs must be able to win."""
         open = torch.stack([~own.all(1) for own in self.own]).all(0)
-        return torch.nonzero(~(self.worst > 0) & open)[:, 0]
+        return torch.nonzero(~(self.worst > self.budget.enough) & open)[:, 0]
 
     def of(self, rows: Tensor) -> list[Tensor]:
         """`own` for some of the images."""
@@ -83,7 +85,8 @@ class Siege:
 
 
 def over_parts(siege: Siege, loss: Callable[..., Tensor], extra: Sequence[Tensor] | None = None) -> Loss:
-    """A loss of scores and one's own, summed over the groups of scores that are not wrong yet.
+    """A loss of scores and one's own, summed over the groups of scores; one that is wrong already counts no more than
+    it did where it became so, so that no step is undone for having succeeded.
 
     extra: for each group something more that the loss is given, a row for an image.
     """
@@ -91,7 +94,12 @@ def over_parts(siege: Siege, loss: Callable[..., Tensor], extra: Sequence[Tensor
     def total(scores: Sequence[Tensor], rows: Tensor) -> Tensor:
         more = [() for _ in scores] if extra is None else [(values[rows],) for values in extra]
         parts = zip(scores, siege.of(rows), more, strict=True)
-        values = [(loss(s, own, *added), margin(s.detach(), own) > 0) for s, own, added in parts]
-        return torch.stack([v if len(scores) == 1 else v.masked_fill(wrong, 0.0) for v, wrong in values]).sum(0)
+        values = [(loss(s, own, *added), _won(loss, s), margin(s.detach(), own) > 0) for s, own, added in parts]
+        return torch.stack([v if len(scores) == 1 else v.masked_fill(wrong, won) for v, won, wrong in values]).sum(0)
 
     return total
+
+
+def _won(loss: Callable[..., Tensor], scores: Tensor) -> float:
+    """The most that a loss can be where one's own score is the best: log K for the cross-entropy, 0 for margins."""
+    return math.log(scores.shape[1]) if loss is cross_entropy else 0.0

@@ -29,8 +29,9 @@ STANDARD = (*GRADIENT, "square")  # with 100 steps and 5000 queries, AutoAttack'
 
 def budget_of(params: AttackParams) -> Budget:
     """The budget that `params.yaml` asks for."""
-    shared = {field.name: getattr(params, field.name) for field in fields(Budget)}
-    return Budget(**shared)
+    return Budget(
+        **{field.name: getattr(params, field.name) for field in fields(Budget) if hasattr(params, field.name)}
+    )
 
 
 def attack(

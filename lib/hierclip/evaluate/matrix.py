@@ -28,6 +28,7 @@ def level_matrix(
     seed: int,
     batch: int,
     more: Sequence[Aim] = (),
+    prune: bool = True,
     kept: Path | None = None,
     what: str = "attack",
 ) -> Outcomes:
@@ -37,30 +38,35 @@ def level_matrix(
     drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was stopped
     goes on where it was; removing the file is the caller's.
 
-    Nothing is attacked that is decided: a picture that is wrong already, or that stood where an aim had to succeed
-    before this one can (`Aim.needs`: a picture leaves a superclass only where its leaf falls). It is then read as that
-    aim left it. An attack stops where its aim is wrong, so A[a, e] off the diagonal says what an attack at a does in
-    passing, not the worst that could be done at e; that is A[e, e].
+    Nothing is attacked that is decided, as far as the budget's attacks can tell: a picture that is wrong already, or,
+    with `prune`, one that stood where an aim had to succeed before this one can (`Aim.needs`: a picture leaves a
+    superclass only where its leaf falls), which is then read as that aim left it.
+    An attack stops where its aim is wrong: A[a, e] off the diagonal says what an attack at a does in passing, not the
+    worst that could be done at e; that is A[e, e].
     """
     images, labels = pictures.floats(), pictures.labels
     tensors = [pictures.images, labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    done = _Partial(kept, work_key(budget, classifier.head, seed, batch, *tensors))
+    own = [table for aim in todo for table in aim.own]
+    done = _Partial(kept, work_key(budget, prune, classifier.head, seed, batch, *tensors, *own))
     with frozen(classifier):
         readouts = {CLEAN: done.get(CLEAN, _read, classifier, images, batch)}
 
         def outcome(k: int, aim: Aim) -> Readout:
-            return _attack_open(classifier, images, labels, aim, readouts, budget, 1000 * seed + k, batch)
+            return _attack_open(classifier, images, labels, aim, readouts, budget, 1000 * seed + k, batch, prune)
 
         for k, aim in enumerate(progress(todo, what) if kept else todo):
             readouts[aim.name] = done.get(aim.name, outcome, k, aim)
     return gather(readouts, paths.numpy(), labels.numpy())
 
 
-def _attack_open(classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed, batch) -> Readout:
+def _attack_open(
+    classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed: int, batch: int, prune: bool
+) -> Readout:
     """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them."""
-    stood = [~fallen(need, readouts[need.name]["nodes"], labels) for need in aim.needs]
-    last = readouts[aim.needs[0].name if aim.needs else CLEAN]
+    needs = aim.needs if prune else ()
+    stood = [~fallen(need, readouts[need.name]["nodes"], labels) for need in needs]
+    last = readouts[needs[0].name if needs else CLEAN]
     rows = torch.nonzero(~torch.stack(stood).any(0) if stood else torch.ones(len(labels), dtype=torch.bool))[:, 0]
     if not len(rows):
         return last
@@ -87,9 +93,8 @@ def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budge
         generator = torch.Generator().manual_seed(1000 * seed + k)
         return attack(score, x.to(classifier.device), own, budget, generator)[0].cpu()
 
-    batch = min(
-        batch, -(-len(images) // 2)
-    )  # two at least, for two cores; not by their number, which is to change nothing
+    # Two batches at least, for two cores; not as many as there are cores, whose number is to change nothing.
+    batch = min(batch, -(-len(images) // 2))
     with _one_thread_each(classifier.device) as workers:
         return torch.cat(list(workers.map(moved, range(len(images)), images.split(batch), labels.split(batch))))
 

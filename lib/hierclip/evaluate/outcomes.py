@@ -12,9 +12,12 @@ from hierclip.model import READINGS
 CLEAN = "clean"
 
 
-def outcomes_path(root: Path, method: str, seed: int, split: str) -> Path:
+PARTS = ("test", "val", "forest", "levels")  # the sets of outcomes that a record's figures come from
+
+
+def outcomes_path(root: Path, method: str, seed: int, split: str, part: str = "test") -> Path:
     """Where a model's outcomes on a split are kept."""
-    return root / "data/attacks" / f"{method}-{seed}" / f"{split}.npz"
+    return root / "data/attacks" / f"{method}-{seed}" / f"{split}{'' if part == 'test' else '-' + part}.npz"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Outcomes:
         ]
         return {reading: np.stack([self.right[reading][a].all(0) for a in attacks]) for reading in READINGS}
 
+    def by_attack(self, reading: str) -> np.ndarray:
+        """(L + 1, N, L + 1) bool: right in a reading under the attack on that reading, by attacked level first."""
+        kinds = ["direct" if not level else reading for level in range(self.top + 1)]
+        return np.stack([self.right[reading][self.under(f"{kind}-{level}")] for level, kind in enumerate(kinds)])
+
     def take(self, levels: list[int]) -> "Outcomes":
         """Some of the levels, the leaves first, in place of all: attacked and read."""
         wanted = {f"{kind}-{level}": f"{kind}-{k}" for k, level in enumerate(levels) for kind in READINGS}
@@ -80,7 +88,9 @@ class Outcomes:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+        part = path.with_name(path.name + ".part.npz")
+        np.savez_compressed(part, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+        part.replace(path)
 
     @staticmethod
     def load(path: Path) -> "Outcomes":

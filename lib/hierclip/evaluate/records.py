@@ -5,7 +5,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -55,6 +55,7 @@ class Check(_Part):
     """What `evaluate.audit.CHECKS` says, measured."""
 
     value: float
+    high: float  # the exact 95 % upper bound of a share, so few pictures show how little they prove
     limit: float
     passed: bool
 
@@ -114,10 +115,13 @@ class Record(_Part):
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Intervals]
-    superclass: dict[str, float]  # share that stands under attacks that "stay" inside a superclass, and under "every"
+    superclass: dict[str, Triple]  # share that stands under attacks that "stay" in a superclass, and on "every" level
+    levels_transfer: dict[str, list[Levels]]  # as robust, by attacks on that reading alone that do not stop
     mistakes: dict[str, Mistakes]  # "clean", and "attacked" at the leaves
     forest: dict[str, TreeFigures]  # by tree, all of them on the same pictures
     audit: Audit
+    settings: dict[str, Any]  # the section `attack` of params.yaml
+    hashes: dict[str, str]  # of the model's weights and of the test pictures
     versions: dict[str, str]
     git: str
 
@@ -169,9 +173,10 @@ def git_revision(root: Path) -> str:
 def save_record(record: Record, folder: Path) -> Path:
     """Writes METHOD-SEED-SPLIT.json; gives its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.name}.json"
+    path, part = folder / f"{record.name}.json", folder / f"{record.name}.part"
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
-    path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
+    part.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
+    part.replace(path)
     return path
 
 

@@ -1,21 +1,25 @@
 """From a model to its records."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 
 from hierclip.attacks import AIMS, Aim, budget_of
-from hierclip.data import Dataset, Pictures, ids_of, places_of
+from hierclip.data import Dataset, ids_of, places_of
 from hierclip.evaluate.audit import audit
 from hierclip.evaluate.matrix import fallen, level_matrix
 from hierclip.evaluate.metrics import figures, intervals
 from hierclip.evaluate.mistakes import mistakes
-from hierclip.evaluate.outcomes import CLEAN, Outcomes
-from hierclip.evaluate.records import Record, git_revision, threat_model, versions
-from hierclip.model import READINGS, Classifier, Model
+from hierclip.evaluate.outcomes import CLEAN, Outcomes, outcomes_path
+from hierclip.evaluate.records import RECORDS, Record, git_revision, save_record, threat_model, versions
+from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams
+from hierclip.progress import work_hash
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 
@@ -35,32 +39,33 @@ def evaluate(
 
     trees: a forest over the whole dataset; the split's classes get their own part of it, and their own prompts. The
     first tree is attacked on all test pictures, every tree on some. seed: that the model was trained with. The reading
-    is chosen on validation pictures. What is computed is kept under data/checkpoints until all of it is there.
+    is chosen on validation pictures. Writes the record, and the outcomes of `PARTS` beside data/attacks/METHOD-SEED;
+    what is computed is kept under data/checkpoints until all of it is there.
     Raises TreeError where the trees have not the same leaves in the same order, ValueError for an unknown attack.
     """
     check_forest(trees)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what the record says
     trees = [tree.restrict(ids_of(dataset, split)) for tree in trees]
     first = trees[0]
     test, val = (dataset.pictures(part).of(places_of(dataset, first.ids)) for part in ("test", "val"))
-    budget, files = budget_of(params), []
-
-    def attacked(classifier: Classifier, forest: Sequence[Tree], pictures: Pictures, what: str, more=()) -> Outcomes:
-        files.append(root / "data/checkpoints" / f"attack-{model.method}-{seed}-{split}-{what}.npz")
-        paths, title = torch.from_numpy(forest_paths(forest)), f"attack on {model.method}-{seed}, {split}, {what}"
-        settings = {"seed": params.seed, "batch": params.batch, "kept": files[-1], "more": more}
-        return level_matrix(classifier, pictures, paths, budget, what=title, **settings)
-
-    classifier = model.classifier(first, template).to(device)
-    paths, some = torch.from_numpy(first.paths), test.spread(params.forest_images)
-    chosen = attacked(classifier, [first], val[val.spread(params.reading_images)], "val")
-    outcomes = attacked(classifier, [first], test, "test")
-    every_tree, more = model.classifier(trees, template).to(device), superclass_aims(forest_paths(trees), first.top)
-    forest = attacked(every_tree, trees, test[some], "forest", more)
-    by_tree = {name: forest.take(levels) for name, levels in forest_columns(trees).items()}
-
-    def reached(aim: Aim) -> torch.Tensor:
-        return fallen(aim, forest.nodes[forest.under(aim.name)], test.labels[some])
-
+    classifier, forest = (model.classifier(over, template).to(device) for over in ([first], trees))
+    some, few = test[test.spread(params.forest_images)], val[val.spread(params.reading_images)]
+    budget, paths = budget_of(params), torch.from_numpy(first.paths)
+    unstopped = {"budget": replace(budget, enough=inf), "prune": False}
+    parts = {
+        "test": (classifier, test, {}),
+        "val": (classifier, few, {}),
+        "forest": (forest, some, {"more": superclass_aims(forest_paths(trees), first.top)}),
+        "levels": (classifier, some, unstopped),
+    }
+    outcomes, kept = {}, {}
+    for part, (seen, pictures, changes) in parts.items():
+        kept[part] = root / "data/checkpoints" / f"attack-{model.method}-{seed}-{split}-{part}.npz"
+        what = f"attack on {model.method}-{seed}, {split}, {part}"
+        settings = {"budget": budget, "seed": params.seed, "batch": params.batch, "kept": kept[part]} | changes
+        rows = torch.from_numpy(forest_paths(trees)) if part == "forest" else paths
+        outcomes[part] = level_matrix(seen, pictures, rows, what=what, **settings)
+        outcomes[part].save(outcomes_path(root, model.method, seed, split, part))
     record = Record.model_validate(
         {
             "dataset": dataset.name,
@@ -68,27 +73,56 @@ def evaluate(
             "method": model.method,
             "seed": seed,
             "images": len(test),
-            "reading": better_reading({reading: figures(chosen, reading) for reading in READINGS}),
             "threat_model": threat_model(params, template, test.images.shape[-1]),
             "trees": {tree.name: tree.hash for tree in trees},
             "levels": first.sizes,
-            **level_figures(outcomes, params),
-            "superclass": {aim.name: 1 - float(reached(aim).double().mean()) for aim in more},
-            "forest": {tree.name: tree_figures(tree, by_tree[tree.name], params) for tree in trees},
+            **record_figures(outcomes, trees, params),
             "audit": audit(classifier, test, paths, budget, count=params.audit_images, seed=params.seed),
+            "settings": params.model_dump(mode="json"),
+            "hashes": {
+                "weights": work_hash(*classifier.encoder.state_dict().values()),
+                "pictures": work_hash(test.images),
+            },
             "versions": versions(),
             "git": git_revision(root),
         }
     )
-    for file in files:
+    save_record(record, root / RECORDS)
+    for file in kept.values():
         file.unlink()
-    return record, outcomes
+    return record, outcomes["test"]
+
+
+def record_figures(outcomes: Mapping[str, Outcomes], trees: Sequence[Tree], params: AttackParams) -> dict:
+    """What a record says of outcomes, by part (`PARTS`); all but the audit. trees: of the split's leaves."""
+    chosen = {reading: figures(outcomes["val"], reading) for reading in READINGS}
+    forest, levels = outcomes["forest"], outcomes["levels"]
+    stands = {aim.name: ~reached(aim, forest) for aim in superclass_aims(forest.paths, trees[0].top)}
+    columns = forest_columns(trees)
+    return {
+        "reading": better_reading(chosen),
+        **level_figures(outcomes["test"], params),
+        "superclass": {name: share(values) for name, values in stands.items()},
+        "levels_transfer": {reading: levels.by_attack(reading).mean(1).tolist() for reading in READINGS},
+        "forest": {tree.name: tree_figures(tree, forest.take(columns[tree.name]), params) for tree in trees},
+    }
 
 
 def superclass_aims(paths: np.ndarray, top: int) -> list[Aim]:
     """Beside both readings of every level: to stay inside each superclass up to level `top`, and all levels wrong."""
     rows = torch.from_numpy(paths)
     return [*(AIMS["stay"](rows, level) for level in range(1, top + 1)), AIMS["every"](rows, top)]
+
+
+def reached(aim: Aim, outcomes: Outcomes) -> np.ndarray:
+    """(N,) bool: the attack on an aim reached it."""
+    return fallen(aim, outcomes.nodes[outcomes.under(aim.name)], torch.from_numpy(outcomes.labels)).numpy()
+
+
+def share(which: np.ndarray) -> tuple[float, float, float]:
+    """The share of (N,) bool, with its exact 95 % interval."""
+    found = binomtest(int(which.sum()), len(which)).proportion_ci()
+    return float(which.mean()), float(found.low), float(found.high)
 
 
 def level_figures(outcomes: Outcomes, params: AttackParams) -> dict:

@@ -1,6 +1,8 @@
 """What one model's adversarial images do to another model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 
 import pandas as pd
 import torch
@@ -32,10 +34,12 @@ def transfer(
 ) -> pd.DataFrame:
     """For each aim and pair of models, the share of pictures on which `target` stands where `source` was attacked.
 
-    The models' classifiers are over the same tree; labels of the pictures are its leaves. Columns `aim`, `source`,
-    `target`, `stands`; `source` "clean" has the images as they are.
+    Attacks do not stop where they succeed: they look for the source's worst point. The models' classifiers are over the
+    same tree; labels of the pictures are its leaves. Columns `aim`, `source`, `target`, `stands`; `source` "clean" has
+    the images as they are.
     """
     images, labels, rows = pictures.floats(), pictures.labels, []
+    budget = replace(budget, enough=inf)  # stopped at the source's own boundary, images would hardly reach another's
     for aim in progress(list(aims), "transfer"):
         sources = {"clean": images}
         for name, classifier in classifiers.items():

@@ -47,6 +47,7 @@ def _flat(record: Record, reading: str) -> dict[str, tuple[float, tuple[float, f
         out |= {f"robust[{a}][{e}]": (v, bounds.robust[a][e]) for e, v in enumerate(row)}
     out["worst_level"] = record.worst_level[reading], bounds.worst_level
     out["path_robust"] = record.path_robust[reading], bounds.path_robust
+    out |= {name: (triple[0], triple[1:]) for name, triple in record.superclass.items() if reading == "direct"}
     for condition, mistakes in record.mistakes.items() if reading == "direct" else ():
         out |= {f"{condition} {name}": (triple[0], triple[1:]) for name, triple in mistakes if triple}
     out |= {f"tree {k}": (tree.path_robust[reading], tree.intervals[reading]) for k, tree in record.forest.items()}

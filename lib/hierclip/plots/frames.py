@@ -34,26 +34,29 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 def superclass_attacks(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
     """What attacks on superclasses do, in percent: a row for each record and level above the leaves.
 
-    direct, roll_up: accuracy at the level under its own attack, by reading. leaf: how many leaves stay right under it.
-    stay: pictures that no attack found broken inside the superclass. leaf_attack: leaf accuracy under the attack on the
-    leaves, for comparison.
+    direct, roll_up: accuracy at the level under its own attack, by reading, on all pictures. On the record's few
+    (`few`), by attacks that do not stop where they succeed: leaves that stay right under the attack on the level's
+    direct reading, on its roll-up, and on the leaves; and, by attacks that stop, pictures for which none was found that
+    breaks the leaf inside the superclass.
     """
     rows = [
         {
+            "split": r.split,
             "method": labels[r.method],
             "seed": r.seed,
-            "split": r.split,
             "level": level,
             "direct": 100 * r.robust["direct"][level][level],
             "roll_up": 100 * r.robust["roll_up"][level][level],
-            "leaf": 100 * r.robust["direct"][level][0],
-            "stay": 100 * r.superclass[f"stay-{level}"],
-            "leaf_attack": 100 * r.robust["direct"][0][0],
+            "few": next(iter(r.forest.values())).images,
+            "leaf after direct": 100 * r.levels_transfer["direct"][level][0],
+            "leaf after roll_up": 100 * r.levels_transfer["roll_up"][level][0],
+            "leaf after leaf": 100 * r.levels_transfer["direct"][0][0],
+            "stay": 100 * r.superclass[f"stay-{level}"][0],
         }
         for r in in_order(records, labels)
         for level in range(1, len(r.levels))
     ]
-    return pd.DataFrame(rows).set_index(["split", "method", "seed", "level"]).sort_index(level=0, sort_remaining=False)
+    return pd.DataFrame(rows).set_index(["split", "method", "seed", "level"])
 
 
 def mistakes_table(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:

@@ -1,0 +1,77 @@
+"""What an attack may want wrong."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierclip.attacks import AIMS, ATTACKS, NORMS, aims, attack, margin
+from tests.test_attacks import budget, generator, linear, pictures
+
+
+@pytest.fixture
+def paths(tree):
+    return torch.from_numpy(tree.paths)
+
+
+def every_aim(paths):
+    return [of(paths, level) for of in AIMS.values() for level in range(paths.shape[1])]
+
+
+def all_predictions(paths):
+    """(N, L + 1) nodes and (N,) leaves: each prediction of every level, of each leaf."""
+    sizes = [int(level.max()) + 1 for level in paths.T]
+    cases = torch.tensor(list(product(range(len(paths)), *map(range, sizes))))
+    return cases[:, 1:], cases[:, 0]
+
+
+def test_an_aim_is_broken_where_its_words_say_so(paths):
+    nodes, labels = all_predictions(paths)
+    right, led = paths[labels], paths[nodes[:, 0]]
+    for l in range(paths.shape[1]):
+        outside = led[:, l] != right[:, l]
+        words = {
+            "direct": nodes[:, l] != right[:, l],
+            "roll_up": outside,
+            "stay": (nodes[:, 0] != labels) & ~outside,
+            "every": (nodes != right)[:, : l + 1].all(1),
+        }
+        for kind, broken in words.items():
+            aim = AIMS[kind](paths, l)
+            assert (aim.kind, aim.level, aim.name) == (kind, l, f"{kind}-{l}")
+            assert torch.equal(aim.broken(nodes, labels), broken)
+
+
+def test_what_an_aim_needs_is_broken_wherever_it_is(paths):
+    nodes, labels = all_predictions(paths)
+    for aim in every_aim(paths):
+        assert aim.needs or aim.name == "direct-0" or aim.kind == "direct"
+        for need in aim.needs:
+            assert need.broken(nodes, labels)[aim.broken(nodes, labels)].all()
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_margin_is_positive_exactly_where_an_aim_is_broken(seed):
+    paths = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 2, 1], [4, 2, 1]])  # the fixture's
+    logits = [torch.randn(20, k, generator=generator(seed + k)) for k in (5, 3, 2)]
+    nodes, labels = torch.stack([l.argmax(1) for l in logits], dim=1), torch.arange(20) % 5
+    for aim in every_aim(paths):
+        margins = [margin(logits[l], own[labels]) for l, own in zip(aim.sources, aim.own, strict=True)]
+        assert torch.equal(torch.stack(margins).amin(0) > 0, aim.broken(nodes, labels))
+
+
+def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
+    aim, (score, _) = AIMS["stay"](paths, 1), linear(classes=5)
+    labels = torch.tensor([2, 0, 2, 3])  # the eagle is alone
+    for norm in NORMS:
+        whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)
+        moved, worst = attack(score, pictures(4), [aim.own[0][labels]], whole, generator())
+        assert (worst[[0, 2]] == -torch.inf).all() and (worst[[1, 3]] > 0).all() and moved.isfinite().all()
+        assert not aim.broken(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
+
+
+def test_a_level_has_both_readings_and_the_leaves_have_one(paths):
+    assert [aim.name for aim in aims(paths, 1)] == ["direct-1", "roll_up-1"]
+    assert [aim.name for aim in aims(paths, 0)] == ["direct-0"]
