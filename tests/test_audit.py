@@ -113,4 +113,4 @@ def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_wit
     hidden = Classifier(brightness, head, [head.place(torch.tensor([[4.9], [3.9]]))]).eval()
     grey = Pictures(torch.full((9, 3, 8, 8), 62, dtype=torch.uint8), torch.zeros(9, dtype=torch.long))
     found = audit(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=9, seed=0)
-    assert found.checks["clamps"].value == 1 and {"unclamped", "clamps", "zero gradients"} <= set(found.failed)
+    assert found.checks["clamps"].value == 1 and {"unclamped", "clamps"} <= set(found.failed)
