@@ -27,7 +27,7 @@ CHECKS = {
     "large budget": (0.05, "leaf accuracy at 64/255"),
     "budget": (0.02, "most that leaf accuracy rises from one budget to the next larger"),
     "steps": (0.05, "share that four times the steps break and the record's attack does not"),
-    "restarts": (0.05, "share that four more restarts break and the record's attack does not"),
+    "restarts": (0.05, "share that two more restarts break and the record's attack does not"),
     "suite": (0.05, "share that targeted APGD of twice the steps or Square breaks and the record's attack does not"),
     "gradient-free": (0.02, "share that Square breaks and no gradient attack does"),
     "unclamped": (0.02, "share that a surrogate without clamps breaks and the native attacks do not"),
@@ -53,13 +53,13 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
         sizes = {n: float(NORMS[budget.norm].size(torch.full_like(images[:1], n / 255))) for n in BUDGETS}
         budgets = {n: broken(replace(budget, eps=e, step=2.5 * e / steps)) for n, e in sizes.items()}
         by_steps = {steps: native} | {k * steps: broken(replace(budget, steps=k * steps)) for k in (2, 4)}
-        by_restarts = {restarts: native, restarts + 4: broken(replace(budget, restarts=restarts + 4))}
-        found = native | by_steps[4 * steps] | by_restarts[restarts + 4]
+        by_restarts = {restarts: native, restarts + 2: broken(replace(budget, restarts=restarts + 2))}
+        found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
         values = {
             "large budget": 1 - _share(budgets[64]),
             "budget": max(_share(a) - _share(b) for a, b in itertools.pairwise(budgets.values())),
             "steps": _share(by_steps[4 * steps] & ~native),
-            "restarts": _share(by_restarts[restarts + 4] & ~native),
+            "restarts": _share(by_restarts[restarts + 2] & ~native),
             **_by_other_attacks(broken, budget, native, found),
             "zero gradients": _without_gradient(classifier, images, own),
             "clamps": _clamped(classifier, images),
