@@ -12,7 +12,7 @@ from hierclip import model
 from hierclip.data import Leaf, OpenMoji
 from hierclip.data.openmoji import SOURCE
 from hierclip.params import Params, load_params
-from hierclip.trees import Tree, tree_from_graph
+from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = ("dog", "cat", "eagle", "car", "bus")
@@ -92,3 +92,11 @@ def openmoji(params, tmp_path_factory) -> OpenMoji:
     dataset = OpenMoji(params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder)
     dataset.prepare()
     return dataset
+
+
+@pytest.fixture(scope="session")
+def openmoji_forest(openmoji, params):
+    """WordNet's tree, and one that groups leaves by the first letter of their names."""
+    names = {leaf.id: leaf.name for leaf in openmoji.leaves}
+    letters = nx.DiGraph((name[0], leaf) for leaf, name in names.items())
+    return [wordnet_tree("wordnet", names, params.trees.widths), graph_tree(letters, "letters", names)]

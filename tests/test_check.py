@@ -10,24 +10,24 @@ from hierclip.cli import app
 from hierclip.evaluate import RECORDS, RecordError, evaluate, load_records, outcomes_path, save_record
 from hierclip.evaluate.outcomes import PARTS
 from hierclip.params import load_params
-from tests.test_run import forest, knowing_model  # noqa: F401
+from tests.test_run import knowing_model
 
 QUICK = {"suite": ["pgd_ce"], "steps": 1, "bootstrap": 20, "reading_images": 20, "audit_images": 8, "forest_images": 20}
 NAME = "tecoa-0-held_out"
 
 
 @pytest.fixture
-def made(openmoji, forest, root, tmp_path, monkeypatch):  # noqa: F811
+def made(openmoji, openmoji_forest, root, tmp_path, monkeypatch):
     """A project with one record, and its outcomes, of a model that knows every picture."""
     entries = yaml.safe_load((root / "params.yaml").read_text(encoding="utf8"))
     entries["attack"] |= QUICK
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
     params, model = load_params(tmp_path / "params.yaml"), knowing_model(openmoji)
     settings = {"seed": 0, "params": params.attack, "template": params.model.template, "root": tmp_path}
-    record, _ = evaluate(model, openmoji, forest, "held_out", **settings)
+    record, _ = evaluate(model, openmoji, openmoji_forest, "held_out", **settings)
     monkeypatch.setattr(check, "load_model", lambda folder: model)
     monkeypatch.setattr(check, "load_dataset", lambda *_: openmoji)
-    monkeypatch.setattr(check, "load_forest", lambda *_: forest)
+    monkeypatch.setattr(check, "load_forest", lambda *_: openmoji_forest)
     monkeypatch.chdir(tmp_path)
     return record
 

@@ -19,7 +19,7 @@ from hierclip.data import SPLITS, ids_of, places_of
 from hierclip.evaluate import RECORDS, RecordError, evaluate, level_matrix, outcomes_path, save_record, verify
 from hierclip.evaluate.run import better_reading
 from hierclip.model import READINGS, Classifier, CosineHead, accuracy
-from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree, wordnet_tree
+from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
 from tests.test_evaluate import PATHS, pictures, record
 
 
@@ -57,11 +57,8 @@ def knowing_model(dataset, mistaken=torch.zeros_like, turned=()) -> SimpleNamesp
 
 
 @pytest.fixture(scope="session")
-def forest(openmoji, params):
-    """WordNet's tree, and one that groups leaves by the first letter of their names."""
-    names = {leaf.id: leaf.name for leaf in openmoji.leaves}
-    letters = nx.DiGraph((name[0], leaf) for leaf, name in names.items())
-    return [wordnet_tree("wordnet", names, params.trees.widths), graph_tree(letters, "letters", names)]
+def forest(openmoji_forest):
+    return openmoji_forest
 
 
 def judged(model, openmoji, forest, split, params, root, **choices):
