@@ -127,25 +127,23 @@ def share(which: np.ndarray) -> tuple[float, float, float]:
 
 def level_figures(outcomes: Outcomes, params: AttackParams) -> dict:
     """What a record says of the outcomes in the first tree."""
-    values = {reading: figures(outcomes, reading) for reading in READINGS}
-    bounds = {reading: intervals(outcomes, reading, params.bootstrap, params.seed) for reading in READINGS}
     named = {"clean": CLEAN, "attacked": "direct-0"}
-    return {
-        **{name: {reading: values[reading][name] for reading in READINGS} for name in values["direct"]},
-        "intervals": bounds,
-        "mistakes": {key: mistakes(outcomes, c, params.bootstrap, params.seed) for key, c in named.items()},
-    }
+    seen = {key: mistakes(outcomes, c, params.bootstrap, params.seed) for key, c in named.items()}
+    return _by_reading(outcomes, params) | {"mistakes": seen}
 
 
 def tree_figures(tree: Tree, outcomes: Outcomes, params: AttackParams) -> dict:
     """What a record says of one tree of the forest."""
+    found = _by_reading(outcomes, params)
+    found["intervals"] = {reading: bounds["path_robust"] for reading, bounds in found["intervals"].items()}
+    return {"images": len(outcomes.labels), "levels": tree.sizes, **found}
+
+
+def _by_reading(outcomes: Outcomes, params: AttackParams) -> dict:
     values = {reading: figures(outcomes, reading) for reading in READINGS}
     bounds = {reading: intervals(outcomes, reading, params.bootstrap, params.seed) for reading in READINGS}
-    return {
-        "images": len(outcomes.labels),
-        "levels": tree.sizes,
-        **{name: {reading: values[reading][name] for reading in READINGS} for name in values["direct"]},
-        "intervals": {reading: bounds[reading]["path_robust"] for reading in READINGS},
+    return {name: {reading: values[reading][name] for reading in READINGS} for name in values["direct"]} | {
+        "intervals": bounds
     }
 
 
