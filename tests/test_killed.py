@@ -1,6 +1,7 @@
 """An evaluation that is killed, and started again."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -8,34 +9,52 @@ import time
 from dataclasses import fields
 
 import numpy as np
+import pytest
 
-from hierclip.evaluate import Outcomes, level_matrix
-from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
+from hierclip.evaluate import Outcomes, load_records, outcomes_path
+from hierclip.evaluate.outcomes import PARTS
+from tests.test_run import judged, knowing_model
 
 SLOW = """
-import sys, time
+import pickle, sys, time
 from pathlib import Path
-from hierclip.evaluate import level_matrix
-from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
+from tests.test_run import judged, knowing_model
 
-model = classifier()
-model.encoder.register_forward_hook(lambda *_: time.sleep(float(sys.argv[3])))
-outcomes = level_matrix(model, pictures(0.15), PATHS, BUDGET, seed=0, batch=4, kept=Path(sys.argv[1]))
-outcomes.save(Path(sys.argv[2]))
+dataset, forest, params = pickle.loads(Path(sys.argv[1]).read_bytes())
+model = knowing_model(dataset)
+make = model.classifier
+
+def slowed(trees, template):
+    classifier = make(trees, template)
+    classifier.encoder.register_forward_hook(lambda *_: time.sleep(float(sys.argv[3])))
+    return classifier
+
+model.classifier = slowed
+judged(model, dataset, forest, "held_out", params, Path(sys.argv[2]))
 """
 
 
-def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same(root, tmp_path):
-    kept, out = tmp_path / "kept.npz", tmp_path / "out.npz"
+@pytest.mark.parametrize("part", ["test", "levels"])
+def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
+    part, openmoji, openmoji_forest, params, root, tmp_path
+):
+    inputs, again, whole = tmp_path / "inputs", tmp_path / "again", tmp_path / "whole"
+    inputs.write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
+    kept = again / f"data/checkpoints/attack-tecoa-3-held_out-{part}.npz"
 
     def start(pause: float) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", SLOW, str(kept), str(out), str(pause)], cwd=root)
+        return subprocess.Popen([sys.executable, "-c", SLOW, str(inputs), str(again), str(pause)], cwd=root)
 
-    first, deadline = start(0.2), time.monotonic() + 60
+    first, deadline = start(0.1), time.monotonic() + 120
     while not kept.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL and kept.exists() and not out.exists()
+    assert first.wait() == -signal.SIGKILL and kept.exists() and not (again / "data/results").exists()
     assert start(0.0).wait() == 0
-    again, whole = Outcomes.load(out), level_matrix(classifier(), pictures(0.15), PATHS, BUDGET, seed=0, batch=4)
-    assert all(np.array_equal(getattr(again, f.name), getattr(whole, f.name)) for f in fields(Outcomes))
+    assert not list((again / "data/checkpoints").iterdir())
+    judged(knowing_model(openmoji), openmoji, openmoji_forest, "held_out", params, whole)
+    (made,), (expected,) = (load_records(folder / "data/results/records") for folder in (again, whole))
+    assert made.model_dump(exclude={"git"}) == expected.model_dump(exclude={"git"})
+    for name in PARTS:
+        a, b = (Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name)) for folder in (again, whole))
+        assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Outcomes))
