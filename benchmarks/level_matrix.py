@@ -3,7 +3,8 @@
 python benchmarks/level_matrix.py [METHOD [PICTURES]], after `make repro`; some minutes. Prints, from one run, ratios of
 times and of gradients, and the figures of all three ways: ours; every aim on every picture, each stopped where it
 has succeeded; and every aim on every picture for all of its steps, as one would write it without looking. Fails where
-ours takes more than 0.6 of the last one's time, or path-robust accuracy differs by more than half a point.
+ours takes more than 0.6 of the last one's time, or path-robust accuracy differs by more than half a point and two
+pictures.
 """
 
 import sys
@@ -73,4 +74,4 @@ gap = max(abs(ours_found[2][r]["path_robust"] - full_found[2][r]["path_robust"])
 print(
     f"ours takes {ours_found[0] / full_found[0]:.2f} of the naive way's time; path-robust differs by {gap:.4f} at most"
 )
-assert ours_found[0] <= 0.6 * full_found[0] and gap <= 0.005
+assert ours_found[0] <= 0.6 * full_found[0] and gap <= max(0.005, 2.5 / len(pictures))
