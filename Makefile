@@ -6,6 +6,9 @@ RUN := $(BIN)/papermill -k python3 --no-progress-bar --log-output
 READY := $(VENV)/ready
 # The commands of dvc.yaml are found here.
 export PATH := $(BIN):$(PATH)
+# glibc keeps the memory that tensors leave for the next ones: attacks take a tenth less time.
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .PHONY: repro test slow lint sweep ablate lab verify lock clean
 
