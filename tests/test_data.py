@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hierclip.data import DATASETS, PARTS, OpenMoji, Pictures, load_dataset
+from hierclip.data import DATASETS, PARTS, DataError, OpenMoji, Pictures, load_dataset
 from hierclip.data.dataset import places_of, step_seed
 from hierclip.data.openmoji import FIXED, HARD, TRAIN, draw, render_glyph
 
@@ -131,8 +131,10 @@ def test_an_unknown_part_is_named_beside_the_known(openmoji):
 
 
 def test_an_unknown_dataset_is_named_beside_the_known(params, root):
-    other = params.data.model_copy(update={"name": "imagenet"})
-    with pytest.raises(ValueError, match=f"no dataset 'imagenet'; known are {', '.join(DATASETS)}"):
+    other = params.data.model_copy(update={"name": "emoji"})
+    with pytest.raises(
+        DataError, match=f"no dataset 'emoji'; known are {', '.join(DATASETS)}; data.layout: folder takes"
+    ):
         load_dataset(other, root)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.data.dataset import PARTS, Leaf, Pictures, step_seed
-from hierclip.params import DataParams
+from hierclip.params import OpenMojiParams
 
 SOURCE = "data/source/openmoji.csv"
 PREPARED = "data/prepared/openmoji.safetensors"
@@ -119,7 +119,7 @@ class OpenMoji:
     name = "openmoji"
     credit = CREDIT
 
-    def __init__(self, params: DataParams, root: Path):
+    def __init__(self, params: OpenMojiParams, root: Path):
         self.params = params
         self.prepared = root / PREPARED
         with (root / SOURCE).open(encoding="utf8", newline="") as file:

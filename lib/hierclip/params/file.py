@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 
 from hierclip.params.methods import HierParams, MethodParams
 from hierclip.params.sections import (
+    KINDS,
     AblationParams,
     AttackParams,
     DataParams,
@@ -129,7 +130,7 @@ def load_params(path: Path | None = None) -> Params:
 
 
 def _line(entry) -> str:
-    key = ".".join(str(part) for part in entry["loc"]) or "the file"
+    key = ".".join(str(part) for part in entry["loc"] if part not in KINDS) or "the file"
     if entry["type"] == "extra_forbidden":
         return f"{key} is no known key"
     said = entry["msg"].removeprefix("Value error, ")

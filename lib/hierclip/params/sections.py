@@ -2,17 +2,44 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from hierclip.params.values import Eps, Section, Seed, Step, TreeName
 
 
-class DataParams(Section):
+class OpenMojiParams(Section):
     name: Literal["openmoji"]
     size: PositiveInt  # pixels a side
     seed: Seed
     val_per_class: PositiveInt
     test_per_class: PositiveInt
+
+
+class PhotoParams(Section):
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]  # a published set, or a folder under the root
+    layout: Literal["published", "folder", "shards"]  # the last two for a folder of one's own, of that name
+    root: str  # where sets lie, or are downloaded to; from the project's folder
+    download: bool
+    size: PositiveInt  # pixels a side
+    train_per_class: NonNegativeInt | None  # the first by number; null: all that are left
+    val_per_class: NonNegativeInt
+    test_per_class: PositiveInt | None
+    held_out_every: PositiveInt  # so manieth class is held out of fine-tuning; 1: all are
+    stream: bool  # pictures to train on are read when they are needed, not kept
+    strict: bool  # a picture that cannot be read is an error, not a warning
+
+
+KINDS = ("drawn", "photos")  # of datasets; they differ in their keys
+
+
+def _kind(data: Any) -> str:
+    name = data.get("name") if isinstance(data, dict) else getattr(data, "name", None)
+    return KINDS[name != "openmoji"]
+
+
+DataParams = Annotated[
+    Annotated[OpenMojiParams, Tag(KINDS[0])] | Annotated[PhotoParams, Tag(KINDS[1])], Discriminator(_kind)
+]
 
 
 class TreesParams(Section):

@@ -1,0 +1,200 @@
+"""Sets of photographs behind the interface of datasets: cut to squares, divided by a rule, kept as bytes."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from hierclip.data.dataset import PARTS, Leaf, Pictures, step_seed
+from hierclip.data.published import PUBLISHED, published
+from hierclip.data.sources import DataError, Source, by_class, folder, imagenet, shards, tiny_imagenet
+from hierclip.params import PhotoParams
+from hierclip.progress import progress
+
+TRAIN = "train"
+OWN: dict[str, tuple[str, Callable]] = {  # by name: the folder under the root, and what reads it
+    "tiny-imagenet": ("tiny-imagenet-200", tiny_imagenet),
+    "imagenet": ("imagenet", imagenet),
+}
+READERS: dict[str, Callable] = {"folder": folder, "shards": shards}
+BATCH = 256  # pictures decoded at a time
+
+
+class Photos:
+    """Photographs: `train` pictures to fine-tune on, `val` and `test` ones of every class.
+
+    Of every class the first pictures by number: `train_per_class` and after them `val_per_class` of those to train on,
+    `test_per_class` of those to test on. Where the publisher sets none apart, a class's pictures are first to test on,
+    then for validation, then to train on.
+    """
+
+    def __init__(self, params: PhotoParams, project: Path):
+        self.params, self.project, self.name = params, project, params.name
+        self.credit = f"Photographs: {self.name}"
+        self.prepared = project / f"data/prepared/{self.name}.safetensors"
+        self.leaves = self._leaves()
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Each part's pictures. Raises DataError where the set is not there."""
+        return _divided(*self._published(), self.params)
+
+    def _published(self) -> tuple[Source | None, Source]:
+        p, root = self.params, self.project / self.params.root
+        if p.name in PUBLISHED:
+            return published(p.name, root, p.download)
+        if p.name in OWN:
+            place, read = OWN[p.name]
+            return read(root / place, self.project)
+        return READERS[p.layout](root / p.name, self.project)
+
+    def _leaves(self) -> tuple[Leaf, ...]:
+        """The classes; every `held_out_every`-th is held out of fine-tuning."""
+        if self.prepared.exists():
+            with safe_open(self.prepared, "pt") as file:
+                classes = json.loads(file.metadata()["classes"])
+        else:
+            classes = self.sources["test"].classes
+        every = self.params.held_out_every
+        return tuple(
+            Leaf(identifier, name, "tuned" if (k + 1) % every else "held_out")
+            for k, (identifier, name) in enumerate(classes.items())
+        )
+
+    def prepare(self) -> None:
+        """Reads the pictures of every part once, and keeps them; those to train on not where they are streamed.
+
+        A picture that cannot be read is left out and named in a warning; in strict data it is a DataError.
+        """
+        broken, tensors = [], {}
+        for part, source in self.sources.items():
+            keep = part != TRAIN or not self.params.stream
+            images, rows = self._decoded(source, f"{self.name}, {part}", broken, keep)
+            tensors[f"{part}.labels"] = torch.tensor([source.labels[row] for row in rows], dtype=torch.int64)
+            tensors |= {f"{part}.images": images} if keep else {f"{part}.rows": torch.tensor(rows)}
+        self._report(broken)
+        self.prepared.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, self.prepared, {"classes": json.dumps(self.sources["test"].classes)})
+        self.__dict__.pop("tensors", None)
+
+    def _decoded(self, source: Source, what: str, broken: list[str], keep: bool) -> tuple[Tensor, list[int]]:
+        """Pictures that can be read, (N, 3, size, size) uint8, none where they are not to be kept; and their rows."""
+        rows, kept, size = range(len(source.labels)), [], self.params.size
+        images = torch.empty((len(rows) if keep else 0, 3, size, size), dtype=torch.uint8)
+        for start in progress(range(0, len(rows), BATCH), what):
+            some = rows[start : start + BATCH]
+            for row, image in zip(some, read_squares(source, size, some), strict=True):
+                if image is None:
+                    broken.append(source.called(row))
+                    continue
+                if keep:
+                    images[len(kept)] = image
+                kept.append(row)
+        return images[: len(kept)].clone(), kept
+
+    def _report(self, broken: Sequence[str]) -> None:
+        if not broken:
+            return
+        more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
+        said = f"{self.name}: {len(broken)} pictures cannot be read: {', '.join(islice(broken, 10))}{more}"
+        if self.params.strict:
+            raise DataError(f"{said}; mend or remove them, or set data.strict: false to leave them out")
+        warnings.warn(f"{said}; they are left out", stacklevel=3)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        if not self.prepared.exists():
+            raise FileNotFoundError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
+        with safe_open(self.prepared, "pt") as file:
+            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        sides = {tuple(found[key].shape[-2:]) for key in found if key.endswith("images")}
+        if sides != {(self.params.size, self.params.size)}:
+            raise DataError(f"{self.prepared} has pictures of {sides.pop()[0]} pixels; run `dvc repro data` again")
+        return found
+
+    def pictures(self, part: str) -> Pictures:
+        if part not in PARTS:
+            raise ValueError(f"no part {part!r}; known are {', '.join(PARTS)}")
+        return Pictures(self.tensors[f"{part}.images"], self.tensors[f"{part}.labels"])
+
+    @cached_property
+    def _rows(self) -> list[list[int]]:
+        """By class, its pictures to train on. Raises DataError for a set without any."""
+        labels = self.tensors[f"{TRAIN}.labels"]
+        return [torch.nonzero(labels == k)[:, 0].tolist() for k in range(len(self.leaves))]
+
+    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        if bare := [self.leaves[k].name for k in places.tolist() if not self._rows[k]]:
+            raise DataError(f"{self.name}: no pictures to train on for {', '.join(bare[:5])}")
+        generator = torch.Generator().manual_seed(step_seed(seed, step))
+        labels = torch.randint(len(places), (size,), generator=generator)
+        share = torch.rand(size, generator=generator).tolist()
+        own = [self._rows[int(places[label])] for label in labels]
+        rows = [found[int(u * len(found))] for found, u in zip(own, share, strict=True)]
+        images = self._streamed(rows) if self.params.stream else self.tensors[f"{TRAIN}.images"][rows]
+        return varied(images.float() / 255, generator).contiguous(memory_format=torch.channels_last), labels
+
+    def _streamed(self, rows: Sequence[int]) -> Tensor:
+        source, places = self.sources[TRAIN], self.tensors[f"{TRAIN}.rows"][rows].tolist()
+        images = read_squares(source, self.params.size, places)
+        if lost := [source.called(row) for row, image in zip(places, images, strict=True) if image is None]:
+            raise DataError(f"{self.name}: {lost[0]} could be read once and cannot now; run `dvc repro data` again")
+        return torch.stack(images)  # pyright: ignore
+
+
+def _divided(train: Source | None, test: Source, params: PhotoParams) -> dict[str, Source]:
+    """The rule of `Photos`."""
+    most, val, tested = params.train_per_class, params.val_per_class, params.test_per_class
+    shown = [rows[:tested] for rows in by_class(test)]
+    pool = test if train is None else train
+    left = [rows[tested if train is None else 0 :] for rows in by_class(pool)]
+    if train is None:
+        chosen, rest = [rows[:val] for rows in left], [rows[val:][:most] for rows in left]
+    else:
+        counts = [min(most or len(rows), max(0, len(rows) - val)) for rows in left]
+        chosen = [rows[n : n + val] for n, rows in zip(counts, left, strict=True)]
+        rest = [rows[:n] for n, rows in zip(counts, left, strict=True)]
+    if empty := [name for name, rows in zip(test.classes.values(), shown, strict=True) if not rows]:
+        raise DataError(f"{params.name}: no pictures to test on for {', '.join(empty[:5])}")
+    flat = (sum(rows, []) for rows in (rest, chosen, shown))
+    return {part: s.take(rows) for part, s, rows in zip((TRAIN, *PARTS), (pool, pool, test), flat, strict=True)}
+
+
+def read_squares(source: Source, size: int, rows: Sequence[int]) -> list[Tensor | None]:
+    """`read_square` of several pictures at once. What Pillow warns of, odd metadata, is passed over."""
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as workers:
+        return list(workers.map(partial(read_square, source, size), rows))
+
+
+def read_square(source: Source, size: int, row: int) -> Tensor | None:
+    """The middle of a picture, its shorter side `size` pixels: (3, size, size) uint8; None where it cannot be read."""
+    try:
+        with source.read(row) as image:
+            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for files that are none
+        return None
+    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+
+
+def varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image (N, 3, s, s) moved by up to an eighth of its side, and mirrored half of the time."""
+    n, _, side, _ = images.shape
+    most = side // 8
+    padded = F.pad(images, (most,) * 4, mode="reflect")
+    top, left = torch.randint(2 * most + 1, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(side), left + torch.arange(side)
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    picked = torch.arange(n)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[picked, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,231 @@
+"""Photographs, in miniature copies of the layouts in which they are published."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hierclip.data import DATASETS, PARTS, DataError, Photos, load_dataset
+from hierclip.data.photos import read_square, varied
+from hierclip.data.sources import number
+from hierclip.params import PhotoParams
+from tests.miniatures import COUNT, MINIATURES, put
+
+ENTRIES = {
+    "root": "sets",
+    "download": False,
+    "size": 16,
+    "train_per_class": None,
+    "val_per_class": 1,
+    "test_per_class": None,
+    "held_out_every": 2,
+    "stream": False,
+    "strict": False,
+}
+
+
+@pytest.fixture
+def project(tmp_path, root, monkeypatch) -> Path:
+    """A folder with the project's class names; torchvision does not ask the copies for the originals' checksums."""
+    (tmp_path / "data/source").mkdir(parents=True)
+    shutil.copy(root / "data/source/tiny-imagenet.csv", tmp_path / "data/source")
+    for module in ("cifar", "stl10", "flowers102"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda *_: True)
+    return tmp_path
+
+
+def opened(project: Path, name: str, **changes) -> Photos:
+    if name in MINIATURES and not (project / "sets").exists():
+        MINIATURES[name][0](project / "sets")
+    layout = "shards" if name == "sharded" else "published" if name in DATASETS else "folder"
+    entries = ENTRIES | {"name": name, "layout": layout} | changes
+    dataset = load_dataset(PhotoParams.model_validate(entries), project)
+    assert isinstance(dataset, Photos)
+    return dataset
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_published_layout_is_read(name, project):
+    dataset = opened(project, name, test_per_class=1)
+    assert [leaf.name for leaf in dataset.leaves][:2] == MINIATURES[name][1]
+    assert [leaf.split for leaf in dataset.leaves][:2] == ["tuned", "held_out"]
+    dataset.prepare()
+    classes = len(dataset.leaves)
+    for part in PARTS:
+        found = dataset.pictures(part)
+        assert found.images.shape == (classes, 3, 16, 16) and found.images.dtype == torch.uint8
+        assert found.labels.tolist() == list(range(classes)) and found.images.float().std() > 10
+    if name != "flowers102":  # of which there is one picture of a class to train on, and it is for validation
+        images, labels = dataset.batch(torch.tensor([1]), 4, seed=0, step=0)
+        assert images.shape == (4, 3, 16, 16) and labels.tolist() == [0] * 4 and 0 <= images.min() < images.max() <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name not in ("mine", "sharded")])
+def test_a_set_that_is_not_there_is_missed_by_name_and_place(name, project):
+    with pytest.raises(DataError) as error:
+        load_dataset(PhotoParams.model_validate(ENTRIES | {"name": name, "layout": "published"}), project).prepare()
+    assert str(project / "sets") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_pictures_of_a_class_are_taken_by_number(project):
+    dataset = opened(project, "tiny-imagenet", train_per_class=8, val_per_class=3, test_per_class=2)
+    train, val, test = (dataset.sources[part] for part in ("train", *PARTS))
+    names = [Path(train.called(row)).name for row in range(8)]
+    assert names == [f"n02124075_{i}.JPEG" for i in range(8)]
+    assert [Path(val.called(row)).stem.split("_")[1] for row in range(3)] == ["8", "9", "10"]
+    assert [Path(test.called(row)).name for row in range(4)] == [f"val_{i}.JPEG" for i in (0, 2, 1, 3)]
+    assert (train.labels, test.labels) == ([0] * 8 + [1] * 8, [0, 0, 1, 1])
+
+
+def test_without_a_published_division_a_class_is_shared_out(project):
+    dataset = opened(project, "eurosat", test_per_class=1)
+    assert len(dataset.sources["train"].labels) == 2 * (COUNT - 2)
+    rows = [set(map(s.called, range(len(s.labels)))) for s in dataset.sources.values()]
+    assert not rows[0] & rows[1] and not rows[1] & rows[2] and not rows[0] & rows[2]
+
+
+def test_numbers_order_files():
+    assert sorted([Path("b_10.jpg"), Path("a_9.jpg"), Path("x.jpg"), Path("c_9.jpg")], key=number) == [
+        Path("x.jpg"),
+        Path("a_9.jpg"),
+        Path("c_9.jpg"),
+        Path("b_10.jpg"),
+    ]
+
+
+def test_a_square_is_the_middle_at_the_size_asked_for(project):
+    put(project / "sets/mine/cat/1.png", 0)
+    picture = Image.new("RGB", (64, 32))
+    picture.paste((255, 0, 0), (16, 0, 48, 32))
+    picture.save(project / "sets/mine/cat/1.png")
+    source = opened(project, "mine").sources["test"]
+    square = read_square(source, 8, 0)
+    assert square is not None and square.shape == (3, 8, 8)
+    assert (square[0, :, 1:-1] == 255).all() and (square[0] > 200).all() and (square[1:] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_colour_becomes_rgb(mode, project):
+    folder = project / "sets/mine/cat"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (20, 20), (200, 200, 200)).convert(mode).save(folder / "1.tif")
+    square = read_square(opened(project, "mine").sources["test"], 8, 0)
+    assert square is not None and square.shape == (3, 8, 8) and square.float().mean() > 150
+
+
+def test_broken_pictures_are_left_out_named_and_counted(project):
+    MINIATURES["mine"][0](project / "sets")
+    (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no picture")
+    whole = (project / "sets/mine/train/dog/2.jpg").read_bytes()
+    (project / "sets/mine/train/dog/2.jpg").write_bytes(whole[:200])  # cut off
+    dataset = opened(project, "mine", val_per_class=0)
+    with pytest.warns(UserWarning, match="mine: 2 pictures cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg; they"):
+        dataset.prepare()
+    assert dataset.pictures("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 1)
+    assert dataset.tensors["train.labels"].tolist() == [0] * COUNT + [1] * (COUNT - 1)
+    with pytest.raises(DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"):
+        opened(project, "mine", strict=True).prepare()
+
+
+def test_streamed_pictures_are_those_that_would_have_been_kept(project):
+    kept, streamed = (opened(project, "mine", stream=stream) for stream in (False, True))
+    some = torch.tensor([0, 1])
+    kept.prepare()
+    expected = kept.batch(some, 6, seed=1, step=2)
+    streamed.prepare()
+    assert "train.images" not in streamed.tensors
+    assert all(torch.equal(a, b) for a, b in zip(streamed.batch(some, 6, seed=1, step=2), expected, strict=True))
+
+
+def test_a_batch_is_the_same_whatever_was_drawn_before(project):
+    dataset = opened(project, "mine")
+    dataset.prepare()
+    some = torch.tensor([1, 0])
+    first = dataset.batch(some, 8, seed=1, step=5)
+    dataset.batch(some, 3, seed=1, step=4)
+    assert all(torch.equal(a, b) for a, b in zip(first, dataset.batch(some, 8, seed=1, step=5), strict=True))
+    assert not torch.equal(first[0], dataset.batch(some, 8, seed=1, step=6)[0])
+
+
+def test_variation_moves_and_mirrors_and_does_nothing_else():
+    side = 16
+    images = torch.rand(1, 1, side, side).expand(64, 3, -1, -1)
+    out, reach = varied(images, torch.Generator().manual_seed(0)), side // 8
+    padded = torch.nn.functional.pad(images[:1], (reach,) * 4, mode="reflect")[0]
+    places = [(t, l) for t in range(2 * reach + 1) for l in range(2 * reach + 1)]
+    views = [padded[:, t : t + side, l : l + side] for t, l in places]
+    views += [view.flip(-1) for view in views]
+    found = [next(i for i, view in enumerate(views) if torch.equal(view, image)) for image in out]
+    assert len(set(found)) > 20 and min(found) < len(places) <= max(found)
+
+
+def test_classes_are_known_from_the_prepared_file_alone(project):
+    dataset = opened(project, "mine")
+    dataset.prepare()
+    shutil.rmtree(project / "sets")
+    again = load_dataset(dataset.params, project)
+    assert again.leaves == dataset.leaves and len(again.pictures("test")) == 2 * COUNT
+
+
+def test_a_prepared_file_of_another_size_is_refused(project):
+    opened(project, "mine").prepare()
+    with pytest.raises(DataError, match="has pictures of 16 pixels; run `dvc repro data` again"):
+        opened(project, "mine", size=8).pictures("test")
+
+
+def test_bad_folders_are_explained(project):
+    with pytest.raises(DataError, match="sets/nothing is missing; put class folders there"):
+        opened(project, "nothing").prepare()
+    (project / "sets/empty").mkdir(parents=True)
+    with pytest.raises(DataError, match="empty: no class folders; put the pictures of each class into one"):
+        opened(project, "empty").prepare()
+    put(project / "sets/odd/train/cat/1.jpg", 0)
+    put(project / "sets/odd/test/dog/1.jpg", 0)
+    with pytest.raises(DataError, match="odd: cat, dog is not in both parts"):
+        opened(project, "odd").prepare()
+    put(project / "sets/wnids/n99999999/1.jpg", 0)
+    with pytest.raises(DataError, match="no name is known for class n99999999; give it one in a file classes"):
+        opened(project, "wnids").prepare()
+
+
+def test_a_class_without_pictures_is_named(project):
+    opened(project, "mine", val_per_class=COUNT)
+    dataset = opened(project, "mine", val_per_class=COUNT)
+    dataset.prepare()
+    with pytest.raises(DataError, match="mine: no pictures to train on for big cat, dog"):
+        dataset.batch(torch.tensor([0, 1]), 4, seed=0, step=0)
+    for file in (project / "sets/mine/test/dog").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="mine: no pictures to test on for dog"):
+        opened(project, "mine").prepare()
+
+
+def test_names_of_ones_own_are_taken_from_beside_the_folders(project):
+    put(project / "sets/mine/k1/1.jpg", 0)
+    (project / "sets/mine/classes.csv").write_text("id,name\nk1,kestrel\n", encoding="utf8")
+    assert [(leaf.id, leaf.name) for leaf in opened(project, "mine").leaves] == [("k1", "kestrel")]
+
+
+def test_shards_without_a_class_are_named(project):
+    MINIATURES["sharded"][0](project / "sets")
+    (project / "sets/sharded/classes.csv").write_text("id,name\ncat.n.01,cat\n", encoding="utf8")
+    with pytest.raises(DataError, match=r"000.tar/000001: no class number below 1 \(6 pictures\); KEY.cls gives it"):
+        opened(project, "sharded").prepare()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "classes", "shown"),
+    [("tiny-imagenet", "tiny-imagenet-200", 200, 25), ("cifar10-images", "cifar10-images", 10, 500)],
+)
+def test_real_photographs_are_read(name, folder, classes, shown, project, root):
+    if not (root / "data/source" / folder).exists():
+        pytest.skip(f"needs data/source/{folder}")
+    dataset = opened(
+        project, name, root=str(root / "data/source"), train_per_class=2, val_per_class=1, test_per_class=3
+    )
+    dataset.prepare()
+    assert len(dataset.leaves) == classes and len(dataset.pictures("test")) == 3 * classes
+    assert len(dataset.sources["test"].labels) == 3 * classes <= shown * classes
+    assert 60 < dataset.pictures("test").images.float().mean() < 180
