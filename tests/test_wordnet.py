@@ -293,6 +293,18 @@ def test_imagenets_ids_become_a_tree(excerpt):
     assert tree_of_wnids(imagenet(), [400, 150, 60, 25, 9], excerpt).sizes == (1000, 400, 127, 56, 18, 9)
 
 
+def test_leaves_may_go_by_their_wordnet_ids(excerpt):
+    names = dict(list(imagenet().items())[::20])
+    by_synset, by_id = tree_of_wnids(names, [20, 9, 4], excerpt), wordnet_tree("t", names, [20, 9, 4], excerpt)
+    synset_of = synsets_by_wnid(names, excerpt)
+    assert sorted(by_id.ids) == sorted(names) and by_id.sizes == by_synset.sizes
+    rows = [by_synset.ids.index(synset_of[wnid]) for wnid in by_id.ids]
+    for level in range(1, by_id.top + 1):
+        for row, other in enumerate(rows):
+            a, b = by_id.levels[level][by_id.paths[row, level]], by_synset.levels[level][by_synset.paths[other, level]]
+            assert a.name == b.name
+
+
 def test_tiny_imagenets_ids_become_a_tree(excerpt, project):
     names = tiny_imagenet(project)
     assert len(set(names.values())) == 200

@@ -18,6 +18,7 @@ from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"
 NAMES = "names.yaml"  # beside the excerpt: words for synsets whose own do not stand after "a"
+WNID = re.compile(r"n\d{8}", re.ASCII)
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index
 INSTALL = 'a full WordNet 3.0: nltk.download("wordnet"), or Debian\'s wordnet-base and wordnet-sense-index'
 
@@ -119,7 +120,7 @@ def synsets_by_wnid(wnids: Iterable[str], wordnet: WordNet | None = None) -> dic
     Raises TreeError, listing all, for ids that are badly written and for those that WordNet does not have.
     """
     wordnet, wnids = wordnet or open_wordnet(), list(wnids)
-    if bad := [str(wnid) for wnid in wnids if not re.fullmatch(r"n\d{8}", str(wnid), re.ASCII)]:
+    if bad := [str(wnid) for wnid in wnids if not re.fullmatch(WNID, str(wnid))]:
         raise TreeError(f"no WordNet id: {', '.join(bad)}; ids are n and eight digits, such as n02084071")
     if wordnet.is_excerpt:
         by_wnid = {synset.definition(): synset for synset in wordnet.all_synsets("n")}
@@ -158,18 +159,22 @@ def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str,
 
 
 def wordnet_tree(name: str, leaves: Mapping[str, str], widths: Sequence[int], wordnet: WordNet | None = None) -> Tree:
-    """The tree of WordNet over `leaves` (synset to name), cut to 1 + len(widths) levels.
+    """The tree of WordNet over `leaves` (synset, or WordNet id, to name), cut to 1 + len(widths) levels.
 
     Hypernym paths are joined to a graph, a leaf above another is put beside it (`end_at_leaves`), one parent
     is kept (`keep_one_parent` states the rule), unary chains are removed, levels are cut (`assign_levels`).
     Leaves come in the order of the tree. Raises TreeError for an unknown synset, widths that cannot be reached.
     """
     wordnet = wordnet or open_wordnet()
-    synsets = [find_synset(wordnet, identifier) for identifier in leaves]
-    ragged = keep_one_parent(end_at_leaves(hypernym_graph(synsets), leaves), list(leaves))
+    by_wnid = bool(leaves) and all(re.fullmatch(WNID, identifier) for identifier in leaves)
+    synset_of = synsets_by_wnid(leaves, wordnet) if by_wnid else {identifier: identifier for identifier in leaves}
+    names = {synset: leaves[identifier] for identifier, synset in synset_of.items()}
+    synsets = [find_synset(wordnet, synset) for synset in names]
+    ragged = keep_one_parent(end_at_leaves(hypernym_graph(synsets), names), list(names))
     graph = assign_levels(remove_unary_chains(ragged), widths)
-    coarse_first = sorted(set(graph) - set(leaves), key=lambda node: (-graph.nodes[node]["level"], node))
-    nx.set_node_attributes(graph, node_names(wordnet, coarse_first, leaves), NAME)
+    coarse_first = sorted(set(graph) - set(names), key=lambda node: (-graph.nodes[node]["level"], node))
+    nx.set_node_attributes(graph, node_names(wordnet, coarse_first, names), NAME)
+    graph = nx.relabel_nodes(graph, {synset: identifier for identifier, synset in synset_of.items()})
     order = [node for node in nx.dfs_preorder_nodes(_sorted(graph)) if node in leaves]
     return tree_from_graph(graph, name, order)
 
