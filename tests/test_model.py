@@ -1,8 +1,11 @@
 import logging
+import subprocess
+import sys
 
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from hierclip import model
 from hierclip.model import ModelError
@@ -60,15 +63,34 @@ def test_a_loaded_model_can_be_saved_again(tmp_path, backbone):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
 
 
-def test_a_saved_model_is_an_open_clip_model(tmp_path, backbone, classifier, images, tree):
+PLAIN = """
+import sys
+import open_clip, torch
+from PIL import Image
+
+folder, *prompts = sys.argv[1:]
+clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+images = torch.stack([preprocess(Image.open(f"{folder}/{k}.png")) for k in range(6)])
+with torch.no_grad():
+    seen = clip.eval().encode_image(images, normalize=True)
+    said = clip.encode_text(tokenizer(prompts), normalize=True)
+assert "hierclip" not in sys.modules
+torch.save(seen @ said.T, f"{folder}/cosines.pt")
+"""
+
+
+def test_plain_open_clip_gives_a_saved_model_the_same_predictions(tmp_path, backbone, classifier, images, tree):
+    """In a process of its own, which never imports hierclip."""
     model.save_model(model.Model(backbone, HEADS[0], "clip"), tmp_path)
-    clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
-    normalise = preprocess.transforms[-1]
-    with torch.no_grad():
-        seen = clip.eval().encode_image(normalise(images), normalize=True)
-        said = clip.encode_text(tokenizer([TEMPLATE.format(leaf.name) for leaf in tree.leaves]), normalize=True)
-    close(HEADS[0].scale * seen @ said.T, classifier(images)[0], rtol=1e-4, atol=1e-4)
+    pixels = (images * 255).round().byte()
+    for k, picture in enumerate(pixels):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
+    prompts = [TEMPLATE.format(leaf.name) for leaf in tree.leaves]
+    subprocess.run([sys.executable, "-c", PLAIN, str(tmp_path), *prompts], check=True, cwd=tmp_path)
+    found, expected = torch.load(tmp_path / "cosines.pt"), classifier(pixels.float() / 255)[0]
+    close(HEADS[0].scale * found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.argmax(1), expected.argmax(1))
 
 
 def test_new_weights_are_drawn_from_the_seed(params):
