@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-RUN := $(BIN)/papermill -k python3 --no-progress-bar --log-output
+RUN := $(BIN)/papermill --engine clean -k python3 --no-progress-bar --log-output
 READY := $(VENV)/ready
 # The commands of dvc.yaml are found here.
 export PATH := $(BIN):$(PATH)
