@@ -44,6 +44,14 @@ def test_table_gives_the_figures_of_the_record():
     assert "worst of 2 trees" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
 
 
+def test_table_names_the_checks_that_failed():
+    assert "Audit of 4 pictures a record: 1 of 1 checks passed." in markdown([record()], LABELS)
+    audit = record().audit.model_dump()
+    audit["checks"]["steps"] = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
+    words = markdown([record(), record(method="hier", audit=audit)], LABELS).splitlines()[-1]
+    assert "2 of 3 checks passed. Failed: Hierarchical, seed 0, tuned: steps (0.50, limit 0.05)." in words
+
+
 def test_rows_are_in_the_order_of_the_labels_and_then_of_the_seeds():
     made = [record(method=method, seed=seed) for method, seed in (("hier", 0), ("tecoa", 1), ("tecoa", 0))]
     assert [(r.method, r.seed) for r in in_order(made, LABELS)] == [("tecoa", 0), ("tecoa", 1), ("hier", 0)]

@@ -48,6 +48,7 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         f"Threat model: {attack_words(threat)}; "
         f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".'
     )
+    lines += ["", _audit_words(records, labels)]
     return "\n".join(lines) + "\n"
 
 
@@ -57,6 +58,21 @@ def attack_words(threat: ThreatModel) -> str:
     extra += [f"{threat.queries} queries"] if "square" in threat.suite else []
     words = f"{threat.norm} {threat.eps}, {' then '.join(threat.suite)}, {threat.steps} steps each"
     return ", ".join([words, f"random starts: {threat.restarts}", *extra])
+
+
+def _audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
+    """Which checks of the audit failed in which record, with the number and its limit."""
+    checks = [(r, name, check) for r in in_order(records, labels) for name, check in r.audit.checks.items()]
+    failed = [
+        f"{labels[r.method]}, seed {r.seed}, {r.split.replace('_', ' ')}: "
+        f"{name} ({check.value:.2f}, limit {check.limit:.2f})"
+        for r, name, check in checks
+        if not check.passed
+    ]
+    words = (
+        f"Audit of {checks[0][0].audit.images} pictures a record: {len(checks) - len(failed)} of {len(checks)} checks "
+    )
+    return words + (f"passed. Failed: {'; '.join(failed)}." if failed else "passed.")
 
 
 def _row(r: Record, labels: Mapping[str, str]) -> str:
