@@ -87,15 +87,17 @@ def excerpt(
 
 
 def excerpt_synsets(root: Path, wordnet: "WordNet") -> list[str]:
-    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's and Tiny-ImageNet's."""
+    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's, Tiny-ImageNet's, the tables'."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    from hierclip.trees import synsets_by_wnid
+    from hierclip.trees import SETS, set_synsets, synsets_by_wnid
 
     with (root / OPENMOJI).open(encoding="utf8") as emoji, (root / TINY_IMAGENET).open(encoding="utf8") as tiny:
         synsets = [row["synset"] for row in csv.DictReader(emoji)]
         wnids = ImageNetInfo().label_names() + [row["wnid"] for row in csv.DictReader(tiny)]
-    return list(dict.fromkeys([*synsets, *synsets_by_wnid(wnids, wordnet).values()]))
+    tables = [synset for table in sorted((root / SETS).glob("*.csv")) for synset in set_synsets(table)]
+    listed = [synset for table in tables for synset in table.values()]
+    return list(dict.fromkeys([*synsets, *synsets_by_wnid(wnids, wordnet).values(), *listed]))
 
 
 def main() -> None:

@@ -158,23 +158,37 @@ def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str,
     return names
 
 
-def wordnet_tree(name: str, leaves: Mapping[str, str], widths: Sequence[int], wordnet: WordNet | None = None) -> Tree:
-    """The tree of WordNet over `leaves` (synset, or WordNet id, to name), cut to 1 + len(widths) levels.
+def wordnet_tree(
+    name: str,
+    leaves: Mapping[str, str],
+    widths: Sequence[int],
+    wordnet: WordNet | None = None,
+    *,
+    synsets: Mapping[str, str] | None = None,
+    under: Mapping[str, str] = {},
+) -> Tree:
+    """The tree of WordNet over `leaves` (identifier to name), cut to 1 + len(widths) levels.
 
+    synsets: each leaf's, by identifier; by default identifiers are synsets, or WordNet ids. under: for leaves that
+    WordNet lacks, a synset to stand under instead.
     Hypernym paths are joined to a graph, a leaf above another is put beside it (`end_at_leaves`), one parent
     is kept (`keep_one_parent` states the rule), unary chains are removed, levels are cut (`assign_levels`).
     Leaves come in the order of the tree. Raises TreeError for an unknown synset, widths that cannot be reached.
     """
     wordnet = wordnet or open_wordnet()
-    by_wnid = bool(leaves) and all(re.fullmatch(WNID, identifier) for identifier in leaves)
-    synset_of = synsets_by_wnid(leaves, wordnet) if by_wnid else {identifier: identifier for identifier in leaves}
-    names = {synset: leaves[identifier] for identifier, synset in synset_of.items()}
-    synsets = [find_synset(wordnet, synset) for synset in names]
-    ragged = keep_one_parent(end_at_leaves(hypernym_graph(synsets), names), list(names))
+    if synsets is None:
+        by_wnid = bool(leaves) and all(re.fullmatch(WNID, identifier) for identifier in leaves)
+        synsets = synsets_by_wnid(leaves, wordnet) if by_wnid else {identifier: identifier for identifier in leaves}
+    node_of = {leaf: synsets[leaf] if leaf in synsets else f"{leaf}, under {under[leaf]}" for leaf in leaves}
+    names = {node_of[leaf]: words for leaf, words in leaves.items()}
+    known = dict.fromkeys(synsets.get(leaf) or under[leaf] for leaf in leaves)
+    drawn = hypernym_graph([find_synset(wordnet, synset) for synset in known])
+    drawn.add_edges_from((synset, node_of[leaf]) for leaf, synset in under.items())
+    ragged = keep_one_parent(end_at_leaves(drawn, names), list(names))
     graph = assign_levels(remove_unary_chains(ragged), widths)
     coarse_first = sorted(set(graph) - set(names), key=lambda node: (-graph.nodes[node]["level"], node))
     nx.set_node_attributes(graph, node_names(wordnet, coarse_first, names), NAME)
-    graph = nx.relabel_nodes(graph, {synset: identifier for identifier, synset in synset_of.items()})
+    graph = nx.relabel_nodes(graph, {node: leaf for leaf, node in node_of.items()})
     order = [node for node in nx.dfs_preorder_nodes(_sorted(graph)) if node in leaves]
     return tree_from_graph(graph, name, order)
 

@@ -1,0 +1,48 @@
+"""A tree for every known set of pictures: WordNet's where its classes have synsets, an outline elsewhere."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from hierclip.params import find_root
+from hierclip.trees.inputs import read_tree
+from hierclip.trees.tree import Tree, TreeError
+from hierclip.trees.wordnet import WordNet, wordnet_tree
+
+SETS = "data/source/sets"  # NAME.yaml, an outline, or NAME.csv: class, synset, under (where there is no synset)
+WIDTHS = "widths.yaml"
+
+
+def set_tree(
+    name: str, leaves: Mapping[str, str], widths: Sequence[int] | None = None, wordnet: WordNet | None = None
+) -> Tree:
+    """The tree over a set's classes (identifier to name), in the order of the tree.
+
+    name: the set's, such as "cifar100". Its outline if there is one; else WordNet's tree, over the synsets of its
+    table, or of the classes themselves where they go by synsets or WordNet ids. widths: most nodes at levels 1..L, by
+    default those of `WIDTHS`; an outline has its own levels.
+    Raises TreeError where the classes are not those of the outline or table, and where there are no widths.
+    """
+    folder = find_root() / SETS
+    if (outline := folder / f"{name}.yaml").exists() and outline.name != WIDTHS:
+        return read_tree(outline, leaves)
+    known = yaml.safe_load((folder / WIDTHS).read_text(encoding="utf8"))
+    if (chosen := widths or known.get(name)) is None:
+        raise TreeError(f"set {name}: no widths of levels; known are {', '.join(known)}")
+    if not (table := folder / f"{name}.csv").exists():
+        return wordnet_tree("wordnet", leaves, chosen, wordnet)
+    synsets, under = set_synsets(table)
+    if odd := sorted(set(leaves) - set(synsets) - set(under)):
+        raise TreeError(f"{table}: no line for class {', '.join(odd[:5])}")
+    mine = {leaf: synset for leaf, synset in under.items() if leaf in leaves}
+    return wordnet_tree("wordnet", leaves, chosen, wordnet, synsets=synsets, under=mine)
+
+
+def set_synsets(table: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """By class: its synset; and for a class that WordNet lacks, one to stand under."""
+    with table.open(encoding="utf8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    own = {row["class"]: row["synset"] for row in rows if row["synset"]}
+    return own, {row["class"]: row["under"] for row in rows if not row["synset"]}

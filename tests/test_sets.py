@@ -1,0 +1,84 @@
+"""A tree for every set of pictures: over all of the published classes, from the committed files alone."""
+
+import csv
+
+import pytest
+import yaml
+from torchvision.datasets import Flowers102
+
+from hierclip.data.published import PUBLISHED
+from hierclip.data.sources import imagenet_names
+from hierclip.trees import SETS, TreeError, set_synsets, set_tree
+from hierclip.trees.sets import WIDTHS
+from hierclip.trees.wordnet import EXCERPT, WordNet
+from tests.conftest import ROOT
+
+LISTED = {"cifar10": 10, "cifar100": 100, "stl10": 10, "caltech101": 101, "caltech256": 256, "pets": 37}
+OUTLINED = {"food101": 101, "flowers102": 102, "aircraft": 100, "cars": 196, "sun397": 397, "eurosat": 10, "dtd": 47}
+OUTLINED |= {"pcam": 2, "country211": 211}
+
+
+@pytest.fixture(scope="module")
+def excerpt():
+    return WordNet(ROOT / EXCERPT)
+
+
+def classes_of(name: str) -> dict[str, str]:
+    """The published classes, with the names that prompts use."""
+    if name in LISTED:
+        with (ROOT / SETS / f"{name}.csv").open(encoding="utf8") as lines:
+            identifiers = [row["class"] for row in csv.DictReader(lines)]
+    else:
+        identifiers = (ROOT / "tests/classes" / f"{name}.txt").read_text(encoding="utf8").splitlines()
+    return {identifier: PUBLISHED[name].name(identifier) for identifier in identifiers}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_set_has_a_tree_over_all_of_its_classes(name, excerpt):
+    classes = classes_of(name)
+    tree = set_tree(name, classes, wordnet=excerpt)
+    assert len(classes) == (LISTED | OUTLINED)[name] and set(tree.ids) == set(classes)
+    assert {leaf.id: leaf.name for leaf in tree.leaves} == classes
+    assert tree.top >= 1 and (name == "pcam" or all(a > b for a, b in zip(tree.sizes, tree.sizes[1:], strict=False)))
+    singles = sum(1 for l in range(1, tree.top + 1) for k in range(tree.sizes[l]) if (tree.paths[:, l] == k).sum() == 1)
+    assert name in LISTED or name == "pcam" or not singles
+
+
+def test_flowers_are_torchvisions():
+    assert list(classes_of("flowers102")) == Flowers102.classes
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_no_two_classes_of_a_set_share_a_synset(name):
+    own, under = set_synsets(ROOT / SETS / f"{name}.csv")
+    assert len(set(own.values())) == len(own) and not set(own) & set(under) and all(under.values())
+
+
+def test_a_class_that_wordnet_lacks_stands_under_what_the_table_says(excerpt):
+    tree = set_tree("pets", classes_of("pets"), wordnet=excerpt)
+    cats = ["Bengal", "Siamese", "Sphynx"]
+    top = {leaf.id: tree.levels[-1][tree.paths[row, -1]].name for row, leaf in enumerate(tree.leaves)}
+    assert {top[cat] for cat in cats} == {"domestic cat"} and top["Havanese"] == top["Beagle"] == "dog"
+
+
+@pytest.mark.parametrize(("name", "count"), [("imagenet", 1000), ("tiny-imagenet", 200)])
+def test_imagenets_get_wordnets(name, count, excerpt):
+    names = imagenet_names()
+    if name == "tiny-imagenet":
+        with (ROOT / "data/source/tiny-imagenet.csv").open(encoding="utf8") as lines:
+            names = {row["wnid"]: row["name"] for row in csv.DictReader(lines)}
+    tree = set_tree(name, names, wordnet=excerpt)
+    widths = yaml.safe_load((ROOT / SETS / WIDTHS).read_text(encoding="utf8"))[name]
+    assert len(tree.ids) == count and all(size <= most for size, most in zip(tree.sizes[1:], widths, strict=True))
+
+
+def test_part_of_a_set_gets_a_tree_too(excerpt):
+    classes = {name: name for name in ("cat", "dog", "truck", "ship")}
+    assert set(set_tree("cifar10", classes, [2], wordnet=excerpt).ids) == set(classes)
+
+
+def test_an_unknown_class_and_missing_widths_are_refused(excerpt):
+    with pytest.raises(TreeError, match=r"cifar10\.csv: no line for class zebra$"):
+        set_tree("cifar10", {"cat": "cat", "zebra": "zebra"}, wordnet=excerpt)
+    with pytest.raises(TreeError, match="^set mine: no widths of levels; known are cifar10, "):
+        set_tree("mine", {"dog.n.01": "dog", "cat.n.01": "cat"}, wordnet=excerpt)
