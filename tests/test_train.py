@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from hierclip import train
+from hierclip.distributed import make_fabric
 from hierclip.losses import OBJECTIVES, Objective, gradient_evaluations, make_head
 from hierclip.model import Towers
 from hierclip.params import OptimParams, load_params
-from hierclip.train import TrainingError, finetune, fit, make_fabric, pretrain
+from hierclip.train import TrainingError, finetune, fit, pretrain
 from hierclip.trees import TreeError, tree_from_graph
 from tests.conftest import LEAVES, ROOT, Stripes, sizes_graph
 
@@ -248,10 +249,10 @@ def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone,
 
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):
     class Stopping(Stripes):
-        def batch(self, places, size, seed, step):
+        def batch(self, places, size, seed, step, own):
             if step == 3:
                 raise KeyboardInterrupt
-            return super().batch(places, size, seed, step)
+            return super().batch(places, size, seed, step, own)
 
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
     head, history = tune(fabric, LEARNED, params, whole, forest, tmp_path / "other.ckpt", steps=5)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from hierclip.data import ids_of, load_dataset
+from hierclip.distributed import device_of
 from hierclip.evaluate import RECORDS, Outcomes, Record, RecordError, evaluate, outcomes_path
 from hierclip.evaluate.outcomes import PARTS
 from hierclip.evaluate.records import parse_record
 from hierclip.evaluate.run import record_figures
-from hierclip.model import device_of, load_model
+from hierclip.model import load_model
 from hierclip.params import Params, load_params
 from hierclip.trees import Tree, load_forest
 

@@ -1,12 +1,13 @@
 """The command `hierclip`: what the project does outside its notebooks."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hierclip.params import find_root
+from hierclip.params import FILE, find_root, load_params
 
 if TYPE_CHECKING:
     from hierclip.trees.wordnet import WordNet
@@ -69,6 +70,34 @@ def check(
     raise typer.Exit(1 if differing else 0)
 
 
+MethodName = Annotated[str, typer.Argument(help="an entry of `method` in params.yaml")]
+SeedNumber = Annotated[int, typer.Argument(min=0)]
+
+
+@app.command()
+def finetune(method: MethodName, seed: SeedNumber = 0) -> None:
+    """Fine-tune the base model by one method, as the pipeline's stage does; for torchrun too."""
+    from hierclip.stages.finetune import finetune_stage
+
+    _stage(finetune_stage, method, seed)
+
+
+@app.command()
+def attack(method: MethodName, seed: SeedNumber = 0) -> None:
+    """Attack a fine-tuned model at every level, as the pipeline's stage does; for torchrun too."""
+    from hierclip.stages.attack import attack_stage
+
+    _stage(attack_stage, method, seed)
+
+
+def _stage(stage: Callable, method: str, seed: int) -> None:
+    root = find_root()
+    params = load_params(root / FILE)
+    if method not in params.method:
+        raise ValueError(f"no method {method!r}; known are {', '.join(params.method)}")
+    stage(root, params, method, seed)
+
+
 @app.command()
 def excerpt(
     wordnet: Annotated[
@@ -104,6 +133,6 @@ def main() -> None:
     """Runs the command; an error of the user's making is one line, without a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         typer.echo(f"hierclip: {error}", err=True)
         raise SystemExit(2) from None

@@ -13,6 +13,8 @@ from IPython.display import clear_output
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hierclip.distributed import rank
+
 T = TypeVar("T")
 LINES = 10  # printed by a loop that has no bar
 
@@ -43,7 +45,7 @@ def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], 
     which its log keeps and the executed notebook does not: two runs of that are to be the same to the byte.
     """
     total, start = done + len(items), monotonic()
-    if not _shown:
+    if not _shown or rank():  # of several processes the first one shows it
         yield from items
         return
     if not headless():

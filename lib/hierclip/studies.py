@@ -18,15 +18,17 @@ from torch import Tensor
 
 from hierclip.attacks import budget_of
 from hierclip.data import SPLITS, Dataset, Pictures, ids_of, load_dataset, places_of
+from hierclip.distributed import make_fabric
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
 from hierclip.params import MethodParams, Params, StudyParams
 from hierclip.progress import progress, quiet, work_key
-from hierclip.train import finetune, make_fabric
+from hierclip.stages import BASE, TREES
+from hierclip.train import finetune
 from hierclip.trees import Tree, load_forest
 
-BASE, TREES, KEPT = "data/models/base", "data/trees", "data/checkpoints/studies"
+KEPT = "data/checkpoints/studies"
 SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has it
 TIMES = "times"  # the key of an ablation's row that is not the method's: how many times the gradient evaluations
 
@@ -166,9 +168,9 @@ class _Clocked(Dataset):
         self.dataset, self.calls = dataset, []
         self.name, self.leaves, self.credit = dataset.name, dataset.leaves, dataset.credit
 
-    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, *asked) -> tuple[Tensor, Tensor]:
         self.calls.append(perf_counter())
-        return self.dataset.batch(places, size, seed, step)
+        return self.dataset.batch(*asked)
 
     def pictures(self, part: str) -> Pictures:
         return self.dataset.pictures(part)

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from hierclip.attacks import frozen, pgd
 from hierclip.data import Dataset, places_of, step_seed
+from hierclip.distributed import agreed, mean, own, rank, world
 from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
 from hierclip.model import Backbone, Head, LearnedHead, Towers
 from hierclip.params import (
     FinetuneParams,
     HierParams,
     MethodParams,
-    ModelParams,
     NoneParams,
     OptimParams,
     PretrainParams,
@@ -31,13 +31,6 @@ History = list[dict[str, float]]  # by step: the loss, and what else was logged
 
 class TrainingError(RuntimeError):
     """Training that cannot go on, where it stopped and what to change."""
-
-
-def make_fabric(params: ModelParams) -> Fabric:
-    """One device, in the precision of the parameters."""
-    fabric = Fabric(accelerator=params.accelerator, devices=1, precision=params.precision)
-    fabric.launch()
-    return fabric
 
 
 class Trainee(nn.Module):
@@ -78,8 +71,11 @@ def finetune(
     parents = [[fabric.to_device(torch.tensor(level)) for level in tree.parents] for tree in trees]
     top = max(tree.top for tree in trees)
 
-    def pictures(step: int) -> tuple[Tensor, list[Tensor]]:
-        images, labels = dataset.batch(places, params.batch, seed, step)
+    size = share_of(params)
+    mine = own(size)
+
+    def pictures(place: int) -> tuple[Tensor, list[Tensor]]:
+        images, labels = dataset.batch(places, size, seed, place, mine)
         return fabric.to_device(images), [fabric.to_device(rows[labels]) for rows in paths]
 
     with torch.no_grad():
@@ -89,12 +85,12 @@ def finetune(
     trainee = Trainee(Towers(backbone, trees, template), LearnedHead(make_head(method, scale, *norms), learned))
     module, optimizer = fabric.setup(trainee.eval(), _optimizer(trainee, method, params.weight_decay))
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        images, rows = pictures(step)
+    def loss_at(place: int) -> tuple[Tensor, dict[str, float]]:
+        images, rows = pictures(place)
         context = Context(images, rows, parents, module, original, trainee.numbers.head)
-        generator = torch.Generator().manual_seed(step_seed(seed, step) + 1)  # not the pictures' own
+        generator = torch.Generator().manual_seed(step_seed(seed, place) + 1)  # not the pictures' own
         losses = []
-        budget = {"eps": params.eps, **method.attack.model_dump(), "generator": generator}
+        budget = {"eps": params.eps, **method.attack.model_dump(), "generator": generator, "whole": size, "own": mine}
         budget |= {"texts": texts, "text_eps": method.text_eps} if isinstance(method, HierParams) else {}
         for climbed, learnt in PERTURBATIONS[method.perturbation](top):
 
@@ -154,11 +150,17 @@ def pretrain(
     places = places_of(dataset, trees[0].ids)
     mean, std = (fabric.to_device(torch.tensor(v).view(3, 1, 1)) for v in (backbone.mean, backbone.std))
     optimizer = torch.optim.AdamW(_decay_groups(clip, params.weight_decay), lr=params.lr)
+    if world() > 1 and any(isinstance(part, nn.BatchNorm2d) for part in clip.modules()):
+        if fabric.device.type != "cuda":
+            raise TrainingError("pre-training: BatchNorm is not shared between CPU processes; set model.devices: 1")
+        clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)
     module, optimizer = fabric.setup(clip.train(), optimizer)
+    size = share_of(params)
+    mine = own(size)
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        images, labels = dataset.batch(places, params.batch, params.seed, step)
-        images, nodes = fabric.to_device(images), fabric.to_device(paths[labels])
+    def loss_at(place: int) -> tuple[Tensor, dict[str, float]]:
+        images, labels = dataset.batch(places, size, params.seed, place, mine)
+        images, nodes = fabric.to_device(images), fabric.to_device(paths[labels[mine]])
         image, text, scale = module((images - mean) / std, tokens)[:3]
         logits = scale * image @ text.T
         terms = [w * F.cross_entropy(logits[:, row], nodes[:, l]) for l, (w, row) in enumerate(weighted)]
@@ -196,9 +198,10 @@ def fit(
 ) -> History:
     """Runs `steps` optimiser steps under `rate_share`; gives every step's loss and what was logged with it.
 
-    loss_at: the loss of a step and figures to log, a function of the step alone, so that a run that was stopped goes
-    on from `checkpoint` as if it had not been. A checkpoint of another `config`, of other starting weights or of
-    another version of this code is left unread. The file goes when training is through.
+    loss_at: the loss on the pictures of a place, `accumulate` of which make a step, and figures to log: a function of
+    the place alone, so that a run that was stopped goes on from `checkpoint` as if it had not been. A checkpoint of
+    another `config`, of other starting weights or of another version of this code is left unread. The file goes when
+    training is through.
     Raises TrainingError where there is no step to take, and where a loss is no number.
     """
     if steps < 1:
@@ -207,28 +210,43 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, params.warmup))
     key = work_key(config, steps, *module.state_dict().values())
     state = {"module": module, "optimizer": optimizer, "schedule": schedule, "history": [], "key": key}
-    if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["key"] == key:
+    if agreed(checkpoint.exists() and torch.load(checkpoint, weights_only=True)["key"] == key):
         fabric.load(checkpoint, state)
     history: History = state["history"]
     left = range(len(history), steps)
     for step in progress(left, what, done=len(history), note=lambda: f"loss {history[-1]['loss']:.3f}"):
-        loss, logged = loss_at(step)
-        history.append({"loss": loss.item()} | logged)
+        optimizer.zero_grad()
+        found = []
+        for part in range(params.accumulate):
+            with fabric.no_backward_sync(module, enabled=part < params.accumulate - 1):
+                loss, logged = loss_at(params.accumulate * step + part)
+                fabric.backward(loss / params.accumulate)
+                found.append({"loss": mean(loss.detach()).item()} | logged)
+        history.append({key: sum(each[key] for each in found) / len(found) for key in found[0]})
         if not math.isfinite(history[-1]["loss"]):
             raise TrainingError(
                 f"{what}: the loss is {history[-1]['loss']} at step {step}; lower the learning rate (now {rate:g})"
             )
-        optimizer.zero_grad()
-        fabric.backward(loss)
         optimizer.step()
         schedule.step()
         after()
         if (step + 1) % params.checkpoint_every == 0 and step + 1 < steps:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             fabric.save(checkpoint.with_suffix(".part"), state)
-            checkpoint.with_suffix(".part").replace(checkpoint)
-    checkpoint.unlink(missing_ok=True)
+            if rank() == 0:
+                checkpoint.with_suffix(".part").replace(checkpoint)
+    fabric.barrier()
+    if rank() == 0:
+        checkpoint.unlink(missing_ok=True)
     return history
+
+
+def share_of(params: OptimParams) -> int:
+    """Pictures that a loss sees. Raises TrainingError where a step's cannot be parted and shared out evenly."""
+    if params.batch % (params.accumulate * world()):
+        among = f"{params.accumulate} parts and {world()} processes"
+        raise TrainingError(f"a batch of {params.batch} cannot be shared out evenly among {among}")
+    return params.batch // params.accumulate
 
 
 def rate_share(step: int, steps: int, warmup: float) -> float:

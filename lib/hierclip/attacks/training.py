@@ -37,15 +37,18 @@ def pgd(
     momentum: float = 0.0,
     texts: Tensor | None = None,
     text_eps: float = 0.0,
+    whole: int | None = None,
+    own: slice = slice(None),
 ) -> tuple[Tensor, Tensor | None]:
     """Images (N, 3, H, W) in [0, 1] moved by at most eps a pixel to raise `objective`, a scalar function of the batch.
 
     With `momentum` a step follows the sign of the decaying sum of the gradients' signs. Where `text_eps` is above 0 the
     objective's second argument is a shift of the text embeddings `texts` (K, D), moved along with the images, from 0
-    and by up to text_eps an entry; it is given back too, else None.
+    and by up to text_eps an entry; it is given back too, else None. The images may be the rows `own` of a batch of
+    `whole` images, for all of which the generator draws.
     """
     linf = NORMS["Linf"]
-    x, velocity = linf.start(images, eps, generator), torch.zeros_like(images)
+    x, velocity = linf.start(images, eps, generator, whole, own), torch.zeros_like(images)
     shift = torch.zeros_like(texts) if texts is not None and text_eps else None
     for _ in range(steps):
         moving = [v.requires_grad_(True) for v in (x, shift) if v is not None]

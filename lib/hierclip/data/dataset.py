@@ -51,9 +51,10 @@ class Dataset(Protocol):
     leaves: tuple[Leaf, ...]
     credit: str  # a line to set under every figure that shows the pictures
 
-    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Training pictures of the leaves at `places`: (size, 3, H, W) float32 in [0, 1], and their labels,
-        positions in `places`. The same for the same seed and step, whatever was drawn before.
+    def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Training pictures of the leaves at `places`: (size, 3, H, W) float32 in [0, 1], of which only the rows `own`
+        are made, and the labels of all, positions in `places`. The same for the same seed and step, whatever was drawn
+        before.
         """
         ...
 

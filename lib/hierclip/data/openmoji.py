@@ -146,11 +146,11 @@ class OpenMoji:
             raise FileNotFoundError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
         return load_file(self.prepared)
 
-    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
         generator = _generator(seed, step)
         labels = torch.randint(len(places), (size,), generator=generator)
         images = draw(self.tensors["glyphs"], places[labels], self.params.size, TRAIN, generator)
-        return images.contiguous(memory_format=torch.channels_last), labels
+        return images[own].contiguous(memory_format=torch.channels_last), labels
 
     def pictures(self, part: str) -> Pictures:
         if part not in PARTS:

@@ -134,16 +134,17 @@ class Photos:
         labels = self.tensors[f"{TRAIN}.labels"]
         return [torch.nonzero(labels == k)[:, 0].tolist() for k in range(len(self.leaves))]
 
-    def batch(self, places: Tensor, size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
         if bare := [self.leaves[k].name for k in places.tolist() if not self._rows[k]]:
             raise DataError(f"{self.name}: no pictures to train on for {', '.join(bare[:5])}")
         generator = torch.Generator().manual_seed(step_seed(seed, step))
         labels = torch.randint(len(places), (size,), generator=generator)
         share = torch.rand(size, generator=generator).tolist()
-        own = [self._rows[int(places[label])] for label in labels]
-        rows = [found[int(u * len(found))] for found, u in zip(own, share, strict=True)]
+        classes = [self._rows[int(places[label])] for label in labels]
+        rows = [found[int(u * len(found))] for found, u in zip(classes, share, strict=True)][own]
         images = self._streamed(rows) if self.params.stream else self.tensors[f"{TRAIN}.images"][rows]
-        return varied(images.float() / 255, generator).contiguous(memory_format=torch.channels_last), labels
+        moved = varied(images.float() / 255, generator, size, own)
+        return moved.contiguous(memory_format=torch.channels_last), labels
 
     def _streamed(self, rows: Sequence[int]) -> Tensor:
         source, places = self.sources[TRAIN], self.tensors[f"{TRAIN}.rows"][rows].tolist()
@@ -187,14 +188,18 @@ def read_square(source: Source, size: int, row: int) -> Tensor | None:
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
 
 
-def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (N, 3, s, s) moved by up to an eighth of its side, and mirrored half of the time."""
+def varied(images: Tensor, generator: torch.Generator, whole: int | None = None, own: slice = slice(None)) -> Tensor:
+    """Each image (N, 3, s, s) moved by up to an eighth of its side, and mirrored half of the time.
+
+    The images are the rows `own` of a batch of `whole`, for all of which numbers are drawn.
+    """
     n, _, side, _ = images.shape
+    whole = whole or n
     most = side // 8
     padded = F.pad(images, (most,) * 4, mode="reflect")
-    top, left = torch.randint(2 * most + 1, (2, n, 1), generator=generator)
+    top, left = torch.randint(2 * most + 1, (2, whole, 1), generator=generator)[:, own]
     rows, columns = top + torch.arange(side), left + torch.arange(side)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    mirrored = torch.rand(whole, 1, generator=generator)[own] < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
     picked = torch.arange(n)[:, None, None]
     return padded.permute(0, 2, 3, 1)[picked, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hierclip.attacks import Aim, Budget, aims, attack, frozen
 from hierclip.data import Pictures
+from hierclip.distributed import agreed, merged, rank, world
 from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
 from hierclip.model import Classifier
 from hierclip.progress import progress, work_key
@@ -84,7 +85,7 @@ def fallen(aim: Aim, nodes: np.ndarray, labels: Tensor) -> Tensor:
 
 def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
     """Images moved by the attack on an aim: batch by batch, each with random numbers of its own; on the CPU several
-    at once, a thread each. labels: (N,) leaves.
+    at once, a thread each, and several processes take every so manieth. labels: (N,) leaves.
     """
     score = partial(classifier, levels=aim.sources)
 
@@ -95,8 +96,10 @@ def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budge
 
     # Two batches at least, for two cores; not as many as there are cores, whose number is to change nothing.
     batch = min(batch, -(-len(images) // 2))
+    parts = list(enumerate(zip(images.split(batch), labels.split(batch), strict=True)))[rank() :: world()]
     with _one_thread_each(classifier.device) as workers:
-        return torch.cat(list(workers.map(moved, range(len(images)), images.split(batch), labels.split(batch))))
+        found = dict(zip((k for k, _ in parts), workers.map(lambda part: moved(part[0], *part[1]), parts), strict=True))
+    return torch.cat(merged(found))
 
 
 @contextmanager
@@ -132,11 +135,15 @@ class _Partial:
     """Readouts kept in a file under one key; those of another key are forgotten."""
 
     def __init__(self, path: Path | None, key: str):
-        self.path, self.arrays = path, {"key": np.array(key)}
+        self.path, self.arrays = path, agreed(self._read(path, key))
+
+    @staticmethod
+    def _read(path: Path | None, key: str) -> dict[str, np.ndarray]:
         if path and path.exists():
             with np.load(path) as kept:
                 if str(kept["key"]) == key:
-                    self.arrays = dict(kept)
+                    return dict(kept)
+        return {"key": np.array(key)}
 
     def get(self, name: str, compute: Callable[..., Readout], *arguments) -> Readout:
         found = {key.partition("/")[2]: v for key, v in self.arrays.items() if key.startswith(f"{name}/")}
@@ -144,7 +151,7 @@ class _Partial:
             return found
         made = compute(*arguments)
         self.arrays |= {f"{name}/{key}": values for key, values in made.items()}
-        if self.path is not None:
+        if self.path is not None and rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_name(self.path.name + ".part.npz")
             np.savez(part, allow_pickle=False, **self.arrays)

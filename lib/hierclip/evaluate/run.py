@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from hierclip.attacks import AIMS, Aim, budget_of
 from hierclip.data import Dataset, ids_of, places_of
+from hierclip.distributed import rank
 from hierclip.evaluate.audit import audit
 from hierclip.evaluate.matrix import fallen, level_matrix
 from hierclip.evaluate.metrics import figures, intervals
@@ -65,7 +66,8 @@ def evaluate(
         settings = {"budget": budget, "seed": params.seed, "batch": params.batch, "kept": kept[part]} | changes
         rows = torch.from_numpy(forest_paths(trees)) if part == "forest" else paths
         outcomes[part] = level_matrix(seen, pictures, rows, what=what, **settings)
-        outcomes[part].save(outcomes_path(root, model.method, seed, split, part))
+        if rank() == 0:
+            outcomes[part].save(outcomes_path(root, model.method, seed, split, part))
     record = Record.model_validate(
         {
             "dataset": dataset.name,
@@ -87,9 +89,10 @@ def evaluate(
             "git": git_revision(root),
         }
     )
-    save_record(record, root / RECORDS)
-    for file in kept.values():
-        file.unlink()
+    if rank() == 0:
+        save_record(record, root / RECORDS)
+        for file in kept.values():
+            file.unlink()
     return record, outcomes["test"]
 
 

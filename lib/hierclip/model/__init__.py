@@ -5,7 +5,6 @@ from hierclip.model.backbone import (
     ImageEncoder,
     ModelError,
     create,
-    device_of,
     encode_texts,
     load,
     save,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-from lightning_fabric import Fabric
 from open_clip.model import CLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
@@ -60,11 +59,6 @@ def create(params: ModelParams, seed: int, size: int) -> Backbone:
     if wanted != size:
         raise ModelError(f"{params.architecture} takes pictures of {wanted} pixels; data.size is {size}")
     return backbone
-
-
-def device_of(params: ModelParams) -> torch.device:
-    """The device that `params.accelerator` means here."""
-    return Fabric(accelerator=params.accelerator, devices=1).device
 
 
 def load(folder: Path) -> Backbone:

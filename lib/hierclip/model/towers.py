@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hierclip.distributed import gathered
 from hierclip.model.backbone import Backbone, ImageEncoder, text_features
 from hierclip.trees import Tree, level_prompts
 
@@ -13,7 +14,8 @@ class Towers(nn.Module):
     """The image encoder, and the text projection over frozen text features, computed once.
 
     forward: images (B, 3, H, W) in [0, 1] to their embeddings (B, D), local features (B, D, h, w) if asked for (else
-    none), and the text embeddings of all prompts (K, D), which `by_tree` sorts.
+    none), and the text embeddings of all prompts (K, D), which `by_tree` sorts. Of several processes each sees its
+    share of the images and gets the embeddings of all: losses are over the global batch.
     """
 
     def __init__(self, backbone: Backbone, trees: Sequence[Tree], template: str):
@@ -32,8 +34,9 @@ class Towers(nn.Module):
     def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         texts = self.features @ self.projection
         if local:
-            return *self.encoder.with_local(images), texts
-        return self.encoder(images), images.new_zeros(0), texts
+            embeddings, places = self.encoder.with_local(images)
+            return gathered(embeddings), gathered(places), texts
+        return gathered(self.encoder(images)), images.new_zeros(0), texts
 
     def by_tree(self, texts: Tensor) -> list[list[Tensor]]:
         """The rows (K_l, D) of every tree and level, leaves first."""

@@ -53,10 +53,14 @@ class ModelParams(Section):
     template: Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
     precision: Literal["32-true", "bf16-mixed"]
     accelerator: Literal["cpu", "gpu", "auto"]
+    devices: PositiveInt = 1  # of each machine, a process each
+    nodes: PositiveInt = 1  # machines
+    strategy: Literal["auto", "ddp"] = "auto"  # Fabric's
 
 
 class OptimParams(Section):
-    batch: PositiveInt
+    batch: PositiveInt  # pictures of a step, over all processes
+    accumulate: PositiveInt = 1  # parts that a step's pictures go through the model in; a loss sees one of them
     weight_decay: float = Field(ge=0)
     warmup: float = Field(gt=0, lt=1)  # share of the steps in which the learning rate rises
     checkpoint_every: PositiveInt  # steps

@@ -1,0 +1,95 @@
+"""Several processes at one job: which one this is, what its share is, what the others have. Alone nothing happens."""
+
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch import distributed as dist
+
+from hierclip.params import ModelParams
+
+T = TypeVar("T")
+
+
+def make_fabric(params: ModelParams) -> Fabric:
+    """The devices and the precision of the parameters. For several, in each of the processes that torchrun started."""
+    fabric = Fabric(
+        accelerator=params.accelerator,
+        devices=params.devices,
+        num_nodes=params.nodes,
+        strategy=params.strategy,
+        precision=params.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def device_of(params: ModelParams) -> torch.device:
+    """The device that `params.accelerator` means here."""
+    return Fabric(accelerator=params.accelerator, devices=1).device
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def own(size: int) -> slice:
+    """The rows of a batch of `size` that are this process's. Raises ValueError where it cannot be shared out evenly."""
+    if size % world():
+        raise ValueError(f"a batch of {size} cannot be shared out evenly among {world()} processes")
+    each = size // world()
+    return slice(rank() * each, (rank() + 1) * each)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, part: Tensor) -> Tensor:
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return world() * gradient.chunk(world())[rank()]
+
+
+def gathered(part: Tensor) -> Tensor:
+    """All processes' rows, in the order of their ranks: (B / world, ...) to (B, ...).
+
+    What every process then computes of them is the same, so the gradient comes back without talk: a process's own rows
+    of it, times the number of processes, because the mean over processes is what steps the weights.
+    """
+    return _Gather.apply(part) if world() > 1 else part  # pyright: ignore[reportReturnType]
+
+
+def merged(found: dict[int, T]) -> list[T]:
+    """What all processes found, each for some of the places 0, 1, ..., in the order of the places."""
+    parts: list = [found] * world()
+    if world() > 1:
+        dist.all_gather_object(parts, found)
+    everything = {k: value for part in parts for k, value in part.items()}
+    return [everything[k] for k in sorted(everything)]
+
+
+def agreed(value: T) -> T:
+    """The first process's value, everywhere."""
+    box = [value]
+    if world() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over processes."""
+    if world() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / world()

@@ -1,0 +1,33 @@
+"""The stage that fine-tunes."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hierclip.data import ids_of, load_dataset
+from hierclip.distributed import make_fabric, rank
+from hierclip.model import Model, load_model, save_model
+from hierclip.params import Params
+from hierclip.stages import BASE, MODELS, TREES
+from hierclip.stages.spread import spread
+from hierclip.train import finetune
+from hierclip.trees import load_forest
+
+
+def finetune_stage(root: Path, params: Params, method: str, seed: int) -> tuple[Model, pd.DataFrame]:
+    """Fine-tunes the base model by an entry of `params.method` on the fine-tuning classes.
+
+    Writes data/models/METHOD-SEED; gives what is there: the model, and for each step what was logged.
+    """
+    folder = root / MODELS / f"{method}-{seed}"
+    if not spread(params.model, root, "finetune", method, str(seed)):
+        settings, dataset = params.method[method], load_dataset(params.data, root)
+        tuned = [t.restrict(ids_of(dataset, "tuned")) for t in load_forest(root / TREES, params.trees_of(settings))]
+        backbone, checkpoint = load_model(root / BASE).backbone, root / "data/checkpoints" / f"{method}-{seed}.ckpt"
+        todo = settings, params.finetune, backbone, dataset, tuned, params.model.template, seed, checkpoint
+        head, history = finetune(make_fabric(params.model), *todo)
+        if rank() == 0:
+            save_model(Model(backbone, head, method), folder)
+            frame = pd.DataFrame(history, columns=None if history else ["loss"], dtype=float)
+            frame.round(6).to_csv(folder / "history.csv", index=False)
+    return load_model(folder), pd.read_csv(folder / "history.csv").astype(float)

@@ -1,0 +1,101 @@
+"""Stages, in one process and in several."""
+
+import subprocess
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hierclip import model
+from hierclip.cli import app, main
+from hierclip.data.openmoji import PREPARED, SOURCE
+from hierclip.model import CosineHead, Model, load_model
+from hierclip.params import load_params
+from hierclip.stages import BASE, MODELS, TREES
+from hierclip.stages.attack import attack_stage
+from hierclip.stages.finetune import finetune_stage
+from hierclip.stages.spread import SpreadError, spread
+from hierclip.trees import save_tree
+from tests.conftest import ROOT
+
+QUICK = {"gradients": 8, "batch": 8, "checkpoint_every": 50}
+ATTACK = {"steps": 1, "suite": ["pgd_margin"], "bootstrap": 10, "audit_images": 2, "forest_images": 8, "queries": 2}
+
+
+@pytest.fixture
+def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
+    """A project as its first three stages leave it, with short settings and one tree."""
+    entries = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
+    entries["finetune"] |= QUICK
+    entries["attack"] |= ATTACK
+    entries["data"] |= {"val_per_class": 2, "test_per_class": 2}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
+    for file, there in ((SOURCE, ROOT / SOURCE), (PREPARED, openmoji.prepared)):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(there.read_bytes())
+    for name in entries["trees"]["names"]:
+        save_tree(openmoji_forest[0], tmp_path / TREES / f"{name}.json")
+    model.save_model(Model(backbone, CosineHead(14.0), "base"), tmp_path / BASE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settings(project, **changes):
+    """The project's parameters with other ones of the model, written to its file too."""
+    file = project / "params.yaml"
+    entries = yaml.safe_load(file.read_text(encoding="utf8"))
+    entries["model"] |= changes
+    file.write_text(yaml.safe_dump(entries), encoding="utf8")
+    return load_params(file)
+
+
+def test_a_stage_gives_what_it_wrote(project):
+    made, history = finetune_stage(project, settings(project), "hier", 3)
+    assert made.method == "hier" and made.head == load_model(project / MODELS / "hier-3").head
+    assert list(history.index) == [0, 1] and {"loss", "rim_images", "vic_active"} <= set(history)
+    made, history = finetune_stage(project, settings(project), "clip", 0)
+    assert made.method == "clip" and not len(history) and history["loss"].dtype == float
+
+
+def test_in_two_processes_it_gives_the_same_as_in_one(project):
+    alone, once = finetune_stage(project, settings(project), "tecoa", 0)
+    both, twice = finetune_stage(project, settings(project, devices=2), "tecoa", 0)
+    assert twice["loss"].to_numpy() == pytest.approx(once["loss"].to_numpy(), rel=1e-4)
+    assert not list((project / "data/checkpoints").glob("*.ckpt"))
+
+
+def test_commands_do_what_the_notebooks_do_and_what_others_wrote_is_read(project, monkeypatch):
+    assert CliRunner().invoke(app, ["finetune", "tecoa"]).exit_code == 0
+    assert CliRunner().invoke(app, ["attack", "tecoa"]).exit_code == 0
+    found = sorted(file.name for file in (project / "data/results/records").iterdir())
+    assert found == ["tecoa-0-held_out.json", "tecoa-0-tuned.json"]
+    monkeypatch.setattr("hierclip.stages.attack.spread", lambda *_: True)
+    records = attack_stage(project, load_params(project / "params.yaml"), "tecoa", 0)
+    assert [record.name for record in records] == ["tecoa-0-tuned", "tecoa-0-held_out"]
+
+
+def test_an_unknown_method_is_one_line(project, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["hierclip", "finetune", "none"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.startswith("hierclip: no method 'none'; known are agft, agft_mixed, clip, ")
+
+
+def test_one_device_needs_no_other_process(project, monkeypatch):
+    assert not spread(settings(project).model, project, "finetune", "tecoa", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")  # one of torchrun's own
+    assert not spread(settings(project, devices=2).model, project, "finetune", "tecoa", "0")
+
+
+def test_several_machines_are_told_what_to_run(project):
+    params = settings(project, devices=8, nodes=2).model
+    with pytest.raises(
+        SpreadError, match=r"on each .* --nproc-per-node 8 --nnodes 2 .* -m hierclip finetune tecoa 0`$"
+    ):
+        spread(params, project, "finetune", "tecoa", "0")
+
+
+def test_a_process_that_fails_is_said(project, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 7))
+    with pytest.raises(SpreadError, match=r"^finetune tecoa 0 failed in one of 2 processes \(exit 7\)$"):
+        spread(settings(project, devices=2).model, project, "finetune", "tecoa", "0")
