@@ -14,6 +14,7 @@ from hierclip.params import load_params
 from hierclip.stages import BASE, MODELS, TREES
 from hierclip.stages.attack import attack_stage
 from hierclip.stages.finetune import finetune_stage
+from hierclip.stages.pretrain import pretrain_stage
 from hierclip.stages.spread import SpreadError, spread
 from hierclip.trees import save_tree
 from tests.conftest import ROOT
@@ -55,6 +56,24 @@ def test_a_stage_gives_what_it_wrote(project):
     assert list(history.index) == [0, 1] and {"loss", "rim_images", "vic_active"} <= set(history)
     made, history = finetune_stage(project, settings(project), "clip", 0)
     assert made.method == "clip" and not len(history) and history["loss"].dtype == float
+
+
+def test_the_base_model_is_made_or_taken(project):
+    file = project / "params.yaml"
+    entries = yaml.safe_load(file.read_text(encoding="utf8"))
+    entries["pretrain"] |= {"steps": 2, "batch": 8}
+    file.write_text(yaml.safe_dump(entries), encoding="utf8")
+    made, history = pretrain_stage(project, settings(project))
+    assert made.method == "base" and len(history) == 2
+    weights = str(project / BASE / "open_clip_model.safetensors")
+    taken, history = pretrain_stage(project, settings(project, pretrained=weights, devices=2))
+    pairs = zip(taken.backbone.clip.state_dict().values(), made.backbone.clip.state_dict().values(), strict=True)
+    assert not len(history) and all(a.equal(b) for a, b in pairs)
+
+
+def test_several_cpu_processes_do_not_share_batch_norm(project):
+    with pytest.raises(SpreadError, match=r"^pretrain failed in one of 2 processes \(exit 1\)$"):
+        pretrain_stage(project, settings(project, devices=2))
 
 
 def test_in_two_processes_it_gives_the_same_as_in_one(project):

@@ -75,6 +75,14 @@ SeedNumber = Annotated[int, typer.Argument(min=0)]
 
 
 @app.command()
+def pretrain() -> None:
+    """Make the base model, as the pipeline's stage does; for torchrun too."""
+    from hierclip.stages.pretrain import pretrain_stage
+
+    pretrain_stage(root := find_root(), load_params(root / FILE))
+
+
+@app.command()
 def finetune(method: MethodName, seed: SeedNumber = 0) -> None:
     """Fine-tune the base model by one method, as the pipeline's stage does; for torchrun too."""
     from hierclip.stages.finetune import finetune_stage

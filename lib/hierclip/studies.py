@@ -140,7 +140,7 @@ def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path
     classes = _classes(dataset, run.left_out)
     tuned = [tree.restrict(classes["tuned"]) for tree in forest if tree.name in wanted]
     settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
-    backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
+    backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model.alone)
     clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
     with quiet():
         head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -153,7 +154,7 @@ def pretrain(
     if world() > 1 and any(isinstance(part, nn.BatchNorm2d) for part in clip.modules()):
         if fabric.device.type != "cuda":
             raise TrainingError("pre-training: BatchNorm is not shared between CPU processes; set model.devices: 1")
-        clip = nn.SyncBatchNorm.convert_sync_batchnorm(clip)
+        nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # in place
     module, optimizer = fabric.setup(clip.train(), optimizer)
     size = share_of(params)
     mine = own(size)
@@ -186,7 +187,7 @@ def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 
 def fit(
     fabric: Fabric,
-    module: nn.Module,
+    module: _FabricModule,
     optimizer: torch.optim.Optimizer,
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
     steps: int,

@@ -57,6 +57,11 @@ class ModelParams(Section):
     nodes: PositiveInt = 1  # machines
     strategy: Literal["auto", "ddp"] = "auto"  # Fabric's
 
+    @property
+    def alone(self) -> "ModelParams":
+        """The same, in one process."""
+        return self.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})
+
 
 class OptimParams(Section):
     batch: PositiveInt  # pictures of a step, over all processes

@@ -8,7 +8,7 @@ from hierclip.data import ids_of, load_dataset
 from hierclip.distributed import make_fabric, rank
 from hierclip.model import Model, load_model, save_model
 from hierclip.params import Params
-from hierclip.stages import BASE, MODELS, TREES
+from hierclip.stages import BASE, MODELS, TREES, keep_history, read_history
 from hierclip.stages.spread import spread
 from hierclip.train import finetune
 from hierclip.trees import load_forest
@@ -28,6 +28,5 @@ def finetune_stage(root: Path, params: Params, method: str, seed: int) -> tuple[
         head, history = finetune(make_fabric(params.model), *todo)
         if rank() == 0:
             save_model(Model(backbone, head, method), folder)
-            frame = pd.DataFrame(history, columns=None if history else ["loss"], dtype=float)
-            frame.round(6).to_csv(folder / "history.csv", index=False)
-    return load_model(folder), pd.read_csv(folder / "history.csv").astype(float)
+            keep_history(history, folder)
+    return load_model(folder), read_history(folder)
