@@ -13,10 +13,12 @@ from hierclip.distributed import agreed, gathered, mean, merged, own, rank, worl
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
 from hierclip.evaluate.outcomes import PARTS
 from tests.conftest import ROOT
-from tests.together import measured, tuned
+from tests.together import measured, trained
 
 # In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in float32 where it may.
 CASES = ["hier/1/adamw/float64", "pmg_aft/2/adamw/float64", "hier/1/sgd/float32", "tga_zsr/1/sgd/float32"]
+CASES += ["pretrain/float64"]
+STOPPED = "stopped/hier/1/adamw/float64"
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +28,21 @@ def both(openmoji, openmoji_forest, params, tmp_path_factory):
     folder.mkdir()
     (folder.parent / "inputs").write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *torchrun, "-m", "tests.together", str(folder), "2", *CASES]
+    command = [sys.executable, *torchrun, "-m", "tests.together", str(folder), "2", *CASES, STOPPED, "gather"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not list(folder.glob("*.ckpt"))
     return folder
 
 
+@pytest.fixture(scope="module")
+def made(both):
+    return torch.load(both / "made.pt", weights_only=True)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_weights_are_those_of_one_process(case, both, tmp_path):
-    one, two = tuned(case, 1, tmp_path), torch.load(both / "made.pt", weights_only=True)[case]
+def test_losses_and_weights_are_those_of_one_process(case, made, tmp_path):
+    one, two = trained(case, 1, tmp_path), made[case]
     losses = one.pop("losses")
     assert len(losses) == 20
     if case.startswith("tga_zsr"):  # its gradient at the start is the direction of a difference that is rounding alone
@@ -45,6 +52,16 @@ def test_losses_and_weights_are_those_of_one_process(case, both, tmp_path):
     np.testing.assert_allclose(two["losses"], losses, **({"atol": 1e-5} if "64" in case else {"rtol": 1e-5}))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(made):
+    went_on, whole = made[STOPPED], made[STOPPED.removeprefix("stopped/")]
+    assert went_on["losses"] == whole["losses"]
+    assert all(torch.equal(torch.as_tensor(went_on[name]), torch.as_tensor(whole[name])) for name in whole)
+
+
+def test_gathered_places_give_the_gradient_of_one_process(made, tmp_path):
+    assert torch.equal(made["gather"]["gradient"], trained("gather", 1, tmp_path)["gradient"])
 
 
 def test_an_evaluation_gives_identical_outcomes(both):

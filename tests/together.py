@@ -5,22 +5,64 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import open_clip
 import torch
 
 from hierclip import model, train
-from hierclip.distributed import make_fabric, rank
+from hierclip.distributed import gathered, make_fabric, mean, own, rank
 from hierclip.losses import gradient_evaluations
-from hierclip.params import load_params
-from hierclip.train import finetune
+from hierclip.params import MachineParams, load_params
+from hierclip.train import finetune, pretrain
 from hierclip.trees import tree_from_graph
 from tests.conftest import LEAVES, ROOT, Stripes, sizes_graph, tiny_graph
 from tests.test_run import judged, knowing_model
 
 STEPS = 20
+open_clip.add_model_config(Path(__file__).with_name("hierclip-vit.json"))
 
 
-def tuned(case: str, processes: int, folder: Path) -> dict[str, object]:
-    """The weights and losses of a fine-tuning. case: METHOD/PARTS OF A BATCH/OPTIMISER/PRECISION."""
+class Stopping(Stripes):
+    """Stops the training at a step."""
+
+    def batch(self, places, size, seed, step, own=slice(None)):
+        if step == 13:
+            raise KeyboardInterrupt
+        return super().batch(places, size, seed, step, own)
+
+
+def trained(case: str, processes: int, folder: Path) -> dict[str, object]:
+    """What came of METHOD/PARTS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or of another case."""
+    fabric = make_fabric(load_params(ROOT / "params.yaml").model, machine(processes))
+    try:
+        if case == "gather":
+            return gradient()
+        if case == "pretrain/float64":
+            return captioned(fabric, folder)
+        stopped, case = case.startswith("stopped/"), case.removeprefix("stopped/")
+        if stopped:
+            try:
+                tuned(fabric, case, folder, Stopping())
+            except KeyboardInterrupt:
+                assert (folder / "kept.ckpt").exists()
+        return tuned(fabric, case, folder, Stripes())
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def machine(processes: int) -> MachineParams:
+    return MachineParams(devices=processes, nodes=1, strategy="auto", address="")
+
+
+def gradient() -> dict[str, object]:
+    """Of a weight through gathered places (B, D, h, w), meaned over processes as DDP does."""
+    images = torch.arange(24.0).view(4, 2, 1, 3)[own(4)]
+    weight = torch.ones(2, 1, 1, requires_grad=True)
+    gathered(images * weight).square().prod(1).sum().backward()
+    return {"gradient": mean(weight.grad)}
+
+
+def tuned(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
+    """The weights and losses of a fine-tuning."""
     params, (name, parts, optimizer, dtype) = load_params(ROOT / "params.yaml"), case.split("/")
     torch.set_default_dtype(getattr(torch, dtype))
     method = params.method[name]
@@ -32,8 +74,7 @@ def tuned(case: str, processes: int, folder: Path) -> dict[str, object]:
     few = {"batch": 12, "checkpoint_every": 6, "accumulate": int(parts)}
     few["gradients"] = STEPS * gradient_evaluations(method, 2)
     settings, backbone = params.finetune.model_copy(update=few), model.create(params.model, seed=0, size=32)
-    todo = method, settings, backbone, Stripes(), trees, "a picture of a {}", 0, folder / "kept.ckpt"
-    fabric = make_fabric(params.model.model_copy(update={"devices": processes}))
+    todo = method, settings, backbone, dataset, trees, "a picture of a {}", 0, folder / "kept.ckpt"
 
     def plain(*arguments):
         return torch.optim.SGD(real(*arguments).param_groups)
@@ -41,20 +82,30 @@ def tuned(case: str, processes: int, folder: Path) -> dict[str, object]:
     real = train._optimizer
     with patch.object(train, "_optimizer", plain if optimizer == "sgd" else real):
         head, history = finetune(fabric, *todo)
-    torch.set_default_dtype(torch.float32)
     return {"losses": [step["loss"] for step in history], "tau": vars(head).get("tau"), **backbone.clip.state_dict()}
+
+
+def captioned(fabric, folder: Path) -> dict[str, object]:
+    """The weights and losses of a ViT's pre-training."""
+    params = load_params(ROOT / "params.yaml")
+    torch.set_default_dtype(torch.float64)
+    backbone = model.create(params.model.model_copy(update={"architecture": "hierclip-vit"}), seed=0, size=32)
+    few = params.pretrain.model_copy(update={"steps": STEPS, "batch": 12, "lr": 1e-4, "accumulate": 2})
+    tree = tree_from_graph(tiny_graph(), "tiny", LEAVES)
+    history = pretrain(fabric, few, backbone, Stripes(), [tree], "a picture of a {}", folder / "kept.ckpt")
+    return {"losses": [step["loss"] for step in history], **backbone.clip.state_dict()}
 
 
 def measured(folder: Path, processes: int) -> None:
     """The outcomes and the record of an evaluation."""
     dataset, forest, params = pickle.loads((folder.parent / "inputs").read_bytes())
-    make_fabric(params.model.model_copy(update={"devices": processes}))
+    make_fabric(params.model, machine(processes))
     judged(knowing_model(dataset), dataset, forest, "held_out", params, folder)
 
 
 if __name__ == "__main__":
     target, count, *cases = sys.argv[1:]
     measured(Path(target), int(count))
-    made = {case: tuned(case, int(count), Path(target)) for case in cases}
+    made = {case: trained(case, int(count), Path(target)) for case in cases}
     if rank() == 0:
         torch.save(made, Path(target) / "made.pt")

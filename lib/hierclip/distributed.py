@@ -1,26 +1,29 @@
 """Several processes at one job: which one this is, what its share is, what the others have. Alone nothing happens."""
 
-from typing import TypeVar
+import os
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch import distributed as dist
 
-from hierclip.params import ModelParams
+from hierclip.params import MachineParams, ModelParams
 
 T = TypeVar("T")
 
 
-def make_fabric(params: ModelParams) -> Fabric:
-    """The devices and the precision of the parameters. For several, in each of the processes that torchrun started."""
-    fabric = Fabric(
-        accelerator=params.accelerator,
-        devices=params.devices,
-        num_nodes=params.nodes,
-        strategy=params.strategy,
-        precision=params.precision,
-    )
+def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fabric:
+    """The accelerator and precision of `params`; in each of the processes of `machine` that torchrun started, or alone.
+
+    Raises ValueError where there are not as many processes as `machine` says.
+    """
+    place: dict[str, Any] = {"devices": 1}
+    if machine and (found := int(os.environ.get("WORLD_SIZE", "1"))) != machine.processes:
+        raise ValueError(f"{found} processes; params.yaml's machine asks for {machine.processes}")
+    if machine and machine.processes > 1:
+        place = {"devices": machine.devices, "num_nodes": machine.nodes, "strategy": machine.strategy}
+    fabric = Fabric(accelerator=params.accelerator, precision=params.precision, **place)
     fabric.launch()
     return fabric
 

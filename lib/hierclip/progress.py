@@ -61,7 +61,12 @@ def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], 
         if count % every == 0 or count == total:
             left = (monotonic() - start) / (count - done) * (total - count)
             print(f"{what}: {count}/{total} {note()} ({left:.0f} s left)", flush=True)
-    if get_ipython() is not None:
+    forget_output()
+
+
+def forget_output() -> None:
+    """Takes out of the executed notebook what a cell has shown so far, under DVC."""
+    if headless() and get_ipython() is not None:
         clear_output()
 
 

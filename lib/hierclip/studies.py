@@ -140,11 +140,12 @@ def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path
     classes = _classes(dataset, run.left_out)
     tuned = [tree.restrict(classes["tuned"]) for tree in forest if tree.name in wanted]
     settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
-    backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model.alone)
+    backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
     clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
     with quiet():
         head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)
-    gaps = np.diff([*clocked.calls[1:], perf_counter()])  # the last step ends with the training
+    starts = clocked.calls[1 :: params.finetune.accumulate]
+    gaps = np.diff([*starts, perf_counter()])  # the last step ends with the training
     model, first = Model(backbone, head, run.method), forest[0]
     costs = {"steps": len(history), "seconds": round(float(np.median(gaps)), 4) if len(gaps) else 0.0}
     return key, [

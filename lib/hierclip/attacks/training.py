@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hierclip.attacks.norms import NORMS
+from hierclip.distributed import mean
 
 
 @contextmanager
@@ -56,5 +57,5 @@ def pgd(
         velocity = momentum * velocity + gradients[0].sign()
         x = linf.project(x.detach() + step * velocity.sign(), images, eps)
         if shift is not None:
-            shift = (shift.detach() + text_eps * gradients[1].sign()).clamp(-text_eps, text_eps)
+            shift = (shift.detach() + text_eps * mean(gradients[1]).sign()).clamp(-text_eps, text_eps)
     return x, shift

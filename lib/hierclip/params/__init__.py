@@ -16,6 +16,7 @@ from hierclip.params.sections import (
     AttackParams,
     DataParams,
     FinetuneParams,
+    MachineParams,
     MarginParams,
     ModelParams,
     OpenMojiParams,

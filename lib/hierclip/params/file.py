@@ -15,6 +15,7 @@ from hierclip.params.sections import (
     AttackParams,
     DataParams,
     FinetuneParams,
+    MachineParams,
     MarginParams,
     ModelParams,
     PlotsParams,
@@ -37,6 +38,7 @@ class Params(Section):
     data: DataParams
     trees: TreesParams
     model: ModelParams
+    machine: MachineParams
     pretrain: PretrainParams
     finetune: FinetuneParams
     method: dict[str, MethodParams]

@@ -53,14 +53,19 @@ class ModelParams(Section):
     template: Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
     precision: Literal["32-true", "bf16-mixed"]
     accelerator: Literal["cpu", "gpu", "auto"]
-    devices: PositiveInt = 1  # of each machine, a process each
-    nodes: PositiveInt = 1  # machines
-    strategy: Literal["auto", "ddp"] = "auto"  # Fabric's
+
+
+class MachineParams(Section):
+    """Where work is done; what comes out does not depend on it."""
+
+    devices: PositiveInt  # of each machine, a process each
+    nodes: PositiveInt  # machines, which share the project's folder
+    strategy: Literal["auto", "ddp"]  # Fabric's
+    address: str  # HOST:PORT at which several machines meet
 
     @property
-    def alone(self) -> "ModelParams":
-        """The same, in one process."""
-        return self.model_copy(update={"devices": 1, "nodes": 1, "strategy": "auto"})
+    def processes(self) -> int:
+        return self.devices * self.nodes
 
 
 class OptimParams(Section):

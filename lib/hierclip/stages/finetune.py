@@ -20,13 +20,14 @@ def finetune_stage(root: Path, params: Params, method: str, seed: int) -> tuple[
     Writes data/models/METHOD-SEED; gives what is there: the model, and for each step what was logged.
     """
     folder = root / MODELS / f"{method}-{seed}"
-    if not spread(params.model, root, "finetune", method, str(seed)):
+    if not spread(params, root, "finetune", method, str(seed)):
         settings, dataset = params.method[method], load_dataset(params.data, root)
         tuned = [t.restrict(ids_of(dataset, "tuned")) for t in load_forest(root / TREES, params.trees_of(settings))]
         backbone, checkpoint = load_model(root / BASE).backbone, root / "data/checkpoints" / f"{method}-{seed}.ckpt"
         todo = settings, params.finetune, backbone, dataset, tuned, params.model.template, seed, checkpoint
-        head, history = finetune(make_fabric(params.model), *todo)
+        head, history = finetune(fabric := make_fabric(params.model, params.machine), *todo)
         if rank() == 0:
             save_model(Model(backbone, head, method), folder)
             keep_history(history, folder)
+        fabric.barrier()  # the others read it when it is whole
     return load_model(folder), read_history(folder)

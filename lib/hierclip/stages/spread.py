@@ -9,29 +9,35 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from hierclip.params import ModelParams
+from hierclip.params import FILE, Params, load_params
+from hierclip.progress import forget_output
 
 
 class SpreadError(RuntimeError):
     """Several processes that cannot be started from here, or of which one failed."""
 
 
-def spread(params: ModelParams, root: Path, *command: str) -> bool:
-    """Runs `hierclip COMMAND` in a process for each of the machine's devices, and says whether it did.
+def spread(params: Params, root: Path, *command: str) -> bool:
+    """Runs `hierclip COMMAND` in a process for each of this machine's devices, and says whether it did.
 
-    It does not where one process is asked for, or this is one of several already.
-    Raises SpreadError where one of them fails, and where several machines are asked for: torchrun is to be started on
-    each by hand, with the same command.
+    It does not where one process is asked for, or this is one of several already. Of several machines, which share the
+    project's folder, each is to run the command; they wait for one another.
+    Raises SpreadError where one of the processes fails, and where `params` are not those of the project's file, which
+    the others read.
     """
-    if params.devices * params.nodes == 1 or dist.is_torchelastic_launched():
+    machine = params.machine
+    if machine.processes == 1 or dist.is_torchelastic_launched():
         return False
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(params.devices)]
-    if params.nodes > 1:
-        way = ["--nnodes", str(params.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "HOST:29500"]
-        line = shlex.join(["python", *torchrun, *way, "-m", "hierclip", *command])
-        raise SpreadError(f"model.nodes is {params.nodes}: on each of the machines run `{line}`")
-    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // params.devices))}
-    line = [sys.executable, *torchrun, "--standalone", "-m", "hierclip", *command]
+    if params != load_params(root / FILE):
+        raise SpreadError(f"several processes read their parameters from {root / FILE}; change them there")
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", machine.address]
+    where = ["--nnodes", str(machine.nodes), *meet] if machine.nodes > 1 else ["--standalone"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(machine.devices), *where]
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // machine.devices))}
+    line = [sys.executable, *torchrun, "-m", "hierclip", *command]
+    if machine.nodes > 1:
+        print(f"waiting for {machine.nodes} machines; on each run: hierclip {shlex.join(command)}", flush=True)
     if code := subprocess.run(line, cwd=root, env={**threads, **os.environ}).returncode:
-        raise SpreadError(f"{shlex.join(command)} failed in one of {params.devices} processes (exit {code})")
+        raise SpreadError(f"{shlex.join(command)} failed in one of {machine.processes} processes (exit {code})")
+    forget_output()
     return True

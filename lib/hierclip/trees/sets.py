@@ -36,8 +36,7 @@ def set_tree(
     synsets, under = set_synsets(table)
     if odd := sorted(set(leaves) - set(synsets) - set(under)):
         raise TreeError(f"{table}: no line for class {', '.join(odd[:5])}")
-    mine = {leaf: synset for leaf, synset in under.items() if leaf in leaves}
-    return wordnet_tree("wordnet", leaves, chosen, wordnet, synsets=synsets, under=mine)
+    return wordnet_tree("wordnet", leaves, chosen, wordnet, synsets=synsets, under=under)
 
 
 def set_synsets(table: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -57,8 +57,8 @@ def full_folder() -> Path | None:
 
 
 def open_wordnet() -> WordNet:
-    """The full WordNet where there is one, else the excerpt, which has the classes of OpenMoji, ImageNet-1k
-    and Tiny-ImageNet."""
+    """The full WordNet where there is one, else the excerpt, which has the classes of OpenMoji, ImageNet-1k,
+    Tiny-ImageNet and the tables of `SETS`."""
     return WordNet(full_folder() or find_root() / EXCERPT)
 
 
@@ -179,7 +179,12 @@ def wordnet_tree(
     if synsets is None:
         by_wnid = bool(leaves) and all(re.fullmatch(WNID, identifier) for identifier in leaves)
         synsets = synsets_by_wnid(leaves, wordnet) if by_wnid else {identifier: identifier for identifier in leaves}
+    under = {leaf: synset for leaf, synset in under.items() if leaf in leaves and leaf not in synsets}
+    if bare := [leaf for leaf in leaves if leaf not in synsets and leaf not in under]:
+        raise TreeError(f"tree {name}: no synset, nor one to stand under, for {', '.join(bare)}")
     node_of = {leaf: synsets[leaf] if leaf in synsets else f"{leaf}, under {under[leaf]}" for leaf in leaves}
+    if twice := [leaf for leaf, node in node_of.items() if list(node_of.values()).count(node) > 1]:
+        raise TreeError(f"tree {name}: one synset for {', '.join(twice)}; each needs its own")
     names = {node_of[leaf]: words for leaf, words in leaves.items()}
     known = dict.fromkeys(synsets.get(leaf) or under[leaf] for leaf in leaves)
     drawn = hypernym_graph([find_synset(wordnet, synset) for synset in known])
