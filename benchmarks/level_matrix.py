@@ -3,8 +3,8 @@
 python benchmarks/level_matrix.py [METHOD [PICTURES]], after `make repro`; some minutes. Prints, from one run, ratios of
 times and of gradients, and the figures of all three ways: ours; every aim on every picture, each stopped where it
 has succeeded; and every aim on every picture for all of its steps, as one would write it without looking. Fails where
-ours takes more than 0.6 of the last one's time, or path-robust accuracy differs by more than half a point and two
-pictures.
+ours takes more than 0.6 of the last one's time, or path-robust accuracy differs by more
+than half a point.
 """
 
 import sys
@@ -70,8 +70,11 @@ for name, (seconds, gradients, found) in results.items():
         f"path-robust {headline}; {diagonal}"
     )
 ours_found, full_found = results["ours"], results["the same without stopping"]
-gap = max(abs(ours_found[2][r]["path_robust"] - full_found[2][r]["path_robust"]) for r in READINGS)
+pairs = [(ours_found[2][r], full_found[2][r]) for r in READINGS]
+path = max(abs(mine["path_robust"] - theirs["path_robust"]) for mine, theirs in pairs)
+levels = max(np.abs(np.diag(mine["robust"]) - np.diag(theirs["robust"])).max() for mine, theirs in pairs)
 print(
-    f"ours takes {ours_found[0] / full_found[0]:.2f} of the naive way's time; path-robust differs by {gap:.4f} at most"
+    f"ours takes {ours_found[0] / full_found[0]:.2f} of the naive way's time; path-robust accuracy differs by "
+    f"{path:.4f} at most, that of a level under its own attack by {levels:.4f}"
 )
-assert ours_found[0] <= 0.6 * full_found[0] and gap <= max(0.005, 2.5 / len(pictures))
+assert ours_found[0] <= 0.6 * full_found[0] and path <= 0.005

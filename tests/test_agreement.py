@@ -44,7 +44,7 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
         return float((torch.cat([classifier(x, [0])[0].argmax(1) for x in moved.split(100)]) == labels).float().mean())
 
     with frozen(classifier):
-        ours = accuracy(attacked(classifier, images, labels, aim, budget, 0, 250))
+        ours = accuracy(attacked(classifier, images, labels, aim, budget, 0, 250)[0])
         judge = autoattack.AutoAttack(Leaves(classifier), norm="Linf", eps=eps, seed=0, version="standard")
         theirs = accuracy(judge.run_standard_evaluation(images.contiguous(), labels, batch_size=250)[0])
     print(f"\nleaf accuracy of {COUNT} pictures at {255 * eps:g}/255: ours {ours:.4f}, AutoAttack {theirs:.4f}")

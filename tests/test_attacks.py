@@ -15,6 +15,7 @@ from hierclip.attacks import (
     NORMS,
     STANDARD,
     Budget,
+    Draws,
     Siege,
     attack,
     budget_of,
@@ -22,7 +23,8 @@ from hierclip.attacks import (
     frozen,
     margin,
 )
-from hierclip.attacks.siege import over_parts
+from hierclip.attacks.gradient import pgd
+from hierclip.attacks.siege import common_size, over_parts
 
 close = torch.testing.assert_close
 SHAPE = (3, 4, 4)
@@ -76,7 +78,7 @@ def budget(suite=("pgd_margin",), norm="Linf", eps=None, step=None, steps=20, re
 def test_a_gradient_attack_reaches_the_optimum_of_a_linear_model(name, norm):
     score, weight = linear(bias=10.0)
     images, slope = pictures(5, 0.3, 0.7), weight[1] - weight[0]
-    moved, _ = attack(score, images, own(5), budget((name,), norm, steps=60), generator())
+    moved, _ = attack(score, images, own(5), budget((name,), norm, steps=60), 0)
     rise = margin(*score(moved), *own(5)) - margin(*score(images), *own(5))
     close(rise, reach(slope, norm).expand(5), rtol=2e-2, atol=0.0)
 
@@ -86,7 +88,7 @@ def test_a_gradient_attack_reaches_the_optimum_of_a_linear_model(name, norm):
 def test_what_is_within_reach_falls_and_what_is_not_stands(name, norm):
     score, weight = linear()
     images = needing((-0.5, 0.3, 0.6, 1.01, 2.0), weight[1] - weight[0], norm)
-    moved, worst = attack(score, images, own(5), budget((name,), norm, queries=400), generator())
+    moved, worst = attack(score, images, own(5), budget((name,), norm, queries=400), 0)
     assert (worst > 0).tolist() == [True, True, True, False, False]
     close(margin(*score(moved), *own(5)), worst)
     assert torch.equal(moved[0], images[0])  # wrong already
@@ -106,7 +108,7 @@ def test_an_attack_never_leaves_its_budget_nor_makes_an_image_easier(names, norm
     score, _ = linear(bias=1.0, classes=5, seed=seed)
     images = pictures(6, seed=seed)
     before = images.clone()
-    moved, worst = attack(score, images, own(6, 5), budget(tuple(names), norm, eps, **limits), generator(seed))
+    moved, worst = attack(score, images, own(6, 5), budget(tuple(names), norm, eps, **limits), seed)
     assert (NORMS[norm].size(moved - images) <= eps + 1e-5).all() and moved.min() >= 0 and moved.max() <= 1
     start = margin(*score(images), *own(6, 5))
     assert (worst >= start).all() and torch.equal(moved[start > 0], images[start > 0])
@@ -114,12 +116,32 @@ def test_an_attack_never_leaves_its_budget_nor_makes_an_image_easier(names, norm
     assert torch.equal(images, before) and not moved.requires_grad and not worst.requires_grad
 
 
+def test_each_image_and_each_seed_has_random_numbers_of_its_own():
+    draws = [Draws(seed, [0, 0, 5]).uniform(torch.arange(3), (4,)) for seed in (3, (3, 1), 4)]
+    assert torch.equal(draws[0][0], draws[0][1]) and len(torch.cat(draws).unique(dim=0)) == 6
+    first = [Draws(3, [0]).shared.random(), float(Draws(3, [0]).uniform(torch.arange(1), (1,)))]
+    assert abs(first[0] - first[1]) > 1e-3
+
+
 @each_norm
-def test_a_generator_alike_gives_the_attack_alike(norm):
+@each_attack
+def test_what_an_image_draws_does_not_depend_on_the_others(name, norm):
+    score, weight = linear()
+    slope, few = (weight[1] - weight[0]).double(), budget((name,), norm, steps=3, restarts=2, queries=50)
+    needs = (-1.0, 0.5, 2.0, 2.0)  # the first has fallen from the start, the second falls on the way
+    images = needing(needs, slope, norm) + 0.01 * pictures(4).double()
+    together, _ = attack(score, images, own(4), few, 7)
+    for row in range(4):
+        alone, _ = attack(score, images[[row]], own(1), few, 7, [row])
+        close(alone[0], together[row])
+
+
+@each_norm
+def test_a_seed_alike_gives_the_attack_alike(norm):
     score, _ = linear(bias=100.0)
     for name in ATTACKS:
         few = budget((name,), norm, step=0.001, steps=1, restarts=2, queries=10)
-        one, same, other = (attack(score, pictures(3), own(3), few, generator(seed))[0] for seed in (0, 0, 1))
+        one, same, other = (attack(score, pictures(3), own(3), few, seed)[0] for seed in (0, 0, 1))
         assert torch.equal(one, same)
         if not name.startswith("apgd"):  # whose first step reaches the same corner from anywhere
             assert not torch.equal(one, other)
@@ -129,10 +151,10 @@ def test_a_generator_alike_gives_the_attack_alike(norm):
 def test_the_weights_get_no_gradient_and_may_be_frozen(norm):
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     whole = budget(tuple(ATTACKS), norm, eps=0.01, steps=3)
-    attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, generator())
+    attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, 0)
     assert all(weight.grad is None and weight.requires_grad for weight in module.parameters())
     with frozen(module):
-        moved, _ = attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, generator())
+        moved, _ = attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, 0)
     assert not moved.requires_grad
 
 
@@ -140,15 +162,15 @@ def test_the_weights_get_no_gradient_and_may_be_frozen(norm):
 @each_attack
 def test_an_attack_works_in_float64(name, norm):
     score, weight = linear()
-    images = needing((0.5, 2.0), weight[1] - weight[0], norm).double()
-    moved, worst = attack(score, images, own(2), budget((name,), norm, queries=300), generator())
+    images = needing((0.4, 2.0), weight[1] - weight[0], norm).double()
+    moved, worst = attack(score, images, own(2), budget((name,), norm, queries=300), 0)
     assert moved.dtype == torch.float64 and (worst > 0).tolist() == [True, False]
 
 
 @each_attack
 def test_an_attack_on_no_images_is_none(name):
     score, _ = linear(classes=5)
-    moved, worst = attack(score, pictures(0), own(0, 5), budget((name,)), generator())
+    moved, worst = attack(score, pictures(0), own(0, 5), budget((name,)), 0)
     assert moved.shape == (0, *SHAPE) and worst.shape == (0,)
 
 
@@ -167,10 +189,46 @@ def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
     monkeypatch.setitem(ATTACKS, "spy", lambda siege, _: seen.append(siege.standing().tolist()))
     score, rows = (lambda x, of=score: rows.append(len(x)) or of(x)), []
     suite = ("spy", "pgd_margin", "spy", "apgd_ce", "pgd_ce", "square")
-    _, worst = attack(score, images, own(4), budget(suite, norm, restarts=2, queries=10), generator())
+    _, worst = attack(score, images, own(4), budget(suite, norm, restarts=2, queries=10), 0)
     assert seen == [[1, 2, 3], [3]] and (worst > 0).tolist() == [True, True, True, False]
     assert rows[:2] == [4, 3] and rows == sorted(rows, reverse=True)  # every image once, then those that stand
     assert rows.count(1) >= 21 + 2 * 20 + 2 * 21 + 10
+
+
+@each_norm
+def test_how_far_an_image_was_brought_is_its_share_of_the_way_to_the_boundary(norm):
+    score, weight = linear()
+    images = needing((-0.5, 0.5, 1.25, 2.0, 5.0), weight[1] - weight[0], norm)
+    siege = Siege(score, images, own(5), budget(norm=norm))
+    assert (siege.way()[1:] == 0).all()
+    pgd(siege, Draws(0, range(5)), loss="margin")
+    assert (siege.way()[:2] > 1).all()  # fell, one of them before it was touched
+    close(siege.way()[2:], torch.tensor([1 / 1.25, 1 / 2, 1 / 5]), rtol=0.0, atol=0.02)
+
+
+def test_an_image_whose_margin_was_no_number_went_no_way():
+    siege = Siege(lambda x: [torch.full((2, 2), torch.nan)], pictures(2), own(2), budget())
+    assert siege.way().tolist() == [0.0, 0.0]
+
+
+def test_common_sizes_are_few_and_less_than_a_quarter_too_large():
+    sizes = {count: common_size(count) for count in range(1, 513)}
+    assert all(count <= size < 1.25 * count and common_size(size) == size for count, size in sizes.items())
+    assert len(set(sizes.values())) == 8 + 4 * 6
+
+
+def test_a_batch_filled_to_a_common_size_gives_what_each_image_has_alone():
+    score, _ = linear(classes=5)
+    images, seen = pictures(20), []
+    siege = Siege(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
+    rows = torch.arange(5, 14)  # nine
+    margins, values, gradient = siege.climb(rows, images[rows], over_parts(siege, margin))
+    assert seen == [20, 10] and len(margins) == len(values) == len(gradient) == siege.gradients == 9
+    for k, row in enumerate(rows.tolist()):
+        x = images[row : row + 1].requires_grad_(True)
+        alone = margin(*score(x), *own(1, 5))
+        close(torch.stack([margins[k], values[k]]), alone.detach().expand(2))
+        close(gradient[k : k + 1], *torch.autograd.grad(alone.sum(), x))
 
 
 @each_norm
@@ -178,9 +236,9 @@ def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
 def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first, norm):
     score, _ = linear(bias=3.0, classes=5)
     images, settings = pictures(8), {"norm": norm, "steps": 4, "queries": 15}
-    _, alone = attack(score, images, own(8, 5), budget((first,), **settings), generator())
+    _, alone = attack(score, images, own(8, 5), budget((first,), **settings), 0)
     for later in ATTACKS:
-        _, both = attack(score, images, own(8, 5), budget((first, later), **settings), generator())
+        _, both = attack(score, images, own(8, 5), budget((first, later), **settings), 0)
         assert (both >= alone).all()
 
 
@@ -193,7 +251,7 @@ def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first,
 )
 def test_an_unknown_attack_or_norm_is_named_beside_the_known(settings, message):
     with pytest.raises(ValueError, match=message):
-        attack(linear()[0], pictures(1), own(1), budget(**settings), generator())
+        attack(linear()[0], pictures(1), own(1), budget(**settings), 0)
 
 
 # Several levels at once
@@ -203,7 +261,7 @@ def test_an_image_falls_only_when_all_levels_are_wrong():
     first, second = linear(bias=1.0, seed=1)[0], linear(bias=1.0, seed=2)[0]
     images = pictures(30, 0.3, 0.7)
     for name in ATTACKS:
-        moved, worst = attack(lambda x: [*first(x), *second(x)], images, 2 * own(30), budget((name,)), generator())
+        moved, worst = attack(lambda x: [*first(x), *second(x)], images, 2 * own(30), budget((name,)), 0)
         each = torch.stack([margin(*score(moved), *own(30)) for score in (first, second)])
         assert torch.equal(worst > 0, (each > 0).all(0)) and 0 < (worst > 0).sum() < 30
         close(each.amin(0), worst)
@@ -228,7 +286,7 @@ def test_an_attack_that_never_has_enough_goes_on_to_the_worst_point(name):
     slope = weight[1] - weight[0]
     images = torch.full((2, *SHAPE), 0.5)
     stopped, unstopped = budget((name,), steps=20), replace(budget((name,), steps=20), enough=inf)
-    first, most = (attack(score, images, own(2), b, generator())[1] for b in (stopped, unstopped))
+    first, most = (attack(score, images, own(2), b, 0)[1] for b in (stopped, unstopped))
     assert (first > 0).all() and (most >= first).all()
     close(most, (reach(slope, "Linf") - 0.1).expand(2), rtol=1e-3, atol=1e-3)
 

@@ -188,11 +188,25 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(calls):
     asked, images, labels = dict(calls["counts"]), shown.floats(), shown.labels
     for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
         with frozen(classifier):
-            moved = matrix.attacked(classifier, images, labels, aim, budget, k, 60)
+            moved = matrix.attacked(classifier, images, labels, aim, budget, (0, k), 60)[0]
         nodes = torch.from_numpy(pruned.nodes[pruned.under(aim.name)]).long()
         assert torch.equal(aim.broken(nodes, labels), fallen(classifier, moved, labels, aim)), aim.name
         assert aim.kind == "direct" or asked[aim.name] < len(labels)
     assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
+
+
+def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclass(calls):
+    """One attack is no proof that a leaf stands: what it brought near the boundary, the next may break."""
+    paths = torch.tensor([[0, 0], [1, 1], [2, 1]])
+    model = Classifier(nn.Flatten(), Linear(), [torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1, 1]])])
+    distances = torch.tensor([4, 30, 50, 120])  # to the rival's colour, in 255ths; the budget moves the two 20 apart
+    colours = torch.stack([torch.full((4,), 150), 150 - distances, torch.zeros(4, dtype=torch.long)], dim=1)
+    shown = Pictures(colours.to(torch.uint8).view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
+    budget = Budget(eps=10 / 255, step=4 / 255, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
+    out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
+    assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False, True, True, True]
+    ways = [20 / 4, 20 / 30, 20 / 50, 20 / 120]
+    assert dict(calls["counts"])["roll_up-1"] == sum(way >= matrix.NEAR for way in ways) == 2
 
 
 def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
@@ -205,7 +219,7 @@ def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
     model = Classifier(nn.Flatten(), Linear(), texts)
     budget = Budget(eps=0.1, step=0.04, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
     with frozen(model):
-        moved = matrix.attacked(model, shown.floats(), shown.labels, aim, budget, 0, 4)
+        moved = matrix.attacked(model, shown.floats(), shown.labels, aim, budget, 0, 4)[0]
     assert fallen(model, moved, shown.labels, aim).all()
     out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
     assert out.right["roll_up"][out.under("roll_up-1")][:, 1].all()

@@ -43,7 +43,7 @@ def test_pgd_never_leaves_the_budget_nor_the_unit_range(eps, step, steps, seed, 
 def test_pgd_of_no_steps_is_its_random_start(eps, seed):
     images = pictures(3)
     moved, _ = pgd(lambda x, _: x.sum(), images, eps=eps, step=1.0, steps=0, generator=generator(seed))
-    assert torch.equal(moved, NORMS["Linf"].start(images, eps, generator(seed)))
+    assert torch.equal(moved, NORMS["Linf"].start(images, eps, torch.rand(images.shape, generator=generator(seed))))
 
 
 @pytest.mark.parametrize(("momentum", "moves"), [(0.0, [1, 1, -1, -1]), (0.9, [1, 1, 1, -1]), (0.4, [1, 1, -1, -1])])
@@ -136,7 +136,7 @@ def test_the_steepest_step_is_of_size_1_however_small_the_gradient(norm):
 @given(eps=st.floats(0, 2), seed=st.integers(0, 99))
 def test_a_random_start_is_inside_the_budget_and_the_unit_range(norm, eps, seed):
     images = pictures(3)
-    start = NORMS[norm].start(images, eps, generator(seed))
+    start = NORMS[norm].start(images, eps, torch.rand(images.shape, generator=generator(seed)))
     assert (NORMS[norm].size(start - images) <= eps + 1e-5).all() and start.min() >= 0 and start.max() <= 1
 
 

@@ -4,19 +4,20 @@ import torch
 from torch import Tensor
 
 from hierclip.attacks.aims import LOSSES, targeted_dlr, targets
+from hierclip.attacks.draws import Draws
 from hierclip.attacks.siege import Loss, Siege, over_parts
 
 MOMENTUM, RISES = 0.75, 0.75  # alpha, and rho: the share of steps that must raise the loss
 TARGETS = 9
 
 
-def apgd(siege: Siege, generator: torch.Generator, loss: str) -> None:
+def apgd(siege: Siege, draws: Draws, loss: str) -> None:
     """Auto-PGD on a loss that needs no target."""
     for _ in range(siege.budget.restarts):
-        _run(siege, over_parts(siege, LOSSES[loss]), generator)
+        _run(siege, over_parts(siege, LOSSES[loss]), draws)
 
 
-def apgd_dlr(siege: Siege, generator: torch.Generator) -> None:
+def apgd_dlr(siege: Siege, draws: Draws) -> None:
     """Auto-PGD on the targeted DLR loss: one run for each of the nine best of the other scores, or as many as are.
 
     The targets stand in for restarts, of which it takes none.
@@ -24,7 +25,7 @@ def apgd_dlr(siege: Siege, generator: torch.Generator) -> None:
     most = max((int((~own).sum(1).max()) for own in siege.own if len(own)), default=0)
     for rank in range(1, min(TARGETS, most) + 1):
         chosen = [targets(s, own, rank) for s, own in zip(siege.clean, siege.own, strict=True)]
-        _run(siege, over_parts(siege, targeted_dlr, chosen), generator)
+        _run(siege, over_parts(siege, targeted_dlr, chosen), draws)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -36,12 +37,11 @@ def checkpoints(steps: int) -> list[int]:
     return [-(-share * steps // 100) for share in shares[:-1]]
 
 
-def _run(siege: Siege, loss: Loss, generator: torch.Generator) -> None:
+def _run(siege: Siege, loss: Loss, draws: Draws) -> None:
     budget, norm = siege.budget, siege.norm
-    x, rows = norm.start(siege.images, budget.eps, generator), siege.standing()
+    rows, x = siege.start(draws, budget.eps)
     if not len(rows):
         return
-    x = x[rows]
     margins, values, gradient = siege.climb(rows, x, loss)
     state = _State(rows, x, x, x, values, values, gradient, gradient, 2 * budget.eps)
     marks = checkpoints(budget.steps)

@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 from hierclip.attacks.aims import LOSSES, margin
+from hierclip.attacks.draws import Draws
 from hierclip.attacks.siege import Siege, over_parts
 
 
-def pgd(siege: Siege, generator: torch.Generator, loss: str) -> None:
+def pgd(siege: Siege, draws: Draws, loss: str) -> None:
     """Steepest ascent of a loss from random starts (Madry et al., ICLR 2018)."""
     budget, norm, objective = siege.budget, siege.norm, over_parts(siege, LOSSES[loss])
     for _ in range(budget.restarts):
-        start, rows = norm.start(siege.images, budget.eps, generator), siege.standing()
-        _ascend(siege, rows, start[rows], objective, lambda x, g, _: x + budget.step * norm.steepest(g))
+        _ascend(siege, *siege.start(draws, budget.eps), objective, lambda x, g, _: x + budget.step * norm.steepest(g))
 
 
-def cw(siege: Siege, generator: torch.Generator) -> None:
+def cw(siege: Siege, draws: Draws) -> None:
     """Adam on the margin, Carlini and Wagner's f6 (S&P 2017, section IV), held to the budget by projection.
 
     The first run starts at the image itself, the others at random.
     """
     budget, norm, objective = siege.budget, siege.norm, over_parts(siege, margin)
     for run in range(budget.restarts):
-        start, rows = norm.start(siege.images, budget.eps if run else 0.0, generator), siege.standing()
-        moments = [torch.zeros_like(start), torch.zeros_like(start)]
+        rows, start = siege.start(draws, budget.eps if run else 0.0)
+        moments = [torch.zeros_like(siege.images), torch.zeros_like(siege.images)]
 
         def step(x: Tensor, gradient: Tensor, at: tuple[int, Tensor], moments=moments) -> Tensor:
             k, rows = at
@@ -38,7 +38,7 @@ def cw(siege: Siege, generator: torch.Generator) -> None:
             move = first / (1 - 0.9**k) / ((second / (1 - 0.999**k)).sqrt() + 1e-12)  # about 1 in every pixel
             return x + budget.step * move / norm.size(torch.ones_like(x)).view(-1, 1, 1, 1)
 
-        _ascend(siege, rows, start[rows], objective, step)
+        _ascend(siege, rows, start, objective, step)
 
 
 def _ascend(siege: Siege, rows: Tensor, x: Tensor, objective, step: Callable[..., Tensor]) -> None:

@@ -26,13 +26,9 @@ class Norm:
         """x back into the budget around `images` and into [0, 1]; the second undoes nothing of the first."""
         return (images + self.inside(x - images, eps)).clamp(0, 1)
 
-    def start(
-        self, images: Tensor, eps: float, generator: torch.Generator, whole: int | None = None, own: slice = slice(None)
-    ) -> Tensor:
-        """Images with noise inside the budget and [0, 1]; that of the rows `own` of a batch of `whole` images."""
-        shape = (whole or len(images), *images.shape[1:])
-        drawn = torch.rand(shape, generator=generator, device=generator.device)[own].to(images.device)
-        return (images + eps * self.noise(2 * drawn - 1)).clamp(0, 1)
+    def start(self, images: Tensor, eps: float, uniform: Tensor) -> Tensor:
+        """Images with noise inside the budget and [0, 1], made of as many uniform numbers in [0, 1]."""
+        return (images + eps * self.noise(2 * uniform - 1)).clamp(0, 1)
 
 
 def l2_size(delta: Tensor) -> Tensor:

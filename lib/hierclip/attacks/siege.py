@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hierclip.attacks.aims import cross_entropy, margin
-from hierclip.attacks.norms import NORMS, Norm
+from hierclip.attacks.draws import Draws
+from hierclip.attacks.norms import NORMS, TINY, Norm
 
 Score = Callable[[Tensor], Sequence[Tensor]]  # images to the logits (N, K) of some levels
 Loss = Callable[[Sequence[Tensor], Tensor], Tensor]  # of those logits for some rows of the images, (n,)
@@ -43,16 +44,26 @@ class Siege:
         with torch.no_grad():
             self.clean = score(images)
         self.queries += len(images)
-        self._keep(torch.arange(len(images), device=images.device), images, self.clean)
+        self.first = self._keep(torch.arange(len(images), device=images.device), images, self.clean)
 
     @property
     def norm(self) -> Norm:
         return NORMS[self.budget.norm]
 
+    def way(self) -> Tensor:
+        """(N,): the share of its way to the boundary that each image's margin has gone; above 1 where it fell."""
+        return (1 - self.worst / self.first.clamp(max=-TINY)).nan_to_num(0.0, torch.inf, 0.0)
+
     def standing(self) -> Tensor:
         """The rows of the images that have not fallen, and can: something of theirs must be able to win."""
         open = torch.stack([~own.all(1) for own in self.own]).all(0)
         return torch.nonzero(~(self.worst > self.budget.enough) & open)[:, 0]
+
+    def start(self, draws: Draws, eps: float) -> tuple[Tensor, Tensor]:
+        """The rows of the images that stand, and a random point for each of them."""
+        rows = self.standing()
+        images = self.images[rows]
+        return rows, self.norm.start(images, eps, draws.uniform(rows, images.shape[1:]))
 
     def of(self, rows: Tensor) -> list[Tensor]:
         """`own` for some of the images."""
@@ -62,18 +73,24 @@ class Siege:
     def look(self, rows: Tensor, x: Tensor) -> Tensor:
         """The margins (n,) of the images `rows` at points x; what is worse is kept."""
         self.queries += len(rows)
-        return self._keep(rows, x, self.score(x))
+        return self._keep(rows, x, self._ask(x))
 
     def climb(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """As `look`; gives margins (n,), the loss's values (n,) and its gradient at x."""
         self.gradients += len(rows)
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            scores = self.score(x)
+            scores = self._ask(x)
             values = loss(scores, rows)
             (gradient,) = torch.autograd.grad(values.sum(), x)
         margins = self._keep(rows, x.detach(), [s.detach() for s in scores])
         return margins, values.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)  # one that is no number moves nothing
+
+    def _ask(self, x: Tensor) -> list[Tensor]:
+        """The scores at x, with images beside them that fill a batch of a common size: a new size is dear."""
+        n = len(x)
+        filling = x[:1].expand(min(common_size(n), len(self.images)) - n, *x.shape[1:])
+        return [scores[:n] for scores in self.score(torch.cat([x, filling]))]
 
     def _keep(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
         margins = torch.stack([margin(s, own) for s, own in zip(scores, self.of(rows), strict=True)]).amin(0)
@@ -82,6 +99,12 @@ class Siege:
         worse = rows[better]
         self.best[worse], self.worst[worse] = x[better], margins[better]
         return margins
+
+
+def common_size(count: int) -> int:
+    """The least of 1, 2, ..., 8, 10, 12, 14, 16, 20, 24, ... not below a count: four sizes to each power of two."""
+    step = 2 ** max(0, (count - 1).bit_length() - 3)
+    return -(-count // step) * step
 
 
 def over_parts(siege: Siege, loss: Callable[..., Tensor], extra: Sequence[Tensor] | None = None) -> Loss:

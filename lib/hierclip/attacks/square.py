@@ -1,20 +1,26 @@
 """Square: random search that needs no gradient (Andriushchenko et al., ECCV 2020)."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from hierclip.attacks.draws import Draws
 from hierclip.attacks.norms import TINY, l2_size
 from hierclip.attacks.siege import Siege
 
 SHARE = 0.8  # of the pixels that the first squares cover
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 4)
+Signs = Callable[[Sequence[int]], Tensor]  # of a shape for each image still standing
 
 
-def square(siege: Siege, generator: torch.Generator) -> None:
+def square(siege: Siege, draws: Draws) -> None:
     """Moves one square window of an image at a time, and keeps what raises its margin; one run of `queries` images.
 
-    It goes on from the worst point found so far. Windows are shared by a batch, signs are drawn for every image of it,
-    whichever still stand. In L2 a window gets a bump of one sign (the paper: two halves of opposite sign).
+    It goes on from the worst point found so far. All images have the same windows, each its own signs.
+    In L2 a window gets a bump of one sign (the paper: two halves of opposite sign).
     Raises ValueError for pictures that are not square, or of a single pixel.
     """
     height, width = siege.images.shape[-2:]
@@ -24,15 +30,14 @@ def square(siege: Siege, generator: torch.Generator) -> None:
         )
     first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[siege.budget.norm]
     rows = siege.standing()
-    delta = first(siege.images.shape, siege.budget.eps, generator).to(siege.images.device)
-    _try(siege, rows, delta[rows])
+    _try(siege, rows, first(siege.images[rows], siege.budget.eps, partial(draws.signs, rows)))
     for query in range(1, siege.budget.queries):
         rows = siege.standing()
         if not len(rows):
             return
         side = window(siege.images.shape[-1], query, siege.budget.queries)
         now = siege.best[rows] - siege.images[rows]
-        _try(siege, rows, propose(now, rows, side, siege.budget.eps, generator, len(siege.images)))
+        _try(siege, rows, propose(now, side, siege.budget.eps, partial(draws.signs, rows), draws.shared))
 
 
 def _try(siege: Siege, rows: Tensor, delta: Tensor) -> None:
@@ -46,25 +51,20 @@ def window(size: int, query: int, queries: int) -> int:
     return min(size - 1, max(1, round(size * (SHARE / 2**halvings) ** 0.5)))
 
 
-def _signs(shape, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
-
-
-def _corner(size: int, side: int, generator: torch.Generator) -> tuple[slice, slice]:
-    top, left = torch.randint(0, size - side + 1, (2,), generator=generator).tolist()
+def _corner(size: int, side: int, places: np.random.Generator) -> tuple[slice, slice]:
+    top, left = places.integers(0, size - side + 1, 2).tolist()
     return slice(top, top + side), slice(left, left + side)
 
 
-def _stripes(shape: torch.Size, eps: float, generator: torch.Generator) -> Tensor:
-    n, channels, height, width = shape
-    return eps * _signs((n, channels, 1, width), generator).expand(-1, -1, height, -1)
+def _stripes(images: Tensor, eps: float, signs: Signs) -> Tensor:
+    channels, height, width = images.shape[1:]
+    return eps * signs((channels, 1, width)).expand(-1, -1, height, -1)
 
 
-def _repaint(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torch.Generator, count: int) -> Tensor:
+def _repaint(delta: Tensor, side: int, eps: float, signs: Signs, places: np.random.Generator) -> Tensor:
     """A window of one colour at the budget's edge."""
-    place, out = _corner(delta.shape[-1], side, generator), delta.clone()
-    colours = eps * _signs((count, delta.shape[1], 1, 1), generator).to(delta.device)[rows]
-    out[:, :, place[0], place[1]] = colours.expand(-1, -1, side, side)
+    place, out = _corner(delta.shape[-1], side, places), delta.clone()
+    out[:, :, place[0], place[1]] = eps * signs((delta.shape[1], 1, 1)).expand(-1, -1, side, side)
     return out
 
 
@@ -76,14 +76,13 @@ def bump(side: int) -> Tensor:
     return grid / grid.norm()
 
 
-def _tiles(shape: torch.Size, eps: float, generator: torch.Generator) -> Tensor:
+def _tiles(images: Tensor, eps: float, signs: Signs) -> Tensor:
     """A grid of bumps of either sign, five or more a side, of size eps together."""
-    n, channels, height, width = shape
-    delta, side = torch.zeros(shape), max(1, height // 5)
+    channels, height, width = images.shape[1:]
+    delta, side = torch.zeros_like(images), max(1, height // 5)
     for top in range(0, height - side + 1, side):
         for left in range(0, width - side + 1, side):
-            signs = _signs((n, channels, 1, 1), generator)
-            delta[:, :, top : top + side, left : left + side] = signs * bump(side)
+            delta[:, :, top : top + side, left : left + side] = signs((channels, 1, 1)) * bump(side).to(delta)
     return delta * (eps / l2_size(delta).clamp(min=TINY)).view(-1, 1, 1, 1)
 
 
@@ -92,17 +91,16 @@ def _channel_size(delta: Tensor) -> Tensor:
     return delta.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def _gather(delta: Tensor, rows: Tensor, side: int, eps: float, generator: torch.Generator, count: int) -> Tensor:
+def _gather(delta: Tensor, side: int, eps: float, signs: Signs, places: np.random.Generator) -> Tensor:
     """What one window holds of the budget, and what is unused, goes as a bump into another, on top of what it has."""
     size, out = delta.shape[-1], delta.clone()
-    to, source = (_corner(size, side, generator) for _ in range(2))
-    signs = _signs((count, delta.shape[1], 1, 1), generator).to(delta.device)[rows]
+    to, source = (_corner(size, side, places) for _ in range(2))
     mask = torch.zeros(size, size, dtype=torch.bool, device=delta.device)
     mask[to], mask[source] = True, True
     held = (delta * mask).square().sum((2, 3), keepdim=True)  # (n, channels, 1, 1)
     unused = (eps**2 - l2_size(delta).square()).clamp(min=0).view(-1, 1, 1, 1) / delta.shape[1]
     there = delta[:, :, to[0], to[1]]
-    fresh = signs * bump(side).to(delta)
+    fresh = signs((delta.shape[1], 1, 1)) * bump(side).to(delta)
     mixed = fresh + there / _channel_size(there).clamp(min=TINY)
     mixed = torch.where(_channel_size(mixed) > 1e-3, mixed, fresh)  # what cancels out would lose what it held
     out[:, :, source[0], source[1]] = 0

@@ -1,20 +1,20 @@
 """The registry of attacks, and a suite of them: one after the other, each on what still stands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from hierclip.attacks.apgd import apgd, apgd_dlr
+from hierclip.attacks.draws import Draws
 from hierclip.attacks.gradient import cw, pgd
 from hierclip.attacks.norms import NORMS
 from hierclip.attacks.siege import Budget, Score, Siege
 from hierclip.attacks.square import square
 from hierclip.params import AttackParams
 
-ATTACKS: dict[str, Callable[[Siege, torch.Generator], None]] = {
+ATTACKS: dict[str, Callable[[Siege, Draws], None]] = {
     "pgd_ce": partial(pgd, loss="ce"),
     "pgd_margin": partial(pgd, loss="margin"),
     "apgd_ce": partial(apgd, loss="ce"),
@@ -35,20 +35,41 @@ def budget_of(params: AttackParams) -> Budget:
 
 
 def attack(
-    score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, generator: torch.Generator
+    score: Score,
+    images: Tensor,
+    own: Sequence[Tensor],
+    budget: Budget,
+    seed: int | Sequence[int],
+    names: Iterable[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images (N, 3, H, W) moved until the best score is not their own, or else as near to that as they came; and how
-    near that is: the margins (N,), above 0 where the image has fallen.
+    near that is: the margins (N,), above 0 where the image has fallen. See `besiege`.
+    """
+    siege = besiege(score, images, own, budget, seed, names)
+    return siege.best, siege.worst
+
+
+def besiege(
+    score: Score,
+    images: Tensor,
+    own: Sequence[Tensor],
+    budget: Budget,
+    seed: int | Sequence[int],
+    names: Iterable[int] | None = None,
+) -> Siege:
+    """What a suite of attacks found.
 
     score: images to the logits (N, K) of one level or more, each image for itself; own: for each of them (N, K) bool,
-    the scores that must not win. Every attack of the suite works on what the ones before it left standing, so what
-    comes out is the worst over them, image by image; one that has fallen is attacked no further.
+    the scores that must not win. seed, names: of `Draws`; an image is named by its row where nothing is said.
+    Every attack of the suite works on what the ones before it left standing, so what comes out is the worst over them,
+    image by image; one that has fallen is attacked no further.
     Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
     siege = Siege(score, images, own, check_budget(budget))
+    draws = Draws(seed, range(len(images)) if names is None else names)
     for name in budget.suite:
-        ATTACKS[name](siege, generator)
-    return siege.best, siege.worst
+        ATTACKS[name](siege, draws)
+    return siege
 
 
 def check_budget(budget: Budget) -> Budget:

@@ -48,8 +48,9 @@ def pgd(
     and by up to text_eps an entry; it is given back too, else None. The images may be the rows `own` of a batch of
     `whole` images, for all of which the generator draws.
     """
-    linf = NORMS["Linf"]
-    x, velocity = linf.start(images, eps, generator, whole, own), torch.zeros_like(images)
+    linf, shape = NORMS["Linf"], (whole or len(images), *images.shape[1:])
+    uniform = torch.rand(shape, generator=generator, device=generator.device)[own].to(images.device)
+    x, velocity = linf.start(images, eps, uniform), torch.zeros_like(images)
     shift = torch.zeros_like(texts) if texts is not None and text_eps else None
     for _ in range(steps):
         moving = [v.requires_grad_(True) for v in (x, shift) if v is not None]

@@ -95,7 +95,7 @@ class _Breaker:
     def moved(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
         seen = through or self.classifier
         images = self.images[rows].to(seen.text_points[0].dtype)
-        return attacked(seen, images, self.labels[rows], self.aim, budget, self.seed, len(images))
+        return attacked(seen, images, self.labels[rows], self.aim, budget, self.seed, len(images))[0]
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
         own = self.aim.own[0][self.labels[rows]]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks import Aim, Budget, aims, attack, frozen
+from hierclip.attacks import Aim, Budget, aims, besiege, frozen
 from hierclip.data import Pictures
 from hierclip.distributed import agreed, merged, rank, world
 from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
@@ -18,6 +18,7 @@ from hierclip.model import Classifier
 from hierclip.progress import progress, work_key
 
 RANKED = 20  # leaves kept of a picture's ranking
+NEAR = 0.6  # of its way to the boundary: what an attack brought less far, it hardly ever breaks in another try
 
 
 def level_matrix(
@@ -39,9 +40,9 @@ def level_matrix(
     drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was stopped
     goes on where it was; removing the file is the caller's.
 
-    Nothing is attacked that is decided, as far as the budget's attacks can tell: a picture that is wrong already, or,
-    with `prune`, one that stood where an aim had to succeed before this one can (`Aim.needs`: a picture leaves a
-    superclass only where its leaf falls), which is then read as that aim left it.
+    Nothing is attacked that is decided: a picture that is wrong already, or, with `prune`, one that was not even NEAR
+    where an aim had to succeed before this one can (`Aim.needs`: a picture leaves a superclass only where its leaf
+    falls), which is then read as that aim left it.
     An attack stops where its aim is wrong: A[a, e] off the diagonal says what an attack at a does in passing, not the
     worst that could be done at e; that is A[e, e].
     """
@@ -54,7 +55,7 @@ def level_matrix(
         readouts = {CLEAN: done.get(CLEAN, _read, classifier, images, batch)}
 
         def outcome(k: int, aim: Aim) -> Readout:
-            return _attack_open(classifier, images, labels, aim, readouts, budget, 1000 * seed + k, batch, prune)
+            return _attack_open(classifier, images, labels, aim, readouts, budget, (seed, k), batch, prune)
 
         for k, aim in enumerate(progress(todo, what) if kept else todo):
             readouts[aim.name] = done.get(aim.name, outcome, k, aim)
@@ -62,19 +63,18 @@ def level_matrix(
 
 
 def _attack_open(
-    classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed: int, batch: int, prune: bool
+    classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed, batch: int, prune: bool
 ) -> Readout:
     """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them."""
-    needs = aim.needs if prune else ()
-    stood = [~fallen(need, readouts[need.name]["nodes"], labels) for need in needs]
-    last = readouts[needs[0].name if needs else CLEAN]
-    rows = torch.nonzero(~torch.stack(stood).any(0) if stood else torch.ones(len(labels), dtype=torch.bool))[:, 0]
-    if not len(rows):
-        return last
-    moved = attacked(classifier, images[rows], labels[rows], aim, budget, seed, batch)
-    read, out = _read(classifier, moved, batch), {key: values.copy() for key, values in last.items()}
-    for key, values in read.items():
-        out[key][rows.numpy()] = values
+    needs = [readouts[need.name] for need in aim.needs] if prune else []
+    out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
+    out["way"], open = np.zeros(len(labels), dtype=np.float32), np.ones(len(labels), dtype=bool)
+    for need in needs:
+        open &= need["way"] >= NEAR
+    if len(rows := torch.from_numpy(np.flatnonzero(open))):
+        moved, way = attacked(classifier, images[rows], labels[rows], aim, budget, seed, batch, rows)
+        for key, values in {**_read(classifier, moved, batch), "way": way.float().numpy()}.items():
+            out[key][rows.numpy()] = values
     return out
 
 
@@ -83,23 +83,36 @@ def fallen(aim: Aim, nodes: np.ndarray, labels: Tensor) -> Tensor:
     return aim.broken(torch.from_numpy(nodes).long(), labels)
 
 
-def attacked(classifier, images: Tensor, labels: Tensor, aim: Aim, budget: Budget, seed: int, batch: int) -> Tensor:
-    """Images moved by the attack on an aim: batch by batch, each with random numbers of its own; on the CPU several
-    at once, a thread each, and several processes take every so manieth. labels: (N,) leaves.
-    """
-    score = partial(classifier, levels=aim.sources)
+def attacked(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    aim: Aim,
+    budget: Budget,
+    seed: int | Sequence[int],
+    batch: int,
+    names: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images moved by the attack on an aim, and how far it brought them (N,): `Siege.way`. Batch by batch; on the CPU
+    several at once, a thread each, and several processes take every so manieth.
 
-    def moved(k: int, x: Tensor, y: Tensor) -> Tensor:
+    labels: (N,) leaves. names: (N,), what the images' random numbers go by; 0, 1 ... if None.
+    """
+    score, names = partial(classifier, levels=aim.sources), torch.arange(len(images)) if names is None else names
+
+    def moved(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         own = [table[y].to(classifier.device) for table in aim.own]
-        generator = torch.Generator().manual_seed(1000 * seed + k)
-        return attack(score, x.to(classifier.device), own, budget, generator)[0].cpu()
+        siege = besiege(score, x.to(classifier.device), own, budget, seed, z.tolist())
+        return siege.best.cpu(), siege.way().cpu()
 
     # Two batches at least, for two cores; not as many as there are cores, whose number is to change nothing.
     batch = min(batch, -(-len(images) // 2))
-    parts = list(enumerate(zip(images.split(batch), labels.split(batch), strict=True)))[rank() :: world()]
+    parts = list(zip(images.split(batch), labels.split(batch), names.split(batch), strict=True))
+    mine = range(rank(), len(parts), world())
     with _one_thread_each(classifier.device) as workers:
-        found = dict(zip((k for k, _ in parts), workers.map(lambda part: moved(part[0], *part[1]), parts), strict=True))
-    return torch.cat(merged(found))
+        found = dict(zip(mine, workers.map(lambda k: moved(*parts[k]), mine), strict=True))
+    moved_images, ways = zip(*merged(found), strict=True)
+    return torch.cat(moved_images), torch.cat(ways)
 
 
 @contextmanager

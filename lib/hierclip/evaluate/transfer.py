@@ -44,7 +44,7 @@ def transfer(
         sources = {"clean": images}
         for name, classifier in classifiers.items():
             with frozen(classifier):
-                sources[name] = attacked(classifier, images, labels, aim, budget, seed, batch)
+                sources[name] = attacked(classifier, images, labels, aim, budget, seed, batch)[0]
         for source, moved in sources.items():
             for target, classifier in classifiers.items():
                 rows.append((aim.name, source, target, _stand(classifier, moved, labels, aim, batch)))
