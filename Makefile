@@ -1,4 +1,10 @@
 # make repro: the environment, then every result. make test: the environment, then the tests.
+# PRESET=smoke (or another folder of presets/) makes repro, sweep, ablate, lab and verify work on that one's results.
+PRESET ?= openmoji
+ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
+ifeq ($(wildcard $(ROOT)/params.yaml),)
+$(error no preset $(PRESET); known are openmoji $(notdir $(patsubst %/,%,$(wildcard presets/*/))))
+endif
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -13,7 +19,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 .PHONY: repro test slow lint sweep ablate lab verify lock clean
 
 repro: $(READY)
-	@$(BIN)/dvc repro
+	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
 
 test: $(READY)
@@ -31,32 +37,31 @@ lint: $(READY)
 
 # Notebooks are saved without outputs here, so that looking at one does not change the pipeline.
 lab: $(READY)
-	@$(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py
+	@HIERCLIP_ROOT=$(CURDIR)/$(ROOT) $(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py
 
 # Learning rate and logit scale of every method, on validation pictures; the choice goes into params.yaml by hand.
 sweep: $(READY)
-	@$(BIN)/dvc repro pretrain
-	@mkdir -p data/executed
-	@$(RUN) notebooks/35_sweep.ipynb data/executed/35_sweep.ipynb
+	@cd $(ROOT) && $(BIN)/dvc repro pretrain
+	@cd $(ROOT) && $(RUN) notebooks/35_sweep.ipynb data/executed/35_sweep.ipynb
 
 # What each part brings, three seeds each; then the report, which shows it.
 ablate: $(READY)
-	@$(BIN)/dvc repro pretrain
-	@mkdir -p data/executed
-	@$(RUN) notebooks/80_ablate.ipynb data/executed/80_ablate.ipynb
-	@$(BIN)/dvc repro
+	@cd $(ROOT) && $(BIN)/dvc repro pretrain
+	@cd $(ROOT) && $(RUN) notebooks/80_ablate.ipynb data/executed/80_ablate.ipynb
+	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
 
 # The records just made against the committed ones.
 verify: $(READY)
-	@$(BIN)/hierclip verify
+	@cd $(ROOT) && $(BIN)/hierclip verify
 
 # Pins anew; needs uv.
 lock:
 	uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header --all-extras -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) .dvc/cache .dvc/tmp data/attacks data/checkpoints data/executed data/margins data/models data/prepared data/trees
+	rm -rf $(VENV) .dvc/cache .dvc/tmp
+	for root in . presets/*; do (cd $$root/data && rm -rf attacks checkpoints executed margins models prepared trees zero_shot); done
 	rm -rf .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -7,13 +7,15 @@ from typer.testing import CliRunner
 from hierclip import check
 from hierclip.check import check_record
 from hierclip.cli import app
+from hierclip.data import ids_of
 from hierclip.evaluate import RECORDS, RecordError, evaluate, load_records, outcomes_path, save_record
 from hierclip.evaluate.outcomes import PARTS
 from hierclip.params import load_params
+from hierclip.stages import tasks
 from tests.test_run import knowing_model
 
 QUICK = {"suite": ["pgd_ce"], "steps": 1, "bootstrap": 20, "reading_images": 20, "audit_images": 8, "forest_images": 20}
-NAME = "tecoa-0-held_out"
+NAME = "tecoa-0/held_out"
 
 
 @pytest.fixture
@@ -24,10 +26,11 @@ def made(openmoji, openmoji_forest, root, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
     params, model = load_params(tmp_path / "params.yaml"), knowing_model(openmoji)
     settings = {"seed": 0, "params": params.attack, "template": params.model.template, "root": tmp_path}
-    record, _ = evaluate(model, openmoji, openmoji_forest, "held_out", **settings)
+    own = [tree.restrict(ids_of(openmoji, "held_out")) for tree in openmoji_forest]
+    record, _ = evaluate(model, openmoji, own, "held_out", **settings)
     monkeypatch.setattr(check, "load_model", lambda folder: model)
-    monkeypatch.setattr(check, "load_dataset", lambda *_: openmoji)
-    monkeypatch.setattr(check, "load_forest", lambda *_: openmoji_forest)
+    monkeypatch.setattr(tasks, "load_dataset", lambda *_: openmoji)
+    monkeypatch.setattr(tasks, "load_forest", lambda *_: openmoji_forest)
     monkeypatch.chdir(tmp_path)
     return record
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hierclip import model
-from hierclip.data import OpenMoji
+from hierclip.data import load_dataset
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead, Towers
 from hierclip.trees import (
     TreeError,
@@ -123,15 +123,15 @@ def test_towers_sort_the_texts_of_every_tree_and_level(backbone, forest):
 
 
 def test_the_committed_wordnet_tree_is_the_one_that_wordnet_gives(params, root):
-    rows = OpenMoji(params.data, root).leaves
+    rows = load_dataset(params.data, root).leaves
     made = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in rows}, params.trees.widths)
-    assert load_tree(root / "data/source/trees/wordnet.json") == made
+    assert load_tree(root / "data/source/trees/openmoji/wordnet.json") == made
 
 
 def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_own(params, root):
-    leaves = {leaf.id: leaf.name for leaf in OpenMoji(params.data, root).leaves}
+    leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data, root).leaves}
     for name in params.trees.names[1:]:
-        tree = find_tree(root / "data/source/trees", name, leaves)
+        tree = find_tree(root / "data/source/trees/openmoji", name, leaves)
         assert tree.ids == tuple(leaves) and tree.top == 2
         assert list(tree.sizes) == sorted(tree.sizes, reverse=True)
         words = [node.name for level in tree.levels for node in level]

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import networkx as nx
@@ -187,10 +188,14 @@ def test_a_saved_tree_over_other_leaves_is_refused(read, tmp_path):
     refused(lambda: read("bad.json", '{"version": 2}'), "bad.json: ", "no tree file")
 
 
-def test_every_committed_outline_is_a_tree_over_the_emoji(request):
-    rows = (request.config.rootpath / "data/source/openmoji.csv").read_text(encoding="utf8").splitlines()[1:]
-    leaves = {row.split(",")[1]: row.split(",")[2] for row in rows}
-    for path in sorted((request.config.rootpath / "data/source/trees").glob("*.yaml")):
+@pytest.mark.parametrize(("data", "column", "count"), [("openmoji", "synset", 4), ("tiny-imagenet", "wnid", 3)])
+def test_every_committed_outline_is_a_tree_over_its_classes(request, data, column, count):
+    source = request.config.rootpath / "data/source"
+    with (source / f"{data}.csv").open(encoding="utf8", newline="") as lines:
+        leaves = {row[column]: row["name"] for row in csv.DictReader(lines)}
+    paths = sorted((source / "trees" / data).glob("*.yaml"))
+    assert len(paths) == count and len(leaves) == 200
+    for path in paths:
         tree = read_tree(path, leaves)
         assert list(tree.ids) == list(leaves) and tree.name == path.stem and tree.top >= 1
 

@@ -120,11 +120,11 @@ def test_broken_pictures_are_left_out_named_and_counted(project):
     (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no picture")
     whole = (project / "sets/mine/train/dog/2.jpg").read_bytes()
     (project / "sets/mine/train/dog/2.jpg").write_bytes(whole[:200])  # cut off
-    dataset = opened(project, "mine", val_per_class=0)
+    dataset = opened(project, "mine", val_per_class=1)
     with pytest.warns(UserWarning, match="mine: 2 pictures cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg; they"):
         dataset.prepare()
     assert dataset.pictures("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 1)
-    assert dataset.tensors["train.labels"].tolist() == [0] * COUNT + [1] * (COUNT - 1)
+    assert dataset.tensors["train.labels"].tolist() == [0] * (COUNT - 1) + [1] * (COUNT - 2)
     with pytest.raises(DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"):
         opened(project, "mine", strict=True).prepare()
 

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from hierclip.cli import END, START, app, main, write_readme
+from hierclip.cli import DEFAULT, RESULTS, TABLE, app, main, write_readme
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.params import find_root, load_params
 from hierclip.plots import save
 from hierclip.plots.frames import frame, in_order
 from hierclip.plots.results import level_bars, matrices
 from hierclip.plots.table import markdown, paired
-from hierclip.studies import ablation_table, best_points, load_study
+from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.test_evaluate import record
 
 mpl.use("agg")
@@ -22,9 +22,13 @@ LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
 
 
 def test_readme_shows_the_committed_records():
-    text = (ROOT / "README.md").read_text(encoding="utf8")
-    table = markdown(load_records(ROOT / RECORDS), load_params(ROOT / "params.yaml").labels)
-    assert text.split(START)[1].split(END)[0].strip() == table.strip()
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    shown = {name: text for _, name, text, _ in RESULTS.findall(readme)}
+    assert DEFAULT in shown
+    for name, text in shown.items():
+        root = ROOT if name == DEFAULT else ROOT / "presets" / name
+        table = markdown(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
+        assert text.strip() == table.strip()
 
 
 def test_there_are_records_of_every_method_seed_and_split():
@@ -41,7 +45,7 @@ def test_table_gives_the_figures_of_the_record():
     low, high = made.intervals["direct"].path_robust
     assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
     assert "Linf 4/255, apgd_ce, 10 steps each" in table and "| TeCoA | 0 |" in table
-    assert "worst of 2 trees" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
+    assert "worst tree of 2" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
 
 
 def test_table_names_the_checks_that_failed():
@@ -86,19 +90,28 @@ def test_frame_has_a_row_for_each_level_and_reading():
     assert rows["robust"].between(0, 1).all()
 
 
+def marked(name: str, text: str) -> str:
+    return f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+
+
 def test_readme_is_written_between_its_markers_once(tmp_path):
+    for folder, text in (("", "one\n"), ("presets/tiny-b", "two\n")):
+        (tmp_path / folder / TABLE).parent.mkdir(parents=True)
+        (tmp_path / folder / TABLE).write_text(text, encoding="utf8")
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n", encoding="utf8")
-    assert write_readme(readme, "new\n")
-    assert readme.read_text(encoding="utf8") == f"before\n{START}\nnew\n{END}\nafter\n"
-    assert not write_readme(readme, "new\n")
+    readme.write_text(
+        "a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", "") + marked("c", ""), encoding="utf8"
+    )
+    assert write_readme(tmp_path)
+    filled = marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n") + marked("c", "Not run yet.\n")
+    assert readme.read_text(encoding="utf8") == "a\n" + filled
+    assert not write_readme(tmp_path)
 
 
 def test_readme_without_markers_is_refused(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing", encoding="utf8")
+    (tmp_path / "README.md").write_text("nothing", encoding="utf8")
     with pytest.raises(ValueError, match="to put the results between"):
-        write_readme(readme, "new")
+        write_readme(tmp_path)
 
 
 def test_figures_are_the_same_to_the_byte_each_time(tmp_path):
@@ -133,7 +146,7 @@ def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):
 
 def test_every_method_has_what_the_sweep_chose_for_it():
     params = load_params(ROOT / "params.yaml")
-    rows = load_study(ROOT / "data/results/sweep.json").rows
+    rows = load_studies(ROOT / STUDIES)["sweep"].rows
     for best in best_points(pd.DataFrame(rows)).to_dict("records"):
         settings = params.method[best["method"]]
         for key in params.sweep.grid[best["method"]]:
@@ -142,7 +155,7 @@ def test_every_method_has_what_the_sweep_chose_for_it():
 
 def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
     params = load_params(ROOT / "params.yaml")
-    frame_of = load_study(ROOT / "data/results/ablation.json").frame
+    frame_of = load_studies(ROOT / STUDIES)["ablation"].frame
     for table in params.ablation.tables:
         for split in ("tuned", "held_out"):
             assert (ablation_table(frame_of, params, table, split)["seeds"] == len(params.ablation.seeds)).all()

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from hierclip.attacks import Budget
 from hierclip.cli import app
-from hierclip.data import SPLITS, ids_of, places_of
+from hierclip.data import ids_of, places_of
 from hierclip.evaluate import RECORDS, RecordError, evaluate, level_matrix, outcomes_path, save_record, verify
 from hierclip.evaluate.run import better_reading
 from hierclip.model import READINGS, Classifier, CosineHead, accuracy
+from hierclip.params import SPLITS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
 from tests.test_evaluate import PATHS, pictures, record
 
@@ -65,7 +66,8 @@ def judged(model, openmoji, forest, split, params, root, **choices):
     quick = {"steps": 1, "queries": 2, "suite": ("pgd_margin",), "bootstrap": 20}
     quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
-    return evaluate(model, openmoji, forest, split, seed=3, params=quick, template="{}", root=root)
+    own = [tree.restrict(ids_of(openmoji, split)) for tree in forest]
+    return evaluate(model, openmoji, own, split, seed=3, params=quick, template="{}", root=root)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -194,12 +196,12 @@ def test_verify_fails_where_a_figure_differs(project):
     save_record(made.model_copy(update={"intervals": bounds}), project / RECORDS)
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 1
-    assert "DIFFERS tecoa-0-tuned direct worst_level" in result.output
+    assert "DIFFERS tecoa-0/tuned direct worst_level" in result.output
 
 
 def test_verify_refuses_what_was_not_made_here(project):
     outcomes_path(project, "tecoa", 0, "tuned").unlink()
-    with pytest.raises(RecordError, match="not made here: tecoa-0-tuned; run `make repro`"):
+    with pytest.raises(RecordError, match="not made here: tecoa-0/tuned; run `make repro`"):
         verify(project)
 
 

@@ -8,17 +8,22 @@ import yaml
 from typer.testing import CliRunner
 
 from hierclip import model
+from hierclip.check import check_record
 from hierclip.cli import app, main
-from hierclip.data.openmoji import PREPARED, SOURCE
+from hierclip.data import PREPARED, load_dataset
+from hierclip.data.openmoji import SOURCE
 from hierclip.model import CosineHead, Model, load_model
 from hierclip.params import load_params
-from hierclip.stages import BASE, MODELS, TREES
+from hierclip.plots.table import markdown
+from hierclip.stages import BASE, MODELS, TREES, ZERO_SHOT
 from hierclip.stages.attack import attack_stage
 from hierclip.stages.finetune import finetune_stage
 from hierclip.stages.pretrain import pretrain_stage
 from hierclip.stages.spread import SpreadError, spread
-from hierclip.trees import save_tree
+from hierclip.stages.tasks import load_task
+from hierclip.trees import save_tree, wordnet_tree
 from tests.conftest import ROOT
+from tests.miniatures import folders
 
 QUICK = {"gradients": 8, "batch": 8, "checkpoint_every": 50}
 ATTACK = {"steps": 1, "suite": ["pgd_margin"], "bootstrap": 10, "audit_images": 2, "forest_images": 8, "queries": 2}
@@ -32,7 +37,7 @@ def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
     entries["attack"] |= ATTACK
     entries["data"] |= {"val_per_class": 2, "test_per_class": 2}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
-    for file, there in ((SOURCE, ROOT / SOURCE), (PREPARED, openmoji.prepared)):
+    for file, there in ((SOURCE, ROOT / SOURCE), (f"{PREPARED}/openmoji.safetensors", openmoji.prepared)):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(there.read_bytes())
     for name in entries["trees"]["names"]:
@@ -84,11 +89,11 @@ def test_in_two_processes_it_gives_the_same_as_in_one(project):
 def test_commands_do_what_the_notebooks_do_and_what_others_wrote_is_read(project, monkeypatch):
     assert CliRunner().invoke(app, ["finetune", "tecoa"]).exit_code == 0
     assert CliRunner().invoke(app, ["attack", "tecoa"]).exit_code == 0
-    found = sorted(file.name for file in (project / "data/results/records").iterdir())
-    assert found == ["tecoa-0-held_out.json", "tecoa-0-tuned.json"]
+    found = sorted(file.name for file in (project / "data/results/records/tecoa-0").iterdir())
+    assert found == ["held_out.json", "tuned.json"]
     monkeypatch.setattr("hierclip.stages.attack.spread", lambda *_: True)
     records = attack_stage(project, load_params(project / "params.yaml"), "tecoa", 0)
-    assert [record.name for record in records] == ["tecoa-0-tuned", "tecoa-0-held_out"]
+    assert [record.name for record in records] == ["tecoa-0/tuned", "tecoa-0/held_out"]
 
 
 def test_an_unknown_method_is_one_line(project, monkeypatch, capsys):
@@ -131,3 +136,33 @@ def test_a_process_that_fails_is_said(project, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 7))
     with pytest.raises(SpreadError, match=r"^finetune tecoa 0 failed in one of 2 processes \(exit 7\)$"):
         spread(settings(project, devices=2), project, "finetune", "tecoa", "0")
+
+
+def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(project, root):
+    classes = ["cat.n.01", "dog.n.01", "car.n.01", "truck.n.01"]
+    folders(project / "sets/animals", classes, seed=0)
+    data = {"name": "animals", "layout": "folder", "root": "sets", "download": False, "size": 32, "train_per_class": 0}
+    data |= {"val_per_class": 1, "test_per_class": 2, "held_out_every": 1, "stream": False, "strict": False}
+    entries = yaml.safe_load((project / "params.yaml").read_text(encoding="utf8"))
+    entries["zero_shot"] = {"animals": {"data": data, "template": "a photo of a {}", "widths": [2]}}
+    (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
+    params = load_params(project / "params.yaml")
+    dataset = load_dataset(params.zero_shot["animals"].data, project, f"{ZERO_SHOT}/pictures")
+    dataset.prepare()
+    names = {leaf.id: leaf.name for leaf in dataset.leaves}
+    (project / "data/source/wordnet").symlink_to(root / "data/source/wordnet")
+    made = wordnet_tree("wordnet", names, params.zero_shot["animals"].widths)
+    save_tree(made, project / ZERO_SHOT / "trees/animals.json")
+
+    finetune_stage(project, params, "clip", 0)
+    records = attack_stage(project, params, "clip", 0)
+    assert [(r.split, r.dataset) for r in records] == [
+        ("tuned", "openmoji"), ("held_out", "openmoji"), ("animals", "animals")
+    ]  # fmt: skip
+    assert records[2].levels == [4, 2] and records[2].images == 8 and list(records[2].forest) == ["wordnet"]
+    assert records[2].threat_model.prompt == "a photo of a {}"
+    assert check_record(project, "clip-0/animals") == []
+    table = markdown(records, params.labels)
+    assert table.index("**Classes held out") < table.index("**Zero-shot on animals** (8 pictures, 4 leaves")
+    with pytest.raises(ValueError, match="no task 'plants'; known are tuned, held_out, animals"):
+        load_task(project, params, "plants")

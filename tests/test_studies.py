@@ -12,13 +12,15 @@ import yaml
 from hierclip import model, studies
 from hierclip.data import ids_of, places_of
 from hierclip.model import CosineHead, Model
+from hierclip.plots.table import ablation_markdown
 from hierclip.studies import (
     KEPT,
+    STUDIES,
     StudyRecord,
     ablation_runs,
     ablation_table,
     best_points,
-    load_study,
+    load_studies,
     run_study,
     save_study,
     sweep_runs,
@@ -136,9 +138,8 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     again = run_study(runs, small, small.ablation, project, "ablation")
     assert untimed(again.rows) == untimed(record.rows)
 
-    path = project / "data/results/ablation.json"
-    save_study(record, path)
-    assert load_study(path) == record
+    save_study(record, project / STUDIES / "ablation.json")
+    assert load_studies(project / STUDIES) == {"ablation": record}
 
 
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
@@ -253,9 +254,9 @@ def test_what_was_kept_for_another_base_model_is_not_used(small, project, measur
     assert len(measured) == 2 + 4
 
 
-def test_a_study_that_was_not_run_has_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_study(tmp_path / "sweep.json")
+def test_a_study_that_was_not_run_is_not_there_and_the_report_says_so(tmp_path, small):
+    assert load_studies(tmp_path) == {}
+    assert ablation_markdown(None, small, "tuned") == "No ablation was run here; `make ablate` runs it.\n"
 
 
 def test_a_study_record_refuses_what_it_does_not_know():

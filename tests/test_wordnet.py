@@ -7,7 +7,7 @@ import pytest
 from timm.data.imagenet_info import ImageNetInfo
 
 from hierclip.cli import TINY_IMAGENET, excerpt_synsets
-from hierclip.data import OpenMoji
+from hierclip.data import load_dataset
 from hierclip.trees import TreeError, synsets_by_name, synsets_by_wnid, wordnet_tree
 from hierclip.trees.excerpt import write_excerpt
 from hierclip.trees.wordnet import EXCERPT, INSTALL, WordNet, find_synset, full_folder, hypernym_graph
@@ -81,7 +81,7 @@ def project(request):
 
 @pytest.fixture(scope="module")
 def dataset(params, project):
-    return OpenMoji(params.data, project)
+    return load_dataset(params.data, project)
 
 
 @pytest.fixture(scope="module")

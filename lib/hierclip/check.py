@@ -1,56 +1,53 @@
 """Checks records: figures against the outcomes they came from, and outcomes against the model, attacked again."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hierclip.data import ids_of, load_dataset
 from hierclip.distributed import device_of
-from hierclip.evaluate import RECORDS, Outcomes, Record, RecordError, evaluate, outcomes_path
+from hierclip.evaluate import RECORDS, Outcomes, Record, RecordError, load_records, outcomes_path
 from hierclip.evaluate.outcomes import PARTS
 from hierclip.evaluate.records import parse_record
 from hierclip.evaluate.run import record_figures
 from hierclip.model import load_model
 from hierclip.params import Params, load_params
-from hierclip.trees import Tree, load_forest
+from hierclip.stages import MODELS
+from hierclip.stages.attack import evaluate_task
+from hierclip.stages.tasks import load_task
 
 
 def check_record(root: Path, name: str, *, attack: bool = False) -> list[str]:
     """What of a record does not come out again, a line for each figure; none if all does.
 
-    name: METHOD-SEED-SPLIT. All figures but the audit's are computed anew from the outcomes kept beside it; with
+    name: METHOD-SEED/SPLIT. All figures but the audit's are computed anew from the outcomes kept beside it; with
     `attack` the model is attacked and audited anew, which on the same machine gives the same to the last digit.
     Raises RecordError where the record or its outcomes are not there, or `params.yaml` asks for another attack.
     """
     path = root / RECORDS / f"{name}.json"
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none"
+        known = ", ".join(record.name for record in load_records(root / RECORDS))
         raise RecordError(f"no record {name}; known are {known}")
     record, params = parse_record(path.read_text(encoding="utf8"), str(path)), load_params(root / "params.yaml")
     if record.settings != (asked := params.attack.model_dump(mode="json")):
         keys = ", ".join(key for key in asked if record.settings.get(key) != asked[key])
         raise RecordError(f"{name}: made with another attack than params.yaml asks for; {keys} differ")
-    trees = load_forest(root / "data/trees", params.trees.names)
-    return _differences(record, (_again if attack else _from_outcomes)(record, params, trees, root))
+    return _differences(record, (_again if attack else _from_outcomes)(record, params, root))
 
 
-def _from_outcomes(record: Record, params: Params, trees: Sequence[Tree], root: Path) -> dict:
+def _from_outcomes(record: Record, params: Params, root: Path) -> dict:
     paths = {part: outcomes_path(root, record.method, record.seed, record.split, part) for part in PARTS}
     if missing := [str(path) for path in paths.values() if not path.exists()]:
         raise RecordError(f"{record.name}: no outcomes in {', '.join(missing)}; `make repro` makes them")
     outcomes = {part: Outcomes.load(path) for part, path in paths.items()}
-    leaves = ids_of(load_dataset(params.data, root), record.split)
-    return record_figures(outcomes, [tree.restrict(leaves) for tree in trees], params.attack)
+    return record_figures(outcomes, load_task(root, params, record.split).trees, params.attack)
 
 
-def _again(record: Record, params: Params, trees: Sequence[Tree], root: Path) -> dict:
-    settings = {"params": params.attack, "template": params.model.template, "seed": record.seed}
-    model = load_model(root / "data/models" / f"{record.method}-{record.seed}")
-    dataset, device = load_dataset(params.data, root), device_of(params.model)
+def _again(record: Record, params: Params, root: Path) -> dict:
+    model, task = load_model(root / MODELS / f"{record.method}-{record.seed}"), load_task(root, params, record.split)
+    settings = {"params": params.attack, "seed": record.seed, "device": device_of(params.model)}
     with tempfile.TemporaryDirectory() as folder:
-        made, _ = evaluate(model, dataset, trees, record.split, root=Path(folder), device=device, **settings)
+        made = evaluate_task(model, task, root=Path(folder), **settings)
     return made.model_dump(exclude={"git", "versions"})
 
 

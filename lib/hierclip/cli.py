@@ -1,6 +1,7 @@
 """The command `hierclip`: what the project does outside its notebooks."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,27 +14,35 @@ if TYPE_CHECKING:
     from hierclip.trees.wordnet import WordNet
 
 OPENMOJI, TINY_IMAGENET = "data/source/openmoji.csv", "data/source/tiny-imagenet.csv"
-TABLE = "data/results/table.md"
-START, END = "<!-- results: made by `hierclip readme`, not by hand -->", "<!-- end of results -->"
+DEFAULT, TABLE = "openmoji", "data/results/table.md"
+RESULTS = re.compile(
+    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 
 @app.command()
 def readme() -> None:
-    """Put the results table, which the report makes out of the records, between the README's markers."""
-    root = find_root()
-    changed = write_readme(root / "README.md", (root / TABLE).read_text(encoding="utf8"))
-    typer.echo("README.md: results " + ("written" if changed else "are up to date"))
+    """Put the results tables, which the report makes out of the records, between the README's markers."""
+    typer.echo("README.md: results " + ("written" if write_readme(find_root()) else "are up to date"))
 
 
-def write_readme(readme: Path, table: str) -> bool:
-    """Puts the table between the README's markers; gives whether that changed it. Raises ValueError without them."""
+def write_readme(root: Path) -> bool:
+    """Puts each preset's table between its markers in the README; gives whether that changed it.
+
+    Raises ValueError where the README has no markers.
+    """
+    readme = root / "README.md"
     text = readme.read_text(encoding="utf8")
-    if not 0 <= text.find(START) < text.find(END):
-        raise ValueError(f"{readme}: no lines {START!r} and {END!r} to put the results between")
-    before, after = text.split(START)[0], text.split(END)[1]
-    new = f"{before}{START}\n{table}{END}{after}"
+    if not RESULTS.search(text):
+        raise ValueError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
+
+    def filled(found: re.Match) -> str:
+        table = root / ("" if found[2] == DEFAULT else f"presets/{found[2]}") / TABLE
+        return found[1] + (table.read_text(encoding="utf8") if table.exists() else "Not run yet.\n") + found[4]
+
+    new = RESULTS.sub(filled, text)
     if new != text:
         readme.write_text(new, encoding="utf8")
     return new != text
@@ -54,7 +63,7 @@ def verify() -> None:
 
 @app.command()
 def check(
-    names: Annotated[list[str] | None, typer.Argument(help="METHOD-SEED-SPLIT; default: all records")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="METHOD-SEED/SPLIT; default: all records")] = None,
     attack: Annotated[bool, typer.Option(help="attack the model again; else only compute figures again")] = False,
 ) -> None:
     """Check records by recomputing them; exit 1 where a figure does not come out again."""

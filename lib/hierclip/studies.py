@@ -17,17 +17,18 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hierclip.attacks import budget_of
-from hierclip.data import SPLITS, Dataset, Pictures, ids_of, load_dataset, places_of
+from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.distributed import make_fabric
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
-from hierclip.params import MethodParams, Params, StudyParams
+from hierclip.params import SPLITS, MethodParams, Params, StudyParams
 from hierclip.progress import progress, quiet, work_key
 from hierclip.stages import BASE, TREES
 from hierclip.train import finetune
 from hierclip.trees import Tree, load_forest
 
+STUDIES = "data/results/studies"
 KEPT = "data/checkpoints/studies"
 SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has it
 TIMES = "times"  # the key of an ablation's row that is not the method's: how many times the gradient evaluations
@@ -158,7 +159,7 @@ def _classes(dataset: Dataset, left_out: int) -> dict[str, list[str]]:
     """What is trained on, and what is measured beside it: the held-out classes, or some that are left out."""
     tuned = ids_of(dataset, "tuned")
     if not left_out:
-        return {split: ids_of(dataset, split) for split in SPLITS}
+        return {split: ids for split in SPLITS if (ids := ids_of(dataset, split))}
     return {"tuned": [i for k, i in enumerate(tuned) if k % left_out], "left_out": tuned[::left_out]}
 
 
@@ -192,14 +193,15 @@ def _accuracies(model: Model, dataset: Dataset, tree: Tree, run: Run, params: Pa
 
 
 def save_study(record: StudyRecord, path: Path) -> None:
-    """Writes a study as JSON."""
+    """Writes a study as JSON, for instance to STUDIES/sweep.json of the project."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf8")
 
 
-def load_study(path: Path) -> StudyRecord:
-    """What `save_study` wrote. Raises FileNotFoundError where there is none."""
-    return StudyRecord.model_validate_json(path.read_text(encoding="utf8"))
+def load_studies(folder: Path) -> dict[str, StudyRecord]:
+    """What `save_study` wrote to a folder, by the name of the file; nothing where no study was run."""
+    paths = sorted(folder.glob("*.json"))
+    return {path.stem: StudyRecord.model_validate_json(path.read_text(encoding="utf8")) for path in paths}
 
 
 def best_points(sweep: pd.DataFrame) -> pd.DataFrame:

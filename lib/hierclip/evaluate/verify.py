@@ -59,10 +59,10 @@ def committed_records(root: Path) -> dict[str, Record]:
     run = ["git", "-C", str(root)]
     try:
         listed = subprocess.run(
-            [*run, "ls-tree", "--name-only", "HEAD", RECORDS + "/"], capture_output=True, text=True, check=True
+            [*run, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/"], capture_output=True, text=True, check=True
         )
         texts = {
-            path: subprocess.run([*run, "show", f"HEAD:{path}"], capture_output=True, text=True, check=True).stdout
+            path: subprocess.run([*run, "show", f"HEAD:./{path}"], capture_output=True, text=True, check=True).stdout
             for path in listed.stdout.split()
         }
     except (OSError, subprocess.CalledProcessError) as error:

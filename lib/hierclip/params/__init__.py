@@ -1,6 +1,6 @@
 """`params.yaml` as typed, frozen records."""
 
-from hierclip.params.file import FILE, Params, ParamsError, find_root, load_params
+from hierclip.params.file import FILE, SPLITS, Params, ParamsError, find_root, load_params
 from hierclip.params.methods import (
     AgftParams,
     FlatParams,
@@ -27,5 +27,6 @@ from hierclip.params.sections import (
     StudyParams,
     SweepParams,
     TreesParams,
+    ZeroShotParams,
 )
 from hierclip.params.values import Section, format_budget, parse_budget

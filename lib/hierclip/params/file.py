@@ -1,5 +1,6 @@
 """`params.yaml`, read once: every key known, every value checked, and whether they fit together."""
 
+import os
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
@@ -22,10 +23,12 @@ from hierclip.params.sections import (
     PretrainParams,
     SweepParams,
     TreesParams,
+    ZeroShotParams,
 )
 from hierclip.params.values import Section, Seed
 
 FILE = "params.yaml"
+SPLITS = ("tuned", "held_out")  # classes seen in fine-tuning, and the others
 
 
 class ParamsError(ValueError):
@@ -36,6 +39,7 @@ class Params(Section):
     methods: tuple[str, ...]
     seeds: tuple[Seed, ...]
     data: DataParams
+    zero_shot: dict[str, ZeroShotParams]  # by name of a set, whose tree it gets; only attacked
     trees: TreesParams
     model: ModelParams
     machine: MachineParams
@@ -62,6 +66,9 @@ class Params(Section):
             raise ValueError("margin.method and margin.seed must be among methods and seeds")
         if not isinstance(chosen, HierParams) or chosen.geometry != "poincare":
             raise ValueError("margin.method must be one that is read by distance in the Poincare ball")
+        for name, entry in self.zero_shot.items():
+            if name in SPLITS or entry.data.name == self.data.name or entry.data.size != self.data.size:
+                raise ValueError(f"zero_shot.{name} must be another set than data, at its size, and no split")
         for name in self.method:
             self.variant(f"method.{name}", {"method": name})
         if missing := set(self.methods) - set(self.plots.palette):
@@ -76,6 +83,16 @@ class Params(Section):
             for key, value in ((key, value) for key, values in grid.items() for value in values):
                 self.variant(f"sweep.grid.{name}", {"method": name, key: value})
         return self
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The parts of the classes of `data`: those that are fine-tuned on, and those held out, if any are."""
+        return SPLITS if getattr(self.data, "held_out_every", 0) is not None else SPLITS[:1]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What every model is attacked on: the splits, and the zero-shot sets."""
+        return *self.splits, *self.zero_shot
 
     @property
     def labels(self) -> dict[str, str]:
@@ -105,11 +122,12 @@ class Params(Section):
 
 
 def find_root(start: Path | None = None) -> Path:
-    """The project's folder: the nearest one at or above `start` (here) that holds params.yaml.
+    """The project's folder: the nearest one at or above `start` that holds params.yaml.
 
+    start: by default what the environment variable HIERCLIP_ROOT names, such as a preset's folder, or else here.
     Raises ParamsError where there is none.
     """
-    start = (start or Path.cwd()).resolve()
+    start = (start or Path(os.environ.get("HIERCLIP_ROOT", "."))).resolve()
     for folder in (start, *start.parents):
         if (folder / FILE).exists():
             return folder

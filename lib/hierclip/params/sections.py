@@ -6,6 +6,8 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 
 from hierclip.params.values import Eps, Section, Seed, Step, TreeName
 
+Template = Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
+
 
 class OpenMojiParams(Section):
     name: Literal["openmoji"]
@@ -22,9 +24,9 @@ class PhotoParams(Section):
     download: bool
     size: PositiveInt  # pixels a side
     train_per_class: NonNegativeInt | None  # the first by number; null: all that are left
-    val_per_class: NonNegativeInt
+    val_per_class: PositiveInt
     test_per_class: PositiveInt | None
-    held_out_every: PositiveInt  # so manieth class is held out of fine-tuning; 1: all are
+    held_out_every: PositiveInt | None  # so manieth class is held out of fine-tuning; 1: all are, null: none is
     stream: bool  # pictures to train on are read when they are needed, not kept
     strict: bool  # a picture that cannot be read is an error, not a warning
 
@@ -42,6 +44,14 @@ DataParams = Annotated[
 ]
 
 
+class ZeroShotParams(Section):
+    """A set of pictures that no stage trains on."""
+
+    data: PhotoParams
+    template: Template | None = None  # null: model.template
+    widths: tuple[PositiveInt, ...] | None = None  # of its WordNet tree; null: those of data/source/sets/widths.yaml
+
+
 class TreesParams(Section):
     names: tuple[TreeName, ...] = Field(min_length=1)  # over the same leaves; the first is the one that is shown
     widths: tuple[PositiveInt, ...] = Field(min_length=1)  # most nodes at WordNet's levels 1..L
@@ -50,7 +60,7 @@ class TreesParams(Section):
 class ModelParams(Section):
     architecture: str  # an open_clip model name
     pretrained: str | None  # a tag that open_clip knows, a checkpoint file, or null: train from scratch
-    template: Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
+    template: Template
     precision: Literal["32-true", "bf16-mixed"]
     accelerator: Literal["cpu", "gpu", "auto"]
 
@@ -81,6 +91,7 @@ class PretrainParams(OptimParams):
     lr: PositiveFloat
     seed: Seed
     leaf_captions: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
+    least: float = Field(ge=0, lt=1)  # accuracy that every level must have, read directly, or the stage fails
 
 
 class FinetuneParams(OptimParams):

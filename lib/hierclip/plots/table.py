@@ -8,32 +8,32 @@ import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, holm, mcnemar, outcomes_path, paired_difference, path_robust
 from hierclip.evaluate.records import ThreatModel
+from hierclip.params import Params
 from hierclip.plots.frames import in_order
-from hierclip.studies import StudyRecord
+from hierclip.studies import StudyRecord, ablation_table
 
-SPLITS = {
+WORDS = {  # of the splits
     "tuned": "Classes seen in fine-tuning",
     "held_out": "Classes held out of fine-tuning: known from pre-training, never seen under attack",
 }
 
 
 def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
-    """The table that the README shows: a part for each split, a row for each method and seed.
+    """The table that the README shows: a part for each split and zero-shot set, a row for each method and seed.
 
     labels: what each method is called, in the order of the rows.
     """
-    lines = []
-    for split, words in SPLITS.items():
-        rows = [r for r in in_order(records, labels) if r.split == split]
-        if not rows:
-            continue
-        any_of, threat = rows[0], rows[0].threat_model
+    lines, parts = [], {name: [r for r in in_order(records, labels) if r.split == name] for name in splits(records)}
+    any_of = next(iter(parts.values()))[0]
+    threat = any_of.threat_model
+    for split, rows in parts.items():
+        words = WORDS.get(split, f"Zero-shot on {split}")
         lines += [
             f"**{words}** ({rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of "
             f"{', '.join(map(str, rows[0].levels))} nodes)",
             "",
             "| method | seed | clean leaf | robust leaf | worst level | path-robust, direct "
-            f"| path-robust, roll-up | worst of {len(rows[0].forest)} trees | reading |",
+            f"| path-robust, roll-up | worst tree of {len(rows[0].forest)} | reading |",
             "|---|---|---|---|---|---|---|---|---|",
             *(_row(r, labels) for r in rows),
             "",
@@ -50,6 +50,12 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
     )
     lines += ["", _audit_words(records, labels)]
     return "\n".join(lines) + "\n"
+
+
+def splits(records: Sequence[Record]) -> list[str]:
+    """What the records are of: the splits, then the zero-shot sets."""
+    found = {r.split for r in records}
+    return [*(split for split in WORDS if split in found), *sorted(found - set(WORDS))]
 
 
 def attack_words(threat: ThreatModel) -> str:
@@ -96,8 +102,11 @@ def _cell(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def ablation_markdown(tables: Mapping[str, pd.DataFrame], study: StudyRecord) -> str:
+def ablation_markdown(study: StudyRecord | None, params: Params, split: str) -> str:
     """The ablation's tables as `ablation_table` gives them, with the threat model they share."""
+    if study is None:
+        return "No ablation was run here; `make ablate` runs it.\n"
+    tables = {name: ablation_table(study.frame, params, name, split) for name in params.ablation.tables}
     columns = {"clean": "clean leaf", "robust": "robust leaf", "path_direct": "path-robust, direct"}
     columns |= {"path_roll_up": "path-robust, roll-up"}
     lines = []
@@ -128,7 +137,7 @@ def paired(records: Sequence[Record], labels: Mapping[str, str], root: Path, res
     Reads the outcomes that the attack stage kept. Raises FileNotFoundError where they are missing.
     """
     rows = []
-    for split, seed in itertools.product(SPLITS, sorted({r.seed for r in records})):
+    for split, seed in itertools.product(splits(records), sorted({r.seed for r in records})):
         group = [r for r in in_order(records, labels) if (r.split, r.seed) == (split, seed)]
         right = {
             r.method: path_robust(Outcomes.load(outcomes_path(root, r.method, seed, split)), r.reading) for r in group

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 BASE, MODELS, TREES = "data/models/base", "data/models", "data/trees"
+ZERO_SHOT = "data/zero_shot"  # pictures and trees of the sets that no stage trains on
 HISTORY = "history.csv"  # beside a model's weights
 
 

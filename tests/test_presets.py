@@ -1,0 +1,94 @@
+"""Presets: folders with parameters of their own, in which the same pipeline works."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hierclip.data import DATASETS
+from hierclip.params import ParamsError, find_root, load_params
+
+ROOT = find_root()
+PRESETS = sorted((ROOT / "presets").iterdir())
+SHARED = {"dvc.yaml", "lib", "notebooks", "requirements.lock", "data/source"}
+each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
+
+
+def sections(folder: Path) -> dict:
+    return yaml.safe_load((folder / "params.yaml").read_text(encoding="utf8"))
+
+
+def test_the_presets_are_those_that_the_readme_lists():
+    table = (ROOT / "README.md").read_text(encoding="utf8")
+    assert [path.name for path in PRESETS] == ["openmoji-full", "paper", "smoke", "tiny-imagenet"]
+    assert all(f"| `presets/{path.name}` |" in table for path in PRESETS)
+
+
+@each_preset
+def test_a_preset_is_complete_and_shares_all_but_its_choices_and_results(preset):
+    params = load_params(preset / "params.yaml")
+    assert set(sections(preset)) == set(sections(ROOT))
+    links = {path.relative_to(preset).as_posix(): path for path in preset.rglob("*") if path.is_symlink()}
+    assert set(links) == SHARED and all(links[name].resolve() == ROOT / name for name in SHARED)
+    assert params.plots == load_params(ROOT / "params.yaml").plots
+    assert params.data.name in DATASETS and all(
+        e.data.name in DATASETS or e.data.layout == "folder" for e in params.zero_shot.values()
+    )
+    assert params.trees.names[0] == "wordnet"
+    for name in params.trees.names[1:]:
+        assert (ROOT / "data/source/trees" / params.data.name / f"{name}.yaml").exists()
+
+
+@each_preset
+def test_dvc_knows_the_stages_of_a_preset(preset):
+    lines = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        cwd=preset,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    params = load_params(preset / "params.yaml")
+    stages = {f"{stage}@{m}-{s}" for stage in ("finetune", "attack") for m in params.methods for s in params.seeds}
+    assert set(lines.stdout.split()) == stages | {"data", "trees", "pretrain", "transfer", "margin_depth", "report"}
+
+
+def test_the_paper_has_its_fifteen_sets_each_with_a_tree():
+    params = load_params(ROOT / "presets/paper/params.yaml")
+    assert len(params.zero_shot) == 15 and params.tasks == ("tuned", *params.zero_shot)
+    known = yaml.safe_load((ROOT / "data/source/sets/widths.yaml").read_text(encoding="utf8"))
+    assert all(name in known or (ROOT / f"data/source/sets/{name}.yaml").exists() for name in params.zero_shot)
+
+
+def test_the_full_preset_is_the_default_with_every_method_and_three_seeds():
+    full, default = sections(ROOT / "presets/openmoji-full"), sections(ROOT)
+    assert full == default | {"methods": list(default["method"]), "seeds": [0, 1, 2]}
+
+
+def test_a_preset_that_is_not_there_is_refused_beside_the_known():
+    said = subprocess.run(["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 2
+    assert "no preset papers; known are openmoji openmoji-full paper smoke tiny-imagenet" in said.stderr
+
+
+def test_the_root_may_be_named_in_the_environment(monkeypatch):
+    monkeypatch.setenv("HIERCLIP_ROOT", str(ROOT / "presets/smoke"))
+    assert find_root() == ROOT / "presets/smoke" and load_params() == load_params(ROOT / "presets/smoke/params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 16}, "zero_shot.cifar10 must be another set than data, at its size"),
+        ({"name": "tiny-imagenet"}, "zero_shot.cifar10 must be another set than data, at its size"),
+        ({"val_per_class": 0}, "val_per_class"),
+    ],
+)
+def test_a_zero_shot_set_that_does_not_fit_is_refused(change, message, tmp_path):
+    entries = sections(ROOT / "presets/tiny-imagenet")
+    entries["zero_shot"]["cifar10"]["data"] |= change
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
+    with pytest.raises(ParamsError, match=message):
+        load_params(tmp_path / "params.yaml")
