@@ -130,7 +130,7 @@ def test_matrices_show_the_clean_row_and_every_attack():
 def test_command_lists_what_it_can_do():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert all(word in result.output for word in ("readme", "verify", "excerpt"))
+    assert all(word in result.output for word in ("readme", "verify", "check"))
 
 
 def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):

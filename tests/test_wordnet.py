@@ -1,17 +1,18 @@
 import csv
 import shutil
 from collections import Counter
+from runpy import run_path
 
 import numpy as np
 import pytest
 from timm.data.imagenet_info import ImageNetInfo
 
-from hierclip.cli import TINY_IMAGENET, excerpt_synsets
 from hierclip.data import load_dataset
+from hierclip.params import find_root
 from hierclip.trees import TreeError, synsets_by_name, synsets_by_wnid, wordnet_tree
-from hierclip.trees.excerpt import write_excerpt
 from hierclip.trees.wordnet import EXCERPT, INSTALL, WordNet, find_synset, full_folder, hypernym_graph
 
+CUT = run_path(str(find_root() / "data/source/wordnet.py"))  # what cuts the excerpt
 NO_FULL = f"needs {INSTALL}"
 SIZES = (200, 87, 48, 24, 12, 5)
 
@@ -166,7 +167,7 @@ def test_every_leaf_is_the_sense_that_its_emoji_shows(names, excerpt):
 
 
 def test_the_ram_of_an_excerpt_is_the_sheep_and_not_the_memory_chip(tmp_path, full):
-    write_excerpt(full_folder(), tmp_path, ["ram.n.05"])
+    CUT["write_excerpt"](full_folder(), tmp_path, ["ram.n.05"])
     assert hypernyms(find_synset(WordNet(tmp_path), "ram.n.05")) == {"sheep.n.01"}
 
 
@@ -196,7 +197,7 @@ def test_every_synset_of_the_excerpt_is_as_in_the_full_wordnet(excerpt, full):
 
 
 def test_the_committed_excerpt_is_what_the_full_wordnet_gives(tmp_path, project, full):
-    write_excerpt(full_folder(), tmp_path, excerpt_synsets(project, full))
+    CUT["write_excerpt"](full_folder(), tmp_path, CUT["wanted_synsets"](full))
     committed = {file.name: file.read_bytes() for file in (project / EXCERPT).iterdir() if file.name != "LICENSE"}
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == committed
 
@@ -281,7 +282,7 @@ def imagenet() -> dict[str, str]:
 
 
 def tiny_imagenet(project) -> dict[str, str]:
-    with (project / TINY_IMAGENET).open(encoding="utf8") as file:
+    with (project / "data/source/tiny-imagenet.csv").open(encoding="utf8") as file:
         return {row["wnid"]: row["name"] for row in csv.DictReader(file)}
 
 

@@ -1,19 +1,14 @@
 """The command `hierclip`: what the project does outside its notebooks."""
 
-import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hierclip.params import FILE, find_root, load_params
 
-if TYPE_CHECKING:
-    from hierclip.trees.wordnet import WordNet
-
-OPENMOJI, TINY_IMAGENET = "data/source/openmoji.csv", "data/source/tiny-imagenet.csv"
 DEFAULT, TABLE = "openmoji", "data/results/table.md"
 RESULTS = re.compile(
     r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
@@ -113,37 +108,6 @@ def _stage(stage: Callable, method: str, seed: int) -> None:
     if method not in params.method:
         raise ValueError(f"no method {method!r}; known are {', '.join(params.method)}")
     stage(root, params, method, seed)
-
-
-@app.command()
-def excerpt(
-    wordnet: Annotated[
-        Path | None, typer.Option(help="a full WordNet 3.0; default: where NLTK or Debian put it")
-    ] = None,
-) -> None:
-    """Cut data/source/wordnet anew out of a full WordNet 3.0."""
-    from hierclip.trees import full_folder, write_excerpt
-    from hierclip.trees.wordnet import EXCERPT, INSTALL, WordNet
-
-    full, root = wordnet.resolve() if wordnet else full_folder(), find_root()
-    if full is None:
-        raise FileNotFoundError(f"no WordNet found; the excerpt is cut out of {INSTALL}")
-    count = write_excerpt(full, root / EXCERPT, excerpt_synsets(root, WordNet(full)))
-    typer.echo(f"{count} synsets from {full} to {root / EXCERPT}")
-
-
-def excerpt_synsets(root: Path, wordnet: "WordNet") -> list[str]:
-    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's, Tiny-ImageNet's, the tables'."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    from hierclip.trees import SETS, set_synsets, synsets_by_wnid
-
-    with (root / OPENMOJI).open(encoding="utf8") as emoji, (root / TINY_IMAGENET).open(encoding="utf8") as tiny:
-        synsets = [row["synset"] for row in csv.DictReader(emoji)]
-        wnids = ImageNetInfo().label_names() + [row["wnid"] for row in csv.DictReader(tiny)]
-    tables = [synset for table in sorted((root / SETS).glob("*.csv")) for synset in set_synsets(table)]
-    listed = [synset for table in tables for synset in table.values()]
-    return list(dict.fromkeys([*synsets, *synsets_by_wnid(wnids, wordnet).values(), *listed]))
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from hierclip.model import Classifier
 from hierclip.progress import progress, work_key
 
 RANKED = 20  # leaves kept of a picture's ranking
+AT_ONCE = 8  # batches of pictures that are held as floats at a time
 NEAR = 0.6  # of its way to the boundary: what an attack brought less far, it hardly ever breaks in another try
 
 
@@ -46,16 +47,16 @@ def level_matrix(
     An attack stops where its aim is wrong: A[a, e] off the diagonal says what an attack at a does in passing, not the
     worst that could be done at e; that is A[e, e].
     """
-    images, labels = pictures.floats(), pictures.labels
+    labels = pictures.labels
     tensors = [pictures.images, labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
     own = [table for aim in todo for table in aim.own]
     done = _Partial(kept, work_key(budget, prune, classifier.head, seed, batch, *tensors, *own))
     with frozen(classifier):
-        readouts = {CLEAN: done.get(CLEAN, _read, classifier, images, batch)}
+        readouts = {CLEAN: done.get(CLEAN, _read_clean, classifier, pictures, batch)}
 
         def outcome(k: int, aim: Aim) -> Readout:
-            return _attack_open(classifier, images, labels, aim, readouts, budget, (seed, k), batch, prune)
+            return _attack_open(classifier, pictures, aim, readouts, budget, (seed, k), batch, prune)
 
         for k, aim in enumerate(progress(todo, what) if kept else todo):
             readouts[aim.name] = done.get(aim.name, outcome, k, aim)
@@ -63,16 +64,17 @@ def level_matrix(
 
 
 def _attack_open(
-    classifier, images, labels, aim: Aim, readouts: dict[str, Readout], budget, seed, batch: int, prune: bool
+    classifier, pictures: Pictures, aim: Aim, readouts: dict[str, Readout], budget, seed, batch: int, prune: bool
 ) -> Readout:
     """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them."""
     needs = [readouts[need.name] for need in aim.needs] if prune else []
     out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
-    out["way"], open = np.zeros(len(labels), dtype=np.float32), np.ones(len(labels), dtype=bool)
+    out["way"], open = np.zeros(len(pictures), dtype=np.float32), np.ones(len(pictures), dtype=bool)
     for need in needs:
         open &= need["way"] >= NEAR
-    if len(rows := torch.from_numpy(np.flatnonzero(open))):
-        moved, way = attacked(classifier, images[rows], labels[rows], aim, budget, seed, batch, rows)
+    for rows in torch.from_numpy(np.flatnonzero(open)).split(AT_ONCE * batch) if open.any() else ():
+        some = pictures[rows]
+        moved, way = attacked(classifier, some.floats(), some.labels, aim, budget, seed, batch, rows)
         for key, values in {**_read(classifier, moved, batch), "way": way.float().numpy()}.items():
             out[key][rows.numpy()] = values
     return out
@@ -128,6 +130,11 @@ def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
             yield workers
     finally:
         torch.set_num_threads(threads)
+
+
+def _read_clean(classifier: Classifier, pictures: Pictures, batch: int) -> Readout:
+    parts = [_read(classifier, pictures[rows].floats(), batch) for rows in torch.arange(len(pictures)).split(batch)]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """Class trees: from WordNet or a file, cut to levels, validated; and the prompts of their nodes."""
 
 from hierclip.trees.cut import assign_levels, end_at_leaves, keep_one_parent, remove_unary_chains
-from hierclip.trees.excerpt import write_excerpt
 from hierclip.trees.files import load_tree, save_tree
 from hierclip.trees.forest import check_forest, find_tree, forest_columns, forest_levels, forest_paths, load_forest
 from hierclip.trees.inputs import graph_tree, read_tree

@@ -13,10 +13,10 @@ from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
 
 from hierclip.params import find_root
 from hierclip.trees.cut import assign_levels, end_at_leaves, keep_one_parent, remove_unary_chains
-from hierclip.trees.excerpt import HEADER
 from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
 
-EXCERPT = "data/source/wordnet"
+EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
+HEADER = "  1 Excerpt of WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
 NAMES = "names.yaml"  # beside the excerpt: words for synsets whose own do not stand after "a"
 WNID = re.compile(r"n\d{8}", re.ASCII)
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index

@@ -1,4 +1,5 @@
-"""Cuts an excerpt out of a full WordNet 3.0, in WordNet's own file format, for machines that have none.
+"""Cuts the folder `wordnet` beside this file out of a full WordNet 3.0, in WordNet's own file format, for machines that
+have none: `python data/source/wordnet.py [FOLDER OF THE FULL ONE]`.
 
 The excerpt holds the wanted nouns, every synset above them, and what else must be there for names such as
 `ram.n.05` to mean the same as in the full WordNet: the number is a place among the senses of the synset's first
@@ -7,10 +8,19 @@ synset's WordNet id. Synsets move in the file, so byte offsets and the pointers 
 Format: wndb(5WN).
 """
 
+import csv
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+
+from timm.data.imagenet_info import ImageNetInfo
+
+from hierclip.trees import set_synsets, synsets_by_wnid
+from hierclip.trees.wordnet import HEADER, INSTALL, WordNet, full_folder
+
+SOURCE = Path(__file__).parent
 
 # The lexicographer files of WordNet 3.0, in their order, with their part of speech: lexnames(5WN).
 LEXNAMES = (
@@ -23,7 +33,6 @@ LEXNAMES = (
 ).split()
 PARTS = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 UPWARD = {"@", "@i"}  # pointers to a hypernym, of a class and of an instance
-HEADER = "  1 Excerpt of WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
 
 
 @dataclass(frozen=True)
@@ -110,3 +119,21 @@ def _index_line(word: str, offsets: list[str]) -> str:
 
 def _lexnames() -> str:
     return "".join(f"{k:02d}\t{name}\t{PARTS[name.split('.')[0]]}\n" for k, name in enumerate(LEXNAMES))
+
+
+def wanted_synsets(wordnet: WordNet) -> list[str]:
+    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's, Tiny-ImageNet's, the tables'."""
+    with (SOURCE / "openmoji.csv").open(encoding="utf8") as emoji, (SOURCE / "tiny-imagenet.csv").open() as tiny:
+        synsets = [row["synset"] for row in csv.DictReader(emoji)]
+        wnids = ImageNetInfo().label_names() + [row["wnid"] for row in csv.DictReader(tiny)]
+    tables = [synset for table in sorted((SOURCE / "sets").glob("*.csv")) for synset in set_synsets(table)]
+    listed = [synset for table in tables for synset in table.values()]
+    return list(dict.fromkeys([*synsets, *synsets_by_wnid(wnids, wordnet).values(), *listed]))
+
+
+if __name__ == "__main__":
+    full = Path(sys.argv[1]).resolve() if sys.argv[1:] else full_folder()
+    if full is None:
+        sys.exit(f"no WordNet found; the excerpt is cut out of {INSTALL}")
+    count = write_excerpt(full, SOURCE / "wordnet", wanted_synsets(WordNet(full)))
+    print(f"{count} synsets from {full} to {SOURCE / 'wordnet'}")
