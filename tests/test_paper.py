@@ -1,0 +1,83 @@
+"""The paper's setting at the smallest scale that is still its own: minutes and gigabytes, so `make slow`."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from hierclip.data import load_dataset
+from hierclip.evaluate import RECORDS, load_records
+from hierclip.params import load_params
+from hierclip.stages import TREES
+from hierclip.trees import save_tree, set_tree
+from tests.conftest import ROOT
+
+SAMPLE = ROOT / "data/source/imagenet-sample"  # a photograph for each class, in folders named by WordNet id
+LIMIT = 12 * 2**30  # bytes
+METHODS = ("tecoa", "hier")
+CHANGES = {
+    "methods": METHODS,
+    "data": {"name": "imagenet-sample", "layout": "folder", "root": "sets", "val_per_class": 1, "stream": False},
+    "zero_shot": {},
+    "model": {"pretrained": "weights.safetensors", "accelerator": "cpu", "precision": "32-true"},
+    "finetune": {"gradients": 8, "batch": 32, "accumulate": 2},
+    "attack": {"steps": 2, "batch": 32, "bootstrap": 20, "queries": 2, "reading_images": 16, "forest_images": 8,
+               "audit_images": 4},
+}  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project with the preset's parameters, made small; pictures, weights and the tree of 1,000 leaves are there."""
+    if not SAMPLE.exists():
+        pytest.skip(f"needs {SAMPLE}")
+    entries = yaml.safe_load((ROOT / "presets/paper/params.yaml").read_text(encoding="utf8"))
+    for key, value in CHANGES.items():
+        entries[key] = entries[key] | value if isinstance(value, dict) and value else value
+    entries["methods"] = list(METHODS)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/source").symlink_to(ROOT / "data/source")
+    for folder in SAMPLE.iterdir():  # each photograph to train on, to choose on and to test on
+        (picture,) = folder.iterdir()
+        for part, name in (("train", "1"), ("train", "2"), ("test", "1")):
+            link = tmp_path / "sets/imagenet-sample" / part / folder.name / f"{name}{picture.suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(picture)
+    torch.manual_seed(0)
+    save_file(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.chdir(tmp_path)
+    params = load_params(tmp_path / "params.yaml")
+    dataset = load_dataset(params.data, tmp_path)
+    dataset.prepare()
+    names = {leaf.id: leaf.name for leaf in dataset.leaves}
+    save_tree(set_tree("imagenet", names, params.trees.widths), tmp_path / TREES / "wordnet.json")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_vit_is_fine_tuned_and_attacked_at_every_level_of_a_thousand_leaves(project):
+    commands = [["pretrain"], *([stage, method] for method in METHODS for stage in ("finetune", "attack"))]
+    for command in commands:
+        subprocess.run(
+            [sys.executable, "-m", "hierclip", *command], check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
+        )
+    records = load_records(project / RECORDS)
+    assert [record.name for record in records] == ["hier-0/tuned", "tecoa-0/tuned"]
+    for record in records:
+        assert record.images == record.levels[0] == 1000 and len(record.levels) == 6
+        assert record.threat_model.resolution == 224 and record.threat_model.eps == "1/255"
+        for reading, clean in record.clean.items():
+            diagonal = [record.robust[reading][level][level] for level in range(6)]
+            assert all(robust <= free for robust, free in zip(diagonal, clean, strict=True)) and clean[5] > 1 / 1000
+    assert records[0].hashes["weights"] != records[1].hashes["weights"]
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"\npeak memory {peak / 2**30:.1f} GiB")
+    assert peak <= LIMIT
