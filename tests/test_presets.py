@@ -55,6 +55,12 @@ def test_dvc_knows_the_stages_of_a_preset(preset):
     assert set(lines.stdout.split()) == stages | {"data", "trees", "pretrain", "transfer", "margin_depth", "report"}
 
 
+@each_preset
+def test_git_ignores_no_lock_file_which_dvc_refuses(preset):
+    asked = subprocess.run(["git", "check-ignore", "-q", str(preset / "dvc.lock")], cwd=ROOT)
+    assert asked.returncode == 1
+
+
 def test_the_paper_has_its_fifteen_sets_each_with_a_tree():
     params = load_params(ROOT / "presets/paper/params.yaml")
     assert len(params.zero_shot) == 15 and params.tasks == ("tuned", *params.zero_shot)
