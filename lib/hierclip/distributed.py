@@ -5,12 +5,20 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
 from torch import distributed as dist
 
 from hierclip.params import MachineParams, ModelParams
 
 T = TypeVar("T")
+
+
+class _Encoders(MixedPrecision):
+    """bfloat16 inside the towers; pixels come to them as they are, for bfloat16 would round a budget of 1/255 away."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fabric:
@@ -23,7 +31,9 @@ def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fa
         raise ValueError(f"{found} processes; params.yaml's machine asks for {machine.processes}")
     if machine and machine.processes > 1:
         place = {"devices": machine.devices, "num_nodes": machine.nodes, "strategy": machine.strategy}
-    fabric = Fabric(accelerator=params.accelerator, precision=params.precision, **place)
+    if params.precision == "bf16-mixed":
+        place["plugins"] = _Encoders(params.precision, device_of(params).type)
+    fabric = Fabric(accelerator=params.accelerator, **place)
     fabric.launch()
     return fabric
 

@@ -1,12 +1,14 @@
 """Both towers of a model in fine-tuning: images and the prompts of a forest to embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from hierclip.distributed import gathered
 from hierclip.model.backbone import Backbone, ImageEncoder, text_features
+from hierclip.model.heads import full
 from hierclip.trees import Tree, level_prompts
 
 
@@ -18,8 +20,16 @@ class Towers(nn.Module):
     share of the images and gets the embeddings of all: losses are over the global batch.
     """
 
-    def __init__(self, backbone: Backbone, trees: Sequence[Tree], template: str):
+    def __init__(
+        self,
+        backbone: Backbone,
+        trees: Sequence[Tree],
+        template: str,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        """precision: the context to compute in, such as `fabric.autocast`, for towers that Fabric does not wrap."""
         super().__init__()
+        self.precision = precision
         self.encoder = ImageEncoder(backbone)
         self.projection = backbone.text_projection
         self.sizes = [[len(level) for level in tree.levels] for tree in trees]
@@ -32,11 +42,11 @@ class Towers(nn.Module):
         self.register_buffer("features", features[[rows[prompt] for prompt in prompts]], persistent=False)
 
     def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        texts = self.features @ self.projection
-        if local:
-            embeddings, places = self.encoder.with_local(images)
-            return gathered(embeddings), gathered(places), texts
-        return gathered(self.encoder(images)), images.new_zeros(0), texts
+        with self.precision():
+            texts = self.features @ self.projection
+            found = self.encoder.with_local(images) if local else (self.encoder(images), images.new_zeros(0))
+        embeddings, places = (full(part) for part in found)
+        return gathered(embeddings), gathered(places) if local else places, full(texts)
 
     def by_tree(self, texts: Tensor) -> list[list[Tensor]]:
         """The rows (K_l, D) of every tree and level, leaves first."""
