@@ -122,7 +122,7 @@ def measured_margins(classifier: Classifier, pictures: Pictures, paths: Tensor, 
     parts = []
     for level in range(paths.shape[1]):
         nodes = paths[pictures.labels, level]
-        scores = torch.cat([classifier(x, [level])[0] for x in pictures.floats().split(batch)])
+        scores = torch.cat([classifier(x, [level])[0].cpu() for x in pictures.batches(batch, classifier.device)])
         pair, siblings = level_bounds(classifier, level)
         rows = {"level": level, "norm": text_norm(classifier, level), "siblings": scores.shape[1]}
         rows |= {"bound": pair, "sibling_bound": siblings, "node": nodes.numpy()}
@@ -157,10 +157,12 @@ def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch
 
     Raises TypeError for a head that is no ball's.
     """
-    head, texts = classifier.head, classifier.text_points
+    head, texts = classifier.head, [points.cpu() for points in classifier.text_points]
     if not isinstance(head, PoincareHead):
         raise TypeError(f"a {type(head).__name__} places nothing by depth")
-    points = torch.cat([head.image_points(classifier.encoder(x)) for x in pictures.floats().split(batch)])
+    points = torch.cat(
+        [head.image_points(classifier.encoder(x)).cpu() for x in pictures.batches(batch, classifier.device)]
+    )
     images, rows = roll_up(head, points, paths[pictures.labels], len(texts) - 1), []
     for level, (nodes, rolled) in enumerate(zip(texts, images, strict=True)):
         row = {"level": level, "texts": float(nodes.norm(dim=-1).mean())}
@@ -178,7 +180,15 @@ def _nearer(parents: Tensor, children: Tensor) -> float:
 
 
 @torch.no_grad()
-def ask_depth(model: Model, radius: float, tree: Tree, template: str, pictures: Pictures, batch: int) -> pd.DataFrame:
+def ask_depth(
+    model: Model,
+    radius: float,
+    tree: Tree,
+    template: str,
+    pictures: Pictures,
+    batch: int,
+    device: torch.device | str = "cpu",
+) -> pd.DataFrame:
     """The trained model with its leaf texts asked to stand at tangent length `radius`, other radii in proportion.
 
     By level: norm and bound, the margins' median, `reached` as in `summary`, direct accuracy, and the share of images
@@ -189,8 +199,8 @@ def ask_depth(model: Model, radius: float, tree: Tree, template: str, pictures: 
     names = ("image_radius", "text_radius", "top_radius")
     radii = {name: getattr(head, name) * radius / head.text_radius for name in names}
     asked = replace(head, **radii)
-    classifier = replace(model, head=asked).classifier(tree, template)
-    tangents = torch.cat([asked.image_tangents(classifier.encoder(x)) for x in pictures.floats().split(batch)])
+    classifier = replace(model, head=asked).classifier(tree, template).to(device)
+    tangents = torch.cat([asked.image_tangents(classifier.encoder(x)) for x in pictures.batches(batch, device)])
     margins = measured_margins(classifier, pictures, torch.from_numpy(tree.paths), batch)
     right = margins.assign(accuracy=margins["margin"] > 0).groupby("level")[["accuracy"]].mean()
     table = summary(margins).set_index("level")[["norm", "bound", "q50", "reached"]]

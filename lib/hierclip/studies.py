@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hierclip.attacks import budget_of
 from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
-from hierclip.distributed import make_fabric
+from hierclip.distributed import device_of, make_fabric
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
 from hierclip.model import READINGS, Model, load_model
@@ -185,6 +185,7 @@ def _accuracies(model: Model, dataset: Dataset, tree: Tree, run: Run, params: Pa
     pictures = dataset.pictures(run.part).of(places_of(dataset, tree.ids))
     pictures, attack = pictures[pictures.spread(study.images)], params.attack
     classifier, paths = model.classifier(tree, params.model.template), torch.from_numpy(tree.paths)
+    classifier = classifier.to(device_of(params.model))
     outcomes = level_matrix(classifier, pictures, paths, budget_of(attack), seed=attack.seed, batch=attack.batch)
     found = {reading: figures(outcomes, reading) for reading in READINGS}
     out = {"images": len(pictures), "clean": found["direct"]["clean"][0], "robust": found["direct"]["robust"][0][0]}

@@ -1,5 +1,6 @@
 """What every dataset offers: leaves, a split of them, pictures to train on and fixed pictures to measure on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,11 @@ class Pictures:
     def floats(self) -> Tensor:
         """(N, 3, H, W) float32 in [0, 1], channels last in memory."""
         return (self.images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """`floats` of `size` pictures after another, on a device: never of all at once."""
+        for rows in torch.arange(len(self)).split(size):
+            yield self[rows].floats().to(device)
 
     def of(self, places: Tensor) -> "Pictures":
         """The pictures of the leaves at `places`; labels become positions in it."""

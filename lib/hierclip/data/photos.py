@@ -36,7 +36,7 @@ class Photos:
 
     Of every class the first pictures by number: `train_per_class` and after them `val_per_class` of those to train on,
     `test_per_class` of those to test on. Where the publisher sets none apart, a class's pictures are first to test on,
-    then for validation, then to train on.
+    then for validation, then to train on; where test_per_class is null, all but `val_per_class` are to test on.
     """
 
     def __init__(self, params: PhotoParams, project: Path, prepared: Path):
@@ -156,9 +156,13 @@ class Photos:
 def _divided(train: Source | None, test: Source, params: PhotoParams) -> dict[str, Source]:
     """The rule of `Photos`."""
     most, val, tested = params.train_per_class, params.val_per_class, params.test_per_class
-    shown = [rows[:tested] for rows in by_class(test)]
     pool = test if train is None else train
-    left = [rows[tested if train is None else 0 :] for rows in by_class(pool)]
+    shown = [rows[:tested] for rows in by_class(test)]
+    if train is None and tested is None:
+        shown = [rows[: max(1, len(rows) - val)] for rows in shown]
+    left = by_class(pool)
+    if train is None:
+        left = [rows[len(mine) :] for mine, rows in zip(shown, left, strict=True)]
     if train is None:
         chosen, rest = [rows[:val] for rows in left], [rows[val:][:most] for rows in left]
     else:
@@ -182,7 +186,7 @@ def read_square(source: Source, size: int, row: int) -> Tensor | None:
     try:
         with source.read(row) as image:
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for files that are none
+    except Exception:  # Pillow and what it calls raise many kinds for files that are damaged
         return None
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
 

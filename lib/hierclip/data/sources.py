@@ -166,7 +166,8 @@ def _indexed(files: Iterable[Path], classes: dict[str, str], where: Path) -> Sou
     for file in files:
         with tarfile.open(file) as shard:
             for member in shard:
-                key, _, ending = member.name.partition(".")
+                ending = member.name.rpartition("/")[2].partition(".")[2]
+                key = member.name.removeprefix("./").removesuffix(f".{ending}")
                 if f".{ending.lower()}" in IMAGES:
                     places[f"{file}/{key}"] = file, member.offset_data, member.size
                 elif ending == "cls" and (content := shard.extractfile(member)):

@@ -133,7 +133,7 @@ def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
 
 
 def _read_clean(classifier: Classifier, pictures: Pictures, batch: int) -> Readout:
-    parts = [_read(classifier, pictures[rows].floats(), batch) for rows in torch.arange(len(pictures)).split(batch)]
+    parts = [_read(classifier, x, batch) for x in pictures.batches(batch)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 

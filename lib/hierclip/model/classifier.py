@@ -62,7 +62,7 @@ def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def accuracy(classifier: Classifier, pictures: Pictures, paths: Tensor, batch: int = 500) -> dict[str, list[float]]:
     """By reading, the accuracy at every level. paths: the tree's; labels of the pictures are its rows."""
-    logits = [[level.cpu() for level in classifier(x.to(classifier.device))] for x in pictures.floats().split(batch)]
+    logits = [[level.cpu() for level in classifier(x)] for x in pictures.batches(batch, classifier.device)]
     readings = read([torch.cat(level) for level in zip(*logits, strict=True)], paths)
     nodes = paths[pictures.labels]
     return {reading: (nodes == found).float().mean(0).tolist() for reading, found in readings.items()}
