@@ -249,7 +249,7 @@ def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone,
 
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):
     class Stopping(Stripes):
-        def batch(self, places, size, seed, step, own):
+        def batch(self, places, size, seed, step, own=slice(None)):
             if step == 3:
                 raise KeyboardInterrupt
             return super().batch(places, size, seed, step, own)

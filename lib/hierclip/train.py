@@ -24,7 +24,7 @@ from hierclip.params import (
     OptimParams,
     PretrainParams,
 )
-from hierclip.progress import progress, work_key
+from hierclip.progress import progress, work_hash, work_key
 from hierclip.trees import Tree, check_forest, forest_levels, forest_paths, level_prompts
 
 History = list[dict[str, float]]  # by step: the loss, and what else was logged
@@ -67,7 +67,9 @@ def finetune(
     if isinstance(method, NoneParams):
         return make_head(method, scale, 1.0, 1.0), []
     objective, places = OBJECTIVES[method.loss], places_of(dataset, trees[0].ids)
-    original = Towers(copy.deepcopy(backbone), trees, template).eval().requires_grad_(False).to(fabric.device)
+    original = (
+        Towers(copy.deepcopy(backbone), trees, template, fabric.autocast).eval().requires_grad_(False).to(fabric.device)
+    )
     paths = [torch.from_numpy(tree.paths) for tree in trees]
     parents = [[fabric.to_device(torch.tensor(level)) for level in tree.parents] for tree in trees]
     top = max(tree.top for tree in trees)
@@ -79,8 +81,9 @@ def finetune(
         images, labels = dataset.batch(places, size, seed, place, mine)
         return fabric.to_device(images), [fabric.to_device(rows[labels]) for rows in paths]
 
+    shown = dataset.batch(places, size, seed, 0)[0]  # the whole batch, by which a checkpoint knows the pictures
     with torch.no_grad():
-        embeddings, _, texts = original(pictures(0)[0])
+        embeddings, _, texts = original(fabric.to_device(shown[mine]))
     norms = (float(v.float().norm(dim=-1).mean()) for v in (embeddings, texts))
     learned = method.learned if isinstance(method, HierParams) else ()
     trainee = Trainee(Towers(backbone, trees, template), LearnedHead(make_head(method, scale, *norms), learned))
@@ -105,7 +108,7 @@ def finetune(
 
     steps = params.gradients // gradient_evaluations(method, top)
     hashes = " ".join(tree.hash for tree in trees)
-    config = f"{method.model_dump_json()} {params.model_dump_json()} {hashes} {template} {seed}"
+    config = f"{method.model_dump_json()} {params.model_dump_json()} {hashes} {template} {seed} {work_hash(shown)}"
     history = fit(fabric, module, optimizer, loss_at, steps, params, checkpoint, config, f"fine-tuning {method.label}")
     backbone.clip.eval().requires_grad_(False).cpu()
     return trainee.numbers.fixed(), history
@@ -153,7 +156,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(_decay_groups(clip, params.weight_decay), lr=params.lr)
     if world() > 1 and any(isinstance(part, nn.BatchNorm2d) for part in clip.modules()):
         if fabric.device.type != "cuda":
-            raise TrainingError("pre-training: BatchNorm is not shared between CPU processes; set model.devices: 1")
+            raise TrainingError("pre-training: BatchNorm is not shared between CPU processes; set machine.devices: 1")
         nn.SyncBatchNorm.convert_sync_batchnorm(clip)  # in place
     module, optimizer = fabric.setup(clip.train(), optimizer)
     size = share_of(params)
@@ -171,7 +174,8 @@ def pretrain(
         with torch.no_grad():
             clip.logit_scale.clamp_(max=math.log(100))
 
-    config = f"pretrain {params.model_dump_json()} {' '.join(tree.hash for tree in trees)} {template}"
+    shown = work_hash(dataset.batch(places, size, params.seed, 0)[0])
+    config = f"pretrain {params.model_dump_json()} {' '.join(tree.hash for tree in trees)} {template} {shown}"
     steps = params.steps
     history = fit(fabric, module, optimizer, loss_at, steps, params, checkpoint, config, "pre-training", keep_scale)
     clip.eval().requires_grad_(False).cpu()
@@ -209,9 +213,10 @@ def fit(
         raise TrainingError(f"{what}: its gradients do not pay for one step; raise finetune.gradients")
     rate = optimizer.param_groups[0]["lr"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, params.warmup))
-    key = work_key(config, steps, *module.state_dict().values())
+    precision = fabric.strategy.precision.precision
+    key = work_key(config, precision, steps, *module.state_dict().values())
     state = {"module": module, "optimizer": optimizer, "schedule": schedule, "history": [], "key": key}
-    if agreed(checkpoint.exists() and torch.load(checkpoint, weights_only=True)["key"] == key):
+    if agreed(checkpoint.exists() and torch.load(checkpoint, map_location="cpu", weights_only=True)["key"] == key):
         fabric.load(checkpoint, state)
     history: History = state["history"]
     left = range(len(history), steps)
@@ -219,6 +224,7 @@ def fit(
         optimizer.zero_grad()
         found = []
         for part in range(params.accumulate):
+            torch.manual_seed(params.accumulate * step + part)  # what a model draws itself, such as dropped patches
             with fabric.no_backward_sync(module, enabled=part < params.accumulate - 1):
                 loss, logged = loss_at(params.accumulate * step + part)
                 fabric.backward(loss / params.accumulate)
