@@ -21,7 +21,8 @@ from hierclip.params import ModelParams
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
-open_clip.add_model_config(Path(__file__).parent / "hierclip-tiny.json")
+for own in ("hierclip-tiny", "hierclip-tiny-64"):
+    open_clip.add_model_config(Path(__file__).parent / f"{own}.json")
 
 
 class ModelError(ValueError):
@@ -48,17 +49,29 @@ class Backbone:
 def create(params: ModelParams, seed: int, size: int) -> Backbone:
     """The model that `params` names, with published or local weights, or new ones drawn from `seed`.
 
-    Raises ModelError where open_clip has no such architecture or weights, and where the model takes no pictures of
-    `size` pixels a side.
+    Raises ModelError where open_clip has no such architecture or weights, where the weights were trained with another
+    activation than the architecture has, and where the model takes no pictures of `size` pixels a side.
     """
     if params.architecture not in open_clip.list_models():
         raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
+    _check_activation(params.architecture, params.pretrained)
     torch.manual_seed(seed)
     backbone = _open(params.architecture, params.pretrained)
     wanted = backbone.config["vision_cfg"]["image_size"]
     if wanted != size:
         raise ModelError(f"{params.architecture} takes pictures of {wanted} pixels; data.size is {size}")
     return backbone
+
+
+def _check_activation(name: str, tag: str | None) -> None:
+    """open_clip only warns of weights that were trained with QuickGELU, as OpenAI's were, in a model without it."""
+    trained = open_clip.get_pretrained_cfg(name, tag or "")
+    quick = (open_clip.get_model_config(name) or {}).get("quick_gelu", False)
+    if trained and trained.get("quick_gelu", False) != quick:
+        other = name.removesuffix("-quickgelu") if quick else f"{name}-quickgelu"
+        raise ModelError(
+            f"{name} has another activation than the weights {tag!r}; model.architecture: {other} has theirs"
+        )
 
 
 def load(folder: Path) -> Backbone:
