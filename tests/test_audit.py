@@ -47,7 +47,7 @@ def shown(strength, n=9, wrong=0) -> Pictures:
     "head", [CosineHead(10.0), BALL, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0)], ids=["cosine", "ball", "flat"]
 )
 def test_an_honest_model_passes_every_check(head):
-    found = audit(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, seed=0)
+    found = audit(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.failed == [] and found.images == 9
     left_out = {"cosine": {"unclamped", "cosine"}, "flat": {"unclamped"}}
     surrogates = {CosineHead: left_out["cosine"], EuclideanHead: left_out["flat"]}.get(type(head), set())
@@ -57,7 +57,7 @@ def test_an_honest_model_passes_every_check(head):
 
 
 def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
-    found = audit(model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, seed=0)
+    found = audit(model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0)
     curve = list(found.budgets.values())
     assert list(found.budgets) == [f"{n}/255" for n in BUDGETS]
     assert curve[0] == pytest.approx(7 / 9, abs=1e-5) and curve[-1] == 0
@@ -66,18 +66,18 @@ def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
 
 
 def test_only_so_many_pictures_are_audited():
-    assert audit(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, seed=0).images == 4
+    assert audit(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, batch=2, seed=0).images == 4
 
 
 def test_restarts_are_named_as_many_as_there_were():
     budget = Budget(**vars(BUDGET) | {"restarts": 2})
-    found = audit(model(CosineHead(10.0)), shown(0.2, n=3), PATHS, budget, count=3, seed=0)
+    found = audit(model(CosineHead(10.0)), shown(0.2, n=3), PATHS, budget, count=3, batch=2, seed=0)
     assert list(found.restarts)[0] == "2"
 
 
 def test_a_quantised_models_gradient_is_found_missing_and_search_finds_what_it_hid():
     budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
-    found = audit(model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, seed=0)
+    found = audit(model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, batch=2, seed=0)
     assert found.checks["zero gradients"].value == 1
     assert {"zero gradients", "gradient-free", "suite"} <= set(found.failed)
     assert found.checks["gradient-free"].value > 0.5
@@ -89,19 +89,19 @@ def test_a_gradient_that_is_no_number_counts_as_none():
             return images.mean((2, 3)) + 0 * (images - images.detach()).mean((2, 3)).sqrt()
 
     masked = Classifier(Rooted(), CosineHead(10.0), TEXTS)
-    found = audit(masked, shown(0.1), PATHS, BUDGET, count=9, seed=0)
+    found = audit(masked, shown(0.1), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.checks["zero gradients"].value == 1
 
 
 def test_a_model_at_the_rim_is_caught_by_its_clamps():
     head = PoincareHead(1.0, 50.0, 2.0, 1.0, 5.0)
-    found = audit(model(head), shown(0.2), PATHS, BUDGET, count=9, seed=0)
+    found = audit(model(head), shown(0.2), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.checks["clamps"].value == 1
     assert found.failed == ["clamps"]  # of a fixed length only the direction matters, and that has its gradient
 
 
 def test_texts_at_the_rim_are_seen_too():
-    found = audit(model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)), shown(0.2), PATHS, BUDGET, count=9, seed=0)
+    found = audit(model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)), shown(0.2), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.checks["clamps"].value == pytest.approx(3 / 5)  # the leaves, of five nodes
 
 
@@ -112,5 +112,5 @@ def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_wit
     nn.init.constant_(brightness[2].weight, 3**-0.5)
     hidden = Classifier(brightness, head, [head.place(torch.tensor([[4.9], [3.9]]))]).eval()
     grey = Pictures(torch.full((9, 3, 8, 8), 62, dtype=torch.uint8), torch.zeros(9, dtype=torch.long))
-    found = audit(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=9, seed=0)
+    found = audit(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=9, batch=2, seed=0)
     assert found.checks["clamps"].value == 1 and {"unclamped", "clamps"} <= set(found.failed)

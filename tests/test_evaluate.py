@@ -218,7 +218,7 @@ def record(**changes) -> Record:
 def test_record_comes_back_from_its_file(tmp_path):
     made = record()
     path = save_record(made, tmp_path)
-    assert path.name == "tecoa-0-tuned.json"
+    assert path == tmp_path / "tecoa-0/tuned.json"
     back = load_records(tmp_path)[0]
     assert back.path_robust["direct"] == pytest.approx(made.path_robust["direct"], abs=1e-6)
 
@@ -274,4 +274,4 @@ def test_records_of_other_conditions_are_not_compared():
 def test_a_tree_outside_its_committed_interval_differs():
     other = {"wordnet": tree(0.5, 0.3), "emoji": tree(0.8, 0.6)}
     differing = [a.figure for a in compare(record(forest=other), record()) if not a.agrees]
-    assert differing == ["tecoa-0-tuned direct tree emoji"]
+    assert differing == ["tecoa-0/tuned direct tree emoji"]

@@ -48,7 +48,7 @@ def _again(record: Record, params: Params, root: Path) -> dict:
     settings = {"params": params.attack, "seed": record.seed, "device": device_of(params.model)}
     with tempfile.TemporaryDirectory() as folder:
         made = evaluate_task(model, task, root=Path(folder), **settings)
-    return made.model_dump(exclude={"git", "versions"})
+    return made.model_dump(exclude={"git", "hardware", "versions"})
 
 
 def _differences(record: Record, made: dict, tolerance: float = 1e-5) -> list[str]:

