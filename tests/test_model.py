@@ -121,6 +121,16 @@ def test_an_unknown_architecture_is_refused(params):
         model.create(params.model.model_copy(update={"architecture": "ViT-Z-99"}), seed=0, size=32)
 
 
+@pytest.mark.parametrize(
+    ("name", "tag", "other"),
+    [("ViT-B-32", "openai", "ViT-B-32-quickgelu"), ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "ViT-B-32")],
+)
+def test_weights_of_another_activation_are_refused_before_they_are_fetched(params, name, tag, other):
+    wanted = params.model.model_copy(update={"architecture": name, "pretrained": tag})
+    with pytest.raises(ModelError, match=f"another activation than the weights '{tag}'; .*: {other} has theirs"):
+        model.create(wanted, seed=0, size=224)
+
+
 @pytest.mark.parametrize("pretrained", ["no-such-tag", "junk.pt"])
 def test_weights_that_cannot_be_had_are_refused(tmp_path, monkeypatch, params, pretrained):
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,8 @@
 """Photographs, in miniature copies of the layouts in which they are published."""
 
 import shutil
+import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from hierclip.data import DATASETS, PARTS, DataError, Photos, load_dataset
 from hierclip.data.photos import read_square, varied
-from hierclip.data.sources import number
+from hierclip.data.sources import imagenet_names, number
 from hierclip.params import PhotoParams
 from tests.miniatures import COUNT, MINIATURES, put
 
@@ -115,15 +117,20 @@ def test_every_kind_of_colour_becomes_rgb(mode, project):
     assert square is not None and square.shape == (3, 8, 8) and square.float().mean() > 150
 
 
-def test_broken_pictures_are_left_out_named_and_counted(project):
+def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
     MINIATURES["mine"][0](project / "sets")
     (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no picture")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    Image.new("RGB", (100, 100)).save(project / "sets/mine/test/dog/2.jpg")  # said to be a bomb
     whole = (project / "sets/mine/train/dog/2.jpg").read_bytes()
     (project / "sets/mine/train/dog/2.jpg").write_bytes(whole[:200])  # cut off
     dataset = opened(project, "mine", val_per_class=1)
-    with pytest.warns(UserWarning, match="mine: 2 pictures cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg; they"):
+    with pytest.warns(
+        UserWarning,
+        match="mine: 3 pictures cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg, .*test/dog/2.jpg; they",
+    ):
         dataset.prepare()
-    assert dataset.pictures("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 1)
+    assert dataset.pictures("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 2)
     assert dataset.tensors["train.labels"].tolist() == [0] * (COUNT - 1) + [1] * (COUNT - 2)
     with pytest.raises(DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"):
         opened(project, "mine", strict=True).prepare()
@@ -206,6 +213,35 @@ def test_names_of_ones_own_are_taken_from_beside_the_folders(project):
     put(project / "sets/mine/k1/1.jpg", 0)
     (project / "sets/mine/classes.csv").write_text("id,name\nk1,kestrel\n", encoding="utf8")
     assert [(leaf.id, leaf.name) for leaf in opened(project, "mine").leaves] == [("k1", "kestrel")]
+
+
+def test_no_picture_is_in_two_parts_where_nobody_set_some_apart(project):
+    for k in range(4):
+        put(project / f"sets/mine/cat/{k}.jpg", k)
+    for tested, counts in ((None, (0, 1, 3)), (2, (1, 1, 2)), (9, (0, 0, 4))):
+        sources = opened(project, "mine", test_per_class=tested).sources
+        named = [[s.called(row) for row in range(len(s.labels))] for s in (sources[p] for p in ("train", *PARTS))]
+        assert tuple(map(len, named)) == counts
+        assert len({name for part in named for name in part}) == sum(counts)
+
+
+def test_a_shard_may_have_been_written_of_a_folder(project):
+    MINIATURES["sharded"][0](project / "sets")
+    for shard in (project / "sets/sharded").glob("*/*.tar"):
+        with tarfile.open(shard) as old:
+            members = [(member, old.extractfile(member)) for member in old]
+            content = [(member, file.read()) for member, file in members if file]
+        with tarfile.open(shard, "w") as new:
+            for member, data in content:
+                member.name = f"./v1.0/{member.name}"
+                new.addfile(member, BytesIO(data))
+    dataset = opened(project, "sharded")
+    dataset.prepare()
+    assert len(dataset.pictures("test")) == 4 * COUNT
+
+
+def test_imagenets_classes_have_a_name_each():
+    assert len(set(imagenet_names().values())) == 1000
 
 
 def test_shards_without_a_class_are_named(project):

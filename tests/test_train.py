@@ -263,6 +263,45 @@ def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbo
     assert same(whole.clip, rest.clip)
 
 
+def test_a_checkpoint_of_other_pictures_is_left_unread(fabric, params, backbone, forest, checkpoint, tmp_path):
+    class Darker(Stripes):
+        def batch(self, *asked):
+            images, labels = super().batch(*asked)
+            return images / 2, labels
+
+    class Stopping(Stripes):
+        def batch(self, places, size, seed, step, own=slice(None)):
+            if step == 3:
+                raise KeyboardInterrupt
+            return super().batch(places, size, seed, step, own)
+
+    stopped, resumed, whole = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
+    with pytest.raises(KeyboardInterrupt):
+        tune(fabric, "tecoa", params, stopped, forest, checkpoint, Stopping(), steps=5)
+    assert checkpoint.exists()
+    darker = tune(fabric, "tecoa", params, resumed, forest, checkpoint, Darker(), steps=5)
+    assert darker == tune(fabric, "tecoa", params, whole, forest, tmp_path / "other.ckpt", Darker(), steps=5)
+
+
+def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float32(
+    params, backbone, forest, checkpoint, monkeypatch
+):
+    seen, stem, real = [], [], train.Trainee.forward
+
+    def forward(self, images, local=False):
+        out = real(self, images, local)
+        seen.extend(part.dtype for part in (images, *out))
+        return out
+
+    monkeypatch.setattr(train.Trainee, "forward", forward)
+    backbone.clip.visual.conv1.register_forward_hook(lambda *got: stem.append(got[2].dtype))
+    half = make_fabric(params.model.model_copy(update={"precision": "bf16-mixed"}))
+    history = tune(half, "hier", params, backbone, forest, checkpoint)[1]
+    assert set(stem) == {torch.bfloat16}  # the original model's towers too
+    assert set(seen) == {torch.float32}
+    assert all(torch.isfinite(torch.tensor(step["loss"])) for step in history)
+
+
 @pytest.mark.parametrize("name", ["tecoa", "fare", "hier"])
 def test_finetuning_learns_from_attacked_pictures(fabric, params, backbone, tree, checkpoint, name):
     strong = METHOD[name].attack.model_copy(update={"step": 16 / 255})

@@ -15,7 +15,7 @@ from hierclip.attacks import frozen, pgd
 from hierclip.data import Dataset, places_of, step_seed
 from hierclip.distributed import agreed, mean, own, rank, world
 from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
-from hierclip.model import Backbone, Head, LearnedHead, Towers
+from hierclip.model import Backbone, Head, LearnedHead, Towers, full
 from hierclip.params import (
     FinetuneParams,
     HierParams,
@@ -165,7 +165,7 @@ def pretrain(
     def loss_at(place: int) -> tuple[Tensor, dict[str, float]]:
         images, labels = dataset.batch(places, size, params.seed, place, mine)
         images, nodes = fabric.to_device(images), fabric.to_device(paths[labels[mine]])
-        image, text, scale = module((images - mean) / std, tokens)[:3]
+        image, text, scale = (full(part) for part in module((images - mean) / std, tokens)[:3])
         logits = scale * image @ text.T
         terms = [w * F.cross_entropy(logits[:, row], nodes[:, l]) for l, (w, row) in enumerate(weighted)]
         return torch.stack(terms).sum(), {}

@@ -13,6 +13,7 @@ from PIL import Image
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CLASSES = "classes.csv"  # of a folder of one's own: columns id (the class's folder) and name
+TWINS = {"n04008634": "projectile", "n04355933": "sunglass"}  # beside a missile and sunglasses, in WordNet's words
 TINY = "data/source/tiny-imagenet.csv"
 
 
@@ -95,11 +96,11 @@ def class_name(identifier: str, known: Mapping[str, str] | None) -> str:
 
 @cache
 def imagenet_names() -> dict[str, str]:
-    """open_clip's names for ImageNet-1k's classes, by WordNet id."""
+    """open_clip's names for ImageNet-1k's classes, by WordNet id; of two pairs of twins one is called otherwise."""
     from open_clip import IMAGENET_CLASSNAMES
     from timm.data.imagenet_info import ImageNetInfo
 
-    return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
+    return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True)) | TWINS
 
 
 def need(path: Path, what: str) -> Path:

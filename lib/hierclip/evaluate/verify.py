@@ -31,7 +31,7 @@ class Agreement:
 
 def compare(new: Record, old: Record) -> Iterator[Agreement]:
     """Every figure of two records. Raises RecordError where they were not made under the same conditions."""
-    for field in ("dataset", "split", "method", "seed", "images", "reading", "threat_model", "trees"):
+    for field in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, field) != getattr(old, field):
             raise RecordError(f"{new.name}: {field} is {getattr(new, field)}, committed {getattr(old, field)}")
     for reading in READINGS:

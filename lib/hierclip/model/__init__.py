@@ -20,5 +20,5 @@ from hierclip.model.classifier import (
     read,
     save_model,
 )
-from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead
+from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, full
 from hierclip.model.towers import Towers
