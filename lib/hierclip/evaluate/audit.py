@@ -43,8 +43,8 @@ def audit(
 ) -> Audit:
     """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others.
 
-    batch: the most that are in the model at once. paths: (leaves, L + 1), the tree's. Attacks on surrogates count where they break the model itself. In L2 the budgets
-    are as large as Linf ones that use every pixel.
+    batch: the most that are in the model at once. paths: (leaves, L + 1), the tree's. Attacks on surrogates count where
+    they break the model itself. In L2 the budgets are as large as Linf ones that use every pixel.
     """
     some = pictures[pictures.spread(count)]
     broken = _Breaker(classifier, some.floats(), some.labels, AIMS["direct"](paths, 0), seed, batch)
