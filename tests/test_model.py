@@ -106,6 +106,16 @@ def test_a_checkpoint_file_can_be_started_from(tmp_path, params, backbone):
         assert torch.equal(other.clip.state_dict()[name], weight), name
 
 
+def test_an_exported_folder_can_be_started_from(tmp_path, params, backbone):
+    model.save(backbone, tmp_path)
+    wanted = params.model.model_copy(update={"architecture": f"local-dir:{tmp_path}"})
+    assert not wanted.scratch and params.model.scratch
+    other = model.create(wanted, seed=1, size=32)
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(m.clip.state_dict().values() for m in (backbone, other)), strict=True)
+    )
+
+
 def test_a_new_backbone_is_in_evaluation_mode(backbone):
     assert not any(part.training for part in backbone.clip.modules())
 

@@ -52,7 +52,7 @@ def project(tmp_path, monkeypatch) -> Path:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(picture)
     torch.manual_seed(0)
-    save_file(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "weights.safetensors")
+    save_file(open_clip.create_model("ViT-B-32-quickgelu").state_dict(), tmp_path / "weights.safetensors")
     monkeypatch.chdir(tmp_path)
     params = load_params(tmp_path / "params.yaml")
     dataset = load_dataset(params.data, tmp_path)

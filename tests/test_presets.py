@@ -84,6 +84,14 @@ def test_the_root_may_be_named_in_the_environment(monkeypatch):
     assert find_root() == ROOT / "presets/smoke" and load_params() == load_params(ROOT / "presets/smoke/params.yaml")
 
 
+def test_a_set_stands_once_among_the_zero_shot_ones(tmp_path):
+    entries = sections(ROOT / "presets/tiny-imagenet")
+    entries["zero_shot"]["again"] = entries["zero_shot"]["cifar10"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
+    with pytest.raises(ParamsError, match="zero_shot has cifar10-images twice"):
+        load_params(tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

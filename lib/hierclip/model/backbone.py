@@ -49,10 +49,12 @@ class Backbone:
 def create(params: ModelParams, seed: int, size: int) -> Backbone:
     """The model that `params` names, with published or local weights, or new ones drawn from `seed`.
 
+    Beside open_clip's architectures there are its `hf-hub:NAME` and `local-dir:FOLDER`, which bring their weights.
+
     Raises ModelError where open_clip has no such architecture or weights, where the weights were trained with another
     activation than the architecture has, and where the model takes no pictures of `size` pixels a side.
     """
-    if params.architecture not in open_clip.list_models():
+    if ":" not in params.architecture and params.architecture not in open_clip.list_models():
         raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
     _check_activation(params.architecture, params.pretrained)
     torch.manual_seed(seed)

@@ -69,6 +69,9 @@ class Params(Section):
         for name, entry in self.zero_shot.items():
             if name in SPLITS or entry.data.name == self.data.name or entry.data.size != self.data.size:
                 raise ValueError(f"zero_shot.{name} must be another set than data, at its size, and no split")
+        sets = [entry.data.name for entry in self.zero_shot.values()]
+        if twice := {name for name in sets if sets.count(name) > 1}:
+            raise ValueError(f"zero_shot has {', '.join(sorted(twice))} twice; a set's pictures are kept by its name")
         for name in self.method:
             self.variant(f"method.{name}", {"method": name})
         if missing := set(self.methods) - set(self.plots.palette):

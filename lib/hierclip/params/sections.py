@@ -58,11 +58,16 @@ class TreesParams(Section):
 
 
 class ModelParams(Section):
-    architecture: str  # an open_clip model name
+    architecture: str  # an open_clip model name, hf-hub:NAME or local-dir:FOLDER
     pretrained: str | None  # a tag that open_clip knows, a checkpoint file, or null: train from scratch
     template: Template
-    precision: Literal["32-true", "bf16-mixed"]
+    precision: Literal["32-true", "bf16-mixed"]  # of the towers in training; all else is float32
     accelerator: Literal["cpu", "gpu", "auto"]
+
+    @property
+    def scratch(self) -> bool:
+        """Whether the model comes without weights. A name with a colon, as `local-dir:FOLDER`, brings its own."""
+        return self.pretrained is None and ":" not in self.architecture
 
 
 class MachineParams(Section):

@@ -25,7 +25,7 @@ def pretrain_stage(root: Path, params: Params) -> tuple[Model, pd.DataFrame]:
     backbone = create(params.model, params.pretrain.seed, params.data.size)
     if device_of(params.model).type != "cuda" and any(isinstance(m, nn.BatchNorm2d) for m in backbone.clip.modules()):
         machine = None
-    scratch = params.model.pretrained is None
+    scratch = params.model.scratch
     if not (scratch and machine and spread(params, root, "pretrain")):
         history = []
         if scratch:
