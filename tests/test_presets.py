@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hierclip.data import DATASETS
+from hierclip.evaluate import RECORDS, load_records
 from hierclip.params import ParamsError, find_root, load_params
 
 ROOT = find_root()
@@ -71,6 +72,15 @@ def test_the_paper_has_its_fifteen_sets_each_with_a_tree():
 def test_the_full_preset_is_the_default_with_every_method_and_three_seeds():
     full, default = sections(ROOT / "presets/openmoji-full"), sections(ROOT)
     assert full == default | {"methods": list(default["method"]), "seeds": [0, 1, 2]}
+
+
+@pytest.mark.slow
+def test_a_preset_runs_from_the_pictures_to_the_report():
+    subprocess.run(["make", "repro", "PRESET=smoke"], cwd=ROOT, check=True)
+    params, smoke = load_params(ROOT / "presets/smoke/params.yaml"), ROOT / "presets/smoke"
+    records = load_records(smoke / RECORDS)
+    assert {(r.method, r.split) for r in records} == {(m, s) for m in params.methods for s in params.tasks}
+    assert (smoke / "data/results/table.md").exists() and list((smoke / "data/results/figures").glob("levels_*"))
 
 
 def test_a_preset_that_is_not_there_is_refused_beside_the_known():
