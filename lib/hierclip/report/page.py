@@ -33,12 +33,13 @@ class Table:
     """A frame's columns as they are, without its index; the first one heads its rows, None and NaN are a dash.
 
     Floats are shown to three digits: format them before where that is not right. marked: places of the rows to stand
-    out, say those that failed; say so in a cell too, as not everybody sees the colour.
+    out, say those that failed; say so in a cell too, as not everybody sees the colour. folded: shown when asked for.
     """
 
     frame: pd.DataFrame
     caption: str
     marked: Collection[int] = ()
+    folded: bool = False
 
     @property
     def rows(self) -> list[list[str]]:
@@ -99,4 +100,5 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
 def _cell(value: object) -> str:
     if value is None or value != value:
         return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return re.sub(r"\[([^\s,]+), ([^\s,]+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", text)  # an interval stays on one line
