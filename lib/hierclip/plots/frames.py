@@ -34,7 +34,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def save_metrics(r: Record, folder: Path) -> None:
-    """Writes a record's headline figures, in percent, to SPLIT/METHOD-SEED.json: what `dvc metrics` shows and compares."""
+    """Writes a record's headline figures, in percent, to SPLIT/METHOD-SEED.json, for `dvc metrics`."""
     found = {"clean leaf": r.clean["direct"][0], "robust leaf": r.robust["direct"][0][0]}
     found |= {f"path-robust {reading}": value for reading, value in r.path_robust.items()}
     path = folder / r.split / f"{r.method}-{r.seed}.json"
