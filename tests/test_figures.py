@@ -61,19 +61,24 @@ def test_every_method_stands_out_from_white():
 
 
 FIGURES = {
-    "levels": lambda: level_bars(RECORDS, "tuned", PARAMS),
-    "matrices": lambda: matrices(RECORDS, "roll_up", PARAMS),
-    "trees": lambda: tree_bars(RECORDS, "tuned", PARAMS),
-    "audit": lambda: audit_figure(RECORDS, "tuned", PARAMS),
+    "levels": lambda params=PARAMS: level_bars(RECORDS, "tuned", params),
+    "matrices": lambda params=PARAMS: matrices(RECORDS, "roll_up", params),
+    "trees": lambda params=PARAMS: tree_bars(RECORDS, "tuned", params),
+    "audit": lambda params=PARAMS: audit_figure(RECORDS, "tuned", params),
 }
 
 
+@pytest.mark.parametrize("width", [7.0, 3.3])
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_as_wide_as_the_page_and_no_letter_is_smaller_than_7_points(name):
-    figure = FIGURES[name]()
-    assert figure.get_size_inches()[0] == PARAMS.plots.width
+def test_a_figure_fits_a_page_or_a_column_and_no_letter_is_smaller_than_7_points(name, width):
+    plots = PARAMS.plots.model_copy(update={"width": width})
+    figure = FIGURES[name](PARAMS.model_copy(update={"plots": plots}))
+    figure.canvas.draw()
+    assert figure.get_size_inches()[0] == width
     written = [text for text in figure.findobj(Text) if text.get_text().strip()]
     assert written and min(text.get_fontsize() for text in written) >= 7
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 >= -0.01 and drawn.x1 <= width + 0.01
 
 
 @pytest.mark.parametrize("name", ["levels", "trees"])

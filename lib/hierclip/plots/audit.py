@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from hierclip.evaluate import Record
 from hierclip.evaluate.records import Check
 from hierclip.params import Params
-from hierclip.plots.methods import beside, first_seeds, legend, reach
+from hierclip.plots.methods import PAGE, beside, first_seeds, legend, reach
 
 
 def audit_figure(records: Sequence[Record], split: str, params: Params) -> Figure:
@@ -20,8 +20,10 @@ def audit_figure(records: Sequence[Record], split: str, params: Params) -> Figur
     The first seed of each method, with exact 95 % intervals; a check's goes up only, as the record has it.
     """
     shown = first_seeds(records, split, params)
-    panels, size = [["budgets", "checks"], ["effort", "checks"]], (params.plots.width, 4.4)
-    figure, axes = plt.subplot_mosaic(panels, figsize=size, width_ratios=[1.2, 1], layout="constrained")  # pyright: ignore
+    panels, ratios, height = [["budgets", "checks"], ["effort", "checks"]], [1.2, 1], 4.4
+    if (width := params.plots.width) < PAGE:
+        panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 8
+    figure, axes = plt.subplot_mosaic(panels, figsize=(width, height), width_ratios=ratios, layout="constrained")  # pyright: ignore
     checks = list(dict.fromkeys(name for r in shown for name in r.audit.checks))
     for k, r in enumerate(shown):
         audit, shift = r.audit, beside(k, len(shown))
@@ -67,5 +69,5 @@ def _name(axes: Mapping[str, Axes], record: Record, checks: Sequence[str]) -> No
     axes["budgets"].set_xlabel(f"budget (1/255, {record.threat_model.norm})")
     axes["effort"].set_xlabel("steps; random starts (×, dotted)")
     axes["checks"].set_yticks(range(len(checks)), checks)
-    axes["checks"].set(xlabel="share of pictures (%); bar: limit; filled: failed", ylim=(len(checks) - 0.5, -0.5))
+    axes["checks"].set(xlabel="share of pictures (%)\nbar: limit; filled: failed", ylim=(len(checks) - 0.5, -0.5))
     axes["checks"].set_xlim(left=-1)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hierclip.margins import euclidean_bound, hyperbolic_bound
-from hierclip.plots.methods import legend
+from hierclip.plots.methods import fitting, legend
 
 
 def margin_depth(margins: pd.DataFrame, colour: str, width: float) -> Figure:
@@ -19,7 +19,7 @@ def margin_depth(margins: pd.DataFrame, colour: str, width: float) -> Figure:
     inches is for three of them.
     """
     trees = list(margins.groupby("tree", sort=False)) if "tree" in margins else [("", margins)]
-    columns = min(3, len(trees))
+    columns = min(3, fitting(width, 1.6, len(trees)))
     rows = -(-len(trees) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, 0.6 + 2.1 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
@@ -30,7 +30,7 @@ def margin_depth(margins: pd.DataFrame, colour: str, width: float) -> Figure:
         axis.tick_params(labelbottom=True)
     for axis in axes.flat[len(trees) :]:
         axis.remove()
-    figure.supxlabel("distance of the level's texts from the centre (numbers: levels)", size="medium")
+    figure.supxlabel("distance of the level's texts from the centre\n(numbers: levels)", size="medium")
     figure.supylabel("margin (logits)", size="medium")
     legend(figure, axes[0, 0])
     return figure

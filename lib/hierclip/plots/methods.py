@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -10,6 +11,8 @@ from matplotlib.patheffects import withStroke
 from hierclip.evaluate import Record
 from hierclip.params import Params
 from hierclip.plots.frames import in_order
+
+PAGE = 5.0  # inches; what is narrower is a column of a page
 
 
 def first_seeds(records: Sequence[Record], split: str, params: Params) -> list[Record]:
@@ -35,7 +38,19 @@ def bars(axis: Axes, place: tuple[int, int], values, bounds, colour: str, **styl
     drawn[2][0].set_path_effects([withStroke(linewidth=1.6, foreground="white")])  # to be seen on a dark bar too
 
 
+def pair(width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Two panels of one vertical axis: beside each other on a page, one above the other in a column."""
+    rows, columns = (1, 2) if width >= PAGE else (2, 1)
+    return plt.subplots(rows, columns, figsize=(width, rows * height), sharey=True, layout="constrained")
+
+
+def fitting(width: float, least: float, count: int) -> int:
+    """How many of `count` things of a least width, in inches, stand in a row; five at most."""
+    return max(1, min(5, count, int(width / least)))
+
+
 def legend(figure: Figure, axis: Axes) -> None:
-    """The legend of one panel above all, in rows of five."""
+    """The legend of one panel, above all."""
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(5, len(names)))
+    columns = fitting(figure.get_size_inches()[0], 1.4, len(names))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns)

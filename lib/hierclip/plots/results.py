@@ -12,7 +12,7 @@ from hierclip.evaluate import Record
 from hierclip.model import READINGS
 from hierclip.params import Params
 from hierclip.plots.frames import in_order
-from hierclip.plots.methods import bars, first_seeds, legend
+from hierclip.plots.methods import bars, first_seeds, fitting, legend, pair
 
 
 def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
@@ -21,7 +21,7 @@ def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     A panel for each reading; the first seed of each method, with its 95 % intervals over pictures.
     """
     shown = first_seeds(records, split, params)
-    figure, axes = plt.subplots(1, 2, figsize=(params.plots.width, 2.8), sharey=True, layout="constrained")
+    figure, axes = pair(params.plots.width, 2.8)
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, r in enumerate(shown):
             place, colour, bounds = (k, len(shown)), params.plots.palette[r.method], r.intervals[reading]
@@ -31,7 +31,9 @@ def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
             bars(axis, place, own, own_bounds, colour, label=params.labels[r.method])
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="level (0: leaves)")
     threat = shown[0].threat_model
-    axes[0].set_ylabel(f"accuracy (%): clean (pale),\nunder {threat.norm} {threat.eps} (full)")
+    figure.supylabel(
+        f"accuracy (%): clean (pale),\nunder {threat.norm} {threat.eps} (full)", size="medium", ha="center"
+    )
     legend(figure, axes[0])
     return figure
 
@@ -39,9 +41,9 @@ def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
 def matrices(records: Sequence[Record], reading: str, params: Params) -> Figure:
     """A[attack level, evaluated level] as heat maps, the clean row on top and an attack's own level framed.
 
-    A panel for each record, five in a row.
+    A panel for each record, five in a row of a page.
     """
-    shown, columns = in_order(records, params.labels), min(5, len(records))
+    shown, columns = in_order(records, params.labels), fitting(params.plots.width, 1.3, len(records))
     rows, deep = -(-len(shown) // columns), max(len(r.levels) for r in shown)
     side = min(0.83 * params.plots.width / columns, 2.5)
     size = (params.plots.width, 0.2 + rows * (0.5 + side * (deep + 1) / deep))
@@ -71,7 +73,7 @@ def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     The first seed of each method, with its 95 % intervals over pictures.
     """
     shown = first_seeds(records, split, params)
-    figure, axes = plt.subplots(1, 2, figsize=(params.plots.width, 2.6), sharey=True, layout="constrained")
+    figure, axes = pair(params.plots.width, 2.6)
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, r in enumerate(shown):
             values = [tree.path_robust[reading] for tree in r.forest.values()]
@@ -79,6 +81,6 @@ def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
             bars(axis, (k, len(shown)), values, bounds, colour, label=params.labels[r.method])
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="tree")
         axis.set_xticks(range(len(shown[0].forest)), list(shown[0].forest))
-    axes[0].set_ylabel("path-robust accuracy (%)")
+    figure.supylabel("path-robust accuracy (%)", size="medium")
     legend(figure, axes[0])
     return figure
