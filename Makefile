@@ -1,5 +1,5 @@
 # make repro: the environment, then every result. make test: the environment, then the tests.
-# PRESET=smoke (or another folder of presets/) makes repro, sweep, ablate, lab and verify work on that one's results.
+# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, lab and verify work on that one's results.
 PRESET ?= openmoji
 ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
 ifeq ($(wildcard $(ROOT)/params.yaml),)
@@ -16,11 +16,19 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: repro test slow lint sweep ablate lab verify lock clean
+.PHONY: repro report test slow lint sweep ablate lab verify lock clean
 
-repro: $(READY)
+repro: $(READY) $(wildcard presets/*/dvc.yaml)
 	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
+
+# Presets have the pipeline as copies: DVC compares commits, and follows no link in one.
+presets/%/dvc.yaml: dvc.yaml
+	@cp $< $@
+
+# One page of all results, data/results/report.html, out of what `make repro` left; it says what is missing.
+report: $(READY)
+	@cd $(ROOT) && $(BIN)/hierclip report
 
 test: $(READY)
 	@$(BIN)/pytest

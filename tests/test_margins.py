@@ -239,7 +239,7 @@ def test_summary_and_figure_keep_trees_apart():
     pd.testing.assert_frame_equal(table[:2].drop(columns="tree"), summary(rows), check_dtype=False)
     assert table["reached"][2:].to_numpy() == pytest.approx(summary(rows)["reached"].to_numpy() / 2)
     for shown, titles in ((rows, [""]), (both, ["b", "a"])):
-        figure = margin_depth(shown)
+        figure = margin_depth(shown, "#cc79a7", 7.0)
         assert [axis.get_title() for axis in figure.axes] == titles
         ticks = figure.axes[0].lines[2]
         assert np.asarray(ticks.get_ydata()) == pytest.approx(summary(rows)["sibling_bound"].to_numpy())

@@ -13,7 +13,7 @@ from hierclip.params import ParamsError, find_root, load_params
 
 ROOT = find_root()
 PRESETS = sorted((ROOT / "presets").iterdir())
-SHARED = {"dvc.yaml", "lib", "notebooks", "requirements.lock", "data/source"}
+SHARED = {"lib", "notebooks", "requirements.lock", "data/source"}
 each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
 
 
@@ -40,6 +40,12 @@ def test_a_preset_is_complete_and_shares_all_but_its_choices_and_results(preset)
     assert params.trees.names[0] == "wordnet"
     for name in params.trees.names[1:]:
         assert (ROOT / "data/source/trees" / params.data.name / f"{name}.yaml").exists()
+
+
+@each_preset
+def test_a_preset_has_the_pipeline_as_a_copy_since_dvc_follows_no_link_in_a_commit(preset):
+    assert not (preset / "dvc.yaml").is_symlink()
+    assert (preset / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes(), "make repro copies it anew"
 
 
 @each_preset

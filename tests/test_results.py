@@ -9,9 +9,7 @@ from typer.testing import CliRunner
 from hierclip.cli import DEFAULT, RESULTS, TABLE, app, main, write_readme
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.params import find_root, load_params
-from hierclip.plots import save
 from hierclip.plots.frames import frame, in_order
-from hierclip.plots.results import level_bars, matrices
 from hierclip.plots.table import markdown, paired
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.test_evaluate import record
@@ -112,19 +110,6 @@ def test_readme_without_markers_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("nothing", encoding="utf8")
     with pytest.raises(ValueError, match="to put the results between"):
         write_readme(tmp_path)
-
-
-def test_figures_are_the_same_to_the_byte_each_time(tmp_path):
-    params = load_params(ROOT / "params.yaml")
-    for name in ("a.png", "b.png"):
-        save(level_bars([record()], "tuned", params), tmp_path / name, 50)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_matrices_show_the_clean_row_and_every_attack():
-    figure = matrices([record(), record(method="hier")], "roll_up", load_params(ROOT / "params.yaml"))
-    assert len(figure.axes) == 2
-    assert len(figure.axes[0].texts) == 4 * 3
 
 
 def test_command_lists_what_it_can_do():

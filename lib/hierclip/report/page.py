@@ -1,0 +1,104 @@
+"""A page of HTML that stands alone: text, tables and pictures in sections, in one file that opens from disk."""
+
+import base64
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+# Raw HTML is shown as it was written, and pictures come only from `Picture`, so that nothing is loaded from elsewhere.
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs in Markdown, with tables; HTML in it is shown, not obeyed."""
+
+    markdown: str
+
+    @property
+    def html(self) -> Markup:
+        return Markup(MARKDOWN.render(self.markdown))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame's columns as they are, without its index; the first one heads its rows, None and NaN are a dash.
+
+    Floats are shown to three digits: format them before where that is not right. marked: places of the rows to stand
+    out, say those that failed; say so in a cell too, as not everybody sees the colour. folded: shown when asked for.
+    """
+
+    frame: pd.DataFrame
+    caption: str
+    marked: Collection[int] = ()
+    folded: bool = False
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [[_cell(value) for value in row] for row in self.frame.itertuples(index=False, name=None)]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns begin with a digit, or a sign, in every row: they are set to the right."""
+        columns = zip(*self.rows, strict=True)
+        return [all(re.match(r"[-+−]?\.?\d|–$", cell) for cell in column) for column in columns]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file, its bytes, or a figure. caption: Markdown, says what to see; alt: what is there, for the blind."""
+
+    source: Path | bytes | Figure
+    caption: str
+    alt: str
+
+    @property
+    def caption_html(self) -> Markup:
+        return Markup(MARKDOWN.renderInline(self.caption))
+
+    @property
+    def address(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self._png()).decode()
+
+    def _png(self) -> bytes:
+        if isinstance(self.source, Figure):
+            buffer = BytesIO()
+            self.source.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+            return buffer.getvalue()
+        return self.source.read_bytes() if isinstance(self.source, Path) else self.source
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, listed in the contents, and what stands under it."""
+
+    title: str
+    parts: Sequence[Text | Table | Picture]
+
+
+def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
+    """Writes sections under a title and a lead (Markdown) as one HTML file, the same to the byte for the same content.
+
+    Raises OSError where a picture's file is not there.
+    """
+    pages = Environment(loader=PackageLoader("hierclip.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    anchors = [f"{n}-{re.sub(r'[^a-z0-9]+', '-', s.title.lower()).strip('-')}" for n, s in enumerate(sections, start=1)]
+    placed = list(zip(anchors, sections, strict=True))
+    text = pages.get_template("page.html").render(title=title, lead=Text(lead), sections=placed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf8")
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return re.sub(r"\[([^\s,]+), ([^\s,]+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", text)  # an interval stays on one line

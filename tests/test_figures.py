@@ -1,0 +1,130 @@
+"""Figures: what they show, at the page's width, in letters that can be read and colours that can be told apart."""
+
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+
+from hierclip.params import find_root, load_params
+from hierclip.plots import save
+from hierclip.plots.audit import audit_figure
+from hierclip.plots.pictures import attack_strip
+from hierclip.plots.results import level_bars, matrices, tree_bars
+from tests.test_evaluate import record
+
+mpl.use("agg")
+PARAMS = load_params(find_root() / "params.yaml")
+RECORDS = [record(), record(method="hier")]
+# How dichromats see linear RGB: Machado, Oliveira and Fernandes (2009), at full severity.
+EYES = {
+    "usual": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def linear(colour: str) -> np.ndarray:
+    rgb = np.array(to_rgb(colour))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def seen(colour: str, eyes: str) -> np.ndarray:
+    """In CIELAB."""
+    white = np.array([0.9505, 1, 1.089])
+    x, y, z = np.cbrt(np.maximum(XYZ @ (np.array(EYES[eyes]) @ linear(colour)), 1e-3) / white)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_methods_can_be_told_apart_by_every_eye(eyes):
+    for a, b in itertools.combinations(PARAMS.plots.palette, 2):
+        colours = PARAMS.plots.palette[a], PARAMS.plots.palette[b]
+        assert np.linalg.norm(np.subtract(*(seen(colour, eyes) for colour in colours))) > 12, (a, b)
+
+
+def test_every_method_stands_out_from_white():
+    for method, colour in PARAMS.plots.palette.items():
+        assert 1.05 / (XYZ[1] @ linear(colour) + 0.05) > 2.2, method
+
+
+FIGURES = {
+    "levels": lambda params=PARAMS: level_bars(RECORDS, "tuned", params),
+    "matrices": lambda params=PARAMS: matrices(RECORDS, "roll_up", params),
+    "trees": lambda params=PARAMS: tree_bars(RECORDS, "tuned", params),
+    "audit": lambda params=PARAMS: audit_figure(RECORDS, "tuned", params),
+}
+
+
+@pytest.mark.parametrize("width", [7.0, 3.3])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_fits_a_page_or_a_column_and_no_letter_is_smaller_than_7_points(name, width):
+    plots = PARAMS.plots.model_copy(update={"width": width})
+    figure = FIGURES[name](PARAMS.model_copy(update={"plots": plots}))
+    figure.canvas.draw()
+    assert figure.get_size_inches()[0] == width
+    written = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert written and min(text.get_fontsize() for text in written) >= 7
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 >= -0.01 and drawn.x1 <= width + 0.01
+
+
+@pytest.mark.parametrize("name", ["levels", "trees"])
+def test_every_bar_has_its_interval(name):
+    axis = FIGURES[name]().axes[0]
+    assert len(axis.patches) == sum(len(lines.get_segments()) for lines in axis.collections)
+
+
+def test_level_bars_are_percent_with_the_records_interval():
+    axis = level_bars([record()], "tuned", PARAMS).axes[0]
+    made, (low, high) = record(), record().intervals["direct"].robust[1][1]
+    assert axis.patches[4].get_height() == pytest.approx(100 * made.robust["direct"][1][1])
+    assert axis.collections[1].get_segments()[1][:, 1] == pytest.approx([100 * low, 100 * high])
+
+
+def test_matrices_show_the_clean_row_and_every_attack_and_frame_its_own_level():
+    axis = matrices(RECORDS, "roll_up", PARAMS).axes[0]
+    assert len(axis.texts) == 4 * 3
+    assert [patch.get_xy() for patch in axis.patches] == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_check_is_filled_where_it_failed():
+    bad = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
+    audit = record().audit.model_dump()
+    audit["checks"]["steps"] = bad
+    axis = audit_figure([record(audit=audit)], "tuned", PARAMS).axes[1]
+    filled = {line.get_ydata()[0]: line.get_mfc() for line in axis.lines if line.get_marker() == "o"}
+    assert filled == {0: "white", 1: PARAMS.plots.palette["tecoa"]}
+
+
+def test_a_strip_shows_what_is_read_and_in_bold_what_changed(tree):
+    def classify(images):
+        """The second picture's leaf, once it was made brighter."""
+        leaves = torch.eye(5)[[0, int(images[1].mean() > 0.4)]]
+        return [leaves, torch.eye(3)[[0, 0]], torch.eye(2)[[0, 0]]]
+
+    before = torch.full((2, 3, 8, 8), 0.3)
+    figure = attack_strip(classify, before, before + 0.2, tree, 0.2, "credit", 7.0)  # pyright: ignore
+    bold = {text.get_text() for axis in figure.axes for text in axis.texts if text.get_fontweight() == "bold"}
+    assert bold == {tree.levels[0][1].name}
+    assert sum(len(axis.texts) for axis in figure.axes) == 2 * 2 * 3
+
+
+def test_figures_are_kept_as_png_and_pdf_the_same_to_the_byte_each_time(tmp_path, monkeypatch):
+    for name, time in (("a", "0"), ("b", "1000000000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)
+        save(level_bars([record()], "tuned", PARAMS), tmp_path / name, 50)
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()

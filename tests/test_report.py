@@ -1,0 +1,127 @@
+"""The report: everything on one page, numbers that are the records', and what to run where something is missing."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from hierclip.evaluate import RECORDS, RecordError, load_records, save_record
+from hierclip.params import load_params
+from hierclip.plots.frames import save_metrics
+from hierclip.report import captions
+from hierclip.report.page import Table, Text
+from hierclip.report.results import Results, load_results
+from hierclip.report.sections import FIELDS, SECTIONS, all_sections, audits, threats
+from hierclip.report.write import write_report
+from tests.conftest import ROOT
+from tests.test_evaluate import record
+
+LABELS = {"tecoa": "TeCoA", "hier": "Hierarchical"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The committed results, and a strip for one method."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "params.yaml", root)
+    shutil.copytree(ROOT / "data/results", root / "data/results")
+    strip = root / "data/attacks/hier-0/strip.png"
+    strip.parent.mkdir(parents=True)
+    shutil.copy(root / "data/results/figures/levels_tuned.png", strip)
+    return root
+
+
+def text_of(sections) -> str:
+    parts = [part for section in sections for part in section.parts]
+    return "\n".join(part.markdown if isinstance(part, Text) else part.caption for part in parts)
+
+
+def test_the_page_holds_every_part_and_names_what_is_missing_with_the_command(project):
+    path, missing = write_report(project)
+    page = path.read_text(encoding="utf8")
+    assert path == project / "data/results/report.html" and all(f"{title}</h2>" in page for title in SECTIONS)
+    assert len(missing) == 4 and all("strip.png; make repro makes it." in line for line in missing)  # of five methods
+    assert page.count("data:image/png;base64,") == len(list((project / "data/results/figures").glob("*.png"))) + 1
+    for r in load_records(project / RECORDS):
+        assert f"{100 * r.path_robust['direct']:.1f}" in page
+    before = path.read_bytes()
+    assert write_report(project)[0].read_bytes() == before
+
+
+def test_a_preset_says_its_own_command(project):
+    found = load_results(project)
+    there = Results(ROOT / "presets/smoke", found.params, found.records)
+    assert found.make("repro") == "make repro" and there.make("ablate") == "make ablate PRESET=smoke"
+    said = text_of(all_sections(there))
+    for what in ("paired.csv", "margins.csv", "levels_tuned.png", "the ablation", "the sweep"):
+        assert what in said
+
+
+def test_without_records_it_says_what_makes_them(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    with pytest.raises(RecordError, match="make repro"):
+        write_report(tmp_path)
+
+
+def test_records_that_the_parameters_ask_for_and_that_are_not_there_are_named(project, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    made = record(method="hier")
+    save_record(made, tmp_path / RECORDS)
+    said = text_of(all_sections(load_results(tmp_path)))
+    assert "the record tecoa-0/tuned" in said and "the record hier-0/held_out" in said
+    assert "the record hier-0/tuned" not in said
+
+
+def failing(**changes):
+    audit = record().audit.model_dump()
+    audit["checks"]["steps"] = {"value": 0.25, "high": 0.9, "limit": 0.05, "passed": False}
+    return record(audit=audit, **changes)
+
+
+def results(*records) -> Results:
+    return Results(ROOT, load_params(ROOT / "params.yaml"), records)
+
+
+def test_a_failed_check_is_marked_said_and_explained():
+    parts = list(audits(results(failing())))
+    table = next(part for part in parts if isinstance(part, Table))
+    rows = dict(zip(table.frame["check"], table.frame["TeCoA, seed 0"], strict=True))
+    assert rows == {"steps": "25.0 %, failed", "clamps": "0.0 %"}
+    assert [table.frame["check"][k] for k in table.marked] == ["steps"]
+    assert isinstance(parts[0], Text) and "too high for that model" in parts[0].markdown
+    assert "TeCoA, steps" in captions.audit([failing()], LABELS)
+    assert captions.audit([record()], LABELS).count("nothing.") == 1
+
+
+def test_threat_models_are_given_in_full_once_each():
+    other = record().threat_model.model_copy(update={"eps": "8/255"})
+    parts = threats(results(record(), failing(method="hier"), record(threat_model=other)))
+    shown = [part for part in parts if isinstance(part, Table)]
+    assert len(shown) == 2 and "tecoa-0/tuned" in shown[0].caption and "hier-0/tuned" in shown[0].caption
+    for table in shown:
+        assert set(table.frame["what"]) == set(FIELDS) == set(type(other).model_fields)
+    assert dict(zip(shown[1].frame["what"], shown[1].frame["value"], strict=True))["eps"] == "8/255"
+
+
+def test_captions_say_the_numbers_of_the_best():
+    worse = record(worst_level={"direct": 0.1, "roll_up": 0.2})
+    better = record(method="hier", worst_level={"direct": 0.345, "roll_up": 0.15})
+    said = captions.levels([worse, better], LABELS)
+    assert "Hierarchical, 34.5 % at its worst level" in said and "TeCoA, 20.0 % at its worst level" in said
+    spread = captions.trees([record()], LABELS)
+    figures = {name: f"{100 * tree.path_robust['direct']:.1f} % in {name}" for name, tree in record().forest.items()}
+    assert all(words in spread for words in figures.values())
+
+
+def test_the_caption_of_margins_says_how_much_of_the_bound_is_used():
+    rows = [("a", 0, 5.0, 0.25), ("a", 1, 2.0, 0.375)]
+    summary = pd.DataFrame(rows, columns=["tree", "level", "q50", "share"])
+    said = captions.margin(summary, "Forest")
+    assert "37.5 %, in the tree a at level 1" in said and "5.0 logits" in said
+
+
+def test_metrics_are_flat_and_in_percent(tmp_path):
+    save_metrics(record(), tmp_path)
+    made, found = record(), pd.read_json(tmp_path / "tuned/tecoa-0.json", typ="series")
+    assert found["robust leaf"] == pytest.approx(100 * made.robust["direct"][0][0], abs=0.005)
+    assert found["path-robust roll_up"] == pytest.approx(100 * made.path_robust["roll_up"], abs=0.005)
