@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import open_clip
 import torch
@@ -54,11 +55,19 @@ def create(params: ModelParams, seed: int, size: int) -> Backbone:
     if params.architecture not in open_clip.list_models():
         raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
     torch.manual_seed(seed)
-    backbone = _open(params.architecture, params.pretrained)
+    backbone = _open(with_its_gelu(params.architecture, params.pretrained), params.pretrained)
     wanted = backbone.config["vision_cfg"]["image_size"]
     if wanted != size:
         raise ModelError(f"{params.architecture} takes pictures of {wanted} pixels; data.size is {size}")
     return backbone
+
+
+def with_its_gelu(architecture: str, tag: str | None) -> str:
+    """The architecture with the activation that published weights were trained with, which is QuickGELU for OpenAI's:
+    open_clip would load them into the other one, and warn."""
+    published = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    quick = f"{architecture}-quickgelu"
+    return quick if published.get("quick_gelu") and quick in open_clip.list_models() else architecture
 
 
 def load(folder: Path) -> Backbone:
@@ -76,8 +85,8 @@ def _open(name: str, pretrained: str | None) -> Backbone:
         clip, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # torch, safetensors and open_clip each raise their own for a bad file
-        first = str(error).splitlines()[0]
-        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {first}") from error
+        said = shorten(str(error), 200, placeholder=" ...")
+        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {said}") from error
     finally:
         root.setLevel(level)
     if not isinstance(clip, CLIP) or not isinstance(clip.text_projection, nn.Parameter):
