@@ -9,6 +9,7 @@ from PIL import Image
 
 from hierclip import model
 from hierclip.model import ModelError
+from hierclip.model.backbone import with_its_gelu
 from tests.test_heads import HEADS, NAMES
 
 close = torch.testing.assert_close
@@ -114,6 +115,21 @@ def test_making_a_model_leaves_logging_as_it_was(params, monkeypatch):
     monkeypatch.setattr(logging.root, "level", logging.INFO)
     model.create(params.model, seed=0, size=32)
     assert (logging.root.level, logging.root.manager.disable) == (logging.INFO, logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tag", "loaded"),
+    [
+        ("ViT-B-32", "openai", "ViT-B-32-quickgelu"),
+        ("ViT-B-32-quickgelu", "openai", "ViT-B-32-quickgelu"),
+        ("ViT-B-32", "laion2b_s34b_b79k", "ViT-B-32"),
+        ("ViT-B-32", "weights.pt", "ViT-B-32"),
+        ("ViT-B-32", None, "ViT-B-32"),
+    ],
+)
+def test_published_weights_get_the_activation_that_they_were_trained_with(architecture, tag, loaded):
+    assert with_its_gelu(architecture, tag) == loaded
+    assert open_clip.get_model_config(loaded).get("quick_gelu", False) == (tag == "openai")
 
 
 def test_an_unknown_architecture_is_refused(params):

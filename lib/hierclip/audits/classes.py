@@ -83,7 +83,10 @@ def _tree(leaves: Mapping[str, str], wanted, synsets: Path | None, widths: Seque
     try:
         found = synsets_by_name(names, {leaves[leaf]: synset for leaf, synset in own.items()})
     except TreeError as error:
-        raise TreeError(f"{error}\nsay which in a file of lines like `dog: dog.n.01`: --synsets FILE.yaml") from None
+        head, *senses = str(error).splitlines()
+        raise TreeError(
+            "\n".join([f"{head}; say which in a file of lines `dog: dog.n.01`, synsets", *senses])
+        ) from None
     known = {leaf: found[name] for leaf, name in leaves.items() if leaf not in under}
     return wordnet_tree(WORDNET, leaves, widths, synsets=known, under=under)
 

@@ -1,8 +1,7 @@
 """A folder of pictures by class, as it is audited: all of them, or the first of each class by number."""
 
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,15 @@ from hierclip.data import DataError, Leaf, Pictures, Source, by_class, class_fol
 
 @dataclass
 class Folder:
-    """A dataset (`data.Dataset`) that is only measured on. parts: by name, one of `data.PARTS`."""
+    """A dataset (`data.Dataset`) that is only measured on.
+
+    parts: by name, one of `data.PARTS`. broken: the files that cannot be read.
+    """
 
     name: str
     leaves: tuple[Leaf, ...]
     parts: Mapping[str, Pictures]
+    broken: Sequence[str]
     credit: str = ""
 
     def pictures(self, part: str) -> Pictures:
@@ -55,7 +58,7 @@ def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
     """The first `limit` pictures of each class, or all, cut to squares of `size` pixels, kept as bytes: part "test".
 
     Part "val", which chooses the reading, is the picture after them of each class, or where there is none of any, the
-    same ones. A picture that cannot be read is left out and named in a warning.
+    same ones. A picture that cannot be read is left out.
     Raises DataError as `picture_source` does, and for a class of which no picture can be read.
     """
     source, broken = picture_source(folder), []
@@ -63,14 +66,11 @@ def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
     beyond = [row for found in rows for row in (found[limit : limit + 1] if limit else [])]
     test = _pictures(source.take([row for found in rows for row in found[:limit]]), size, name, broken)
     val = _pictures(source.take(beyond), size, f"{name}, to choose the reading", broken) if beyond else test
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        warnings.warn(f"left out, as they cannot be read: {', '.join(broken[:5])}{more}", stacklevel=2)
     counts = torch.bincount(test.labels, minlength=len(rows)).tolist()
     if lost := [c for c, count in zip(source.classes, counts, strict=True) if not count]:
         raise DataError(f"{folder}: no picture of class {', '.join(lost[:5])} can be read; mend or remove them")
     leaves = tuple(Leaf(identifier, words, "tuned") for identifier, words in source.classes.items())
-    return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test})
+    return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test}, broken)
 
 
 def _pictures(source: Source, size: int, what: str, broken: list[str]) -> Pictures:

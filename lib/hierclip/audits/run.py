@@ -84,14 +84,10 @@ def audit(
         raise ValueError(f"{out} is a file, or in one; name a folder for what comes out")
     dataset = read_folder(folder, size, limit)
     test, notes = dataset.parts["test"], [said, *_notes(trees, dataset)]
-    say(
-        "\n".join(
-            [f"{audited.method} on {dataset.name}: {len(test)} pictures of {len(dataset.leaves)} classes", *notes]
-        )
-    )
+    what = f"{audited.method} on {dataset.name}: {len(test)} pictures of {len(dataset.leaves)} classes"
+    say("\n".join([what, *notes]))
     facts = _facts(audited, dataset, trees, params, template)
     if (record := _earlier(out, facts)) is None:
-        audited.backbone.clip.to(place)
         settings = {"seed": 0, "params": params, "template": template, "device": place}
         try:
             record, _ = evaluate(audited, dataset, trees, dataset.name, root=out / WORK, **settings)
@@ -104,28 +100,24 @@ def audit(
 
 
 def find_device(name: str) -> torch.device:
-    """ "auto": the GPU where there is one. Raises ValueError for a device that is not here, or has no float64."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(name)
-    except RuntimeError:
-        found = None
-    known = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    if found is None or (found.type if found.index is None else str(found)) not in [
-        *known,
-        *(["cuda"] * len(known[1:])),
-    ]:
-        raise ValueError(f"no device {name!r}; here are auto, {', '.join(known)}")
-    return found
+    """ "auto": the GPU where there is one. Raises ValueError, listing those that are here, for another device."""
+    count = torch.cuda.device_count()
+    here = ["auto", "cpu", *["cuda"] * bool(count), *(f"cuda:{k}" for k in range(count))]
+    if name not in here:
+        raise ValueError(f"no device {name!r}; here are {', '.join(here)}")
+    return torch.device(("cuda" if count else "cpu") if name == "auto" else name)
 
 
 def _notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
-    alike = [
-        f"tree {tree.name}: no prompt tells apart {', '.join(same)}" for tree in trees if (same := same_words(tree))
-    ]
-    same = dataset.parts["val"] is dataset.parts["test"]
-    return alike + ["the better reading is chosen on the audited pictures: there are no others"] * same
+    """What a reader of the result should know of it."""
+    alike = {tree.name: ", ".join(same) for tree in trees if (same := same_words(tree))}
+    notes = [f"tree {name}: no prompt tells apart {nodes}" for name, nodes in alike.items()]
+    if dataset.parts["val"] is dataset.parts["test"]:
+        notes.append("the better reading is chosen on the audited pictures: there are no others")
+    if broken := dataset.broken:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        notes.append(f"left out, as they cannot be read: {', '.join(broken[:5])}{more}")
+    return notes
 
 
 def _facts(model: Model, dataset: Folder, trees: Sequence[Tree], params: AttackParams, template: str) -> dict:

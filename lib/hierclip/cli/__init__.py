@@ -23,7 +23,8 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except USAGE as error:
-        _refuse(f"{str(error).rstrip('.')}; `hierclip COMMAND --help` says more")
+        said = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+        _refuse(f"{said}; `hierclip COMMAND --help` says more")
     except (ValueError, OSError, RuntimeError) as error:
         _refuse(str(error))
     else:

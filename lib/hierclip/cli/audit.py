@@ -1,6 +1,5 @@
 """How robust a model is, asked by somebody who has no project."""
 
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -56,9 +55,7 @@ def audit(
     from hierclip.audits import audit as run
 
     given = {key: value for key, value in locals().items() if key not in ("matplotlib", "run", "tree", "widths")}
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: typer.echo(f"hierclip: {message}", err=True)
-        found = run(tree=tree or (), widths=parse_widths(widths), say=lambda line: typer.echo(line, err=True), **given)
+    found = run(tree=tree or (), widths=parse_widths(widths), say=lambda line: typer.echo(line, err=True), **given)
     typer.echo(found.table)
     typer.echo(f"{found.folder / 'report.html'}: all of it, with figures")
     if found.record.audit.failed:

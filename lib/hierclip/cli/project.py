@@ -15,7 +15,12 @@ RESULTS = re.compile(
 
 
 def readme() -> None:
-    """Put the results tables, which the report makes out of the records, between the README's markers."""
+    """Put the results tables, which the report makes out of the records, between the README's markers.
+
+    \b
+    Example:
+      hierclip readme
+    """
     typer.echo("README.md: results " + ("written" if write_readme(find_root()) else "are up to date"))
 
 
@@ -40,7 +45,12 @@ def write_readme(root: Path) -> bool:
 
 
 def verify() -> None:
-    """Hold the records just made against the committed ones; exit 1 where a figure differs."""
+    """Hold the records just made against the committed ones; exit 1 where a figure differs.
+
+    \b
+    Example:
+      hierclip verify
+    """
     from hierclip.evaluate import verify as compare
 
     agreements = compare(find_root())
@@ -55,7 +65,13 @@ def check(
     names: Annotated[list[str] | None, typer.Argument(help="METHOD-SEED/SPLIT; default: all records")] = None,
     attack: Annotated[bool, typer.Option(help="attack the model again; else only compute figures again")] = False,
 ) -> None:
-    """Check records by recomputing them; exit 1 where a figure does not come out again."""
+    """Check records by recomputing them; exit 1 where a figure does not come out again.
+
+    \b
+    Examples:
+      hierclip check
+      hierclip check tecoa-0/tuned --attack
+    """
     from hierclip.check import check_record
     from hierclip.evaluate import RECORDS, load_records
 

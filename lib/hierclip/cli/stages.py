@@ -12,7 +12,12 @@ SeedNumber = Annotated[int, typer.Argument(min=0)]
 
 
 def pretrain() -> None:
-    """Make the base model, as the pipeline's stage does; for torchrun too."""
+    """Make the base model, as the pipeline's stage does; for torchrun too.
+
+    \b
+    Example:
+      hierclip pretrain
+    """
     from hierclip.stages.pretrain import pretrain_stage
 
     pretrain_stage(root := find_root(), load_params(root / FILE))
