@@ -4,7 +4,7 @@ import json
 import networkx as nx
 import pytest
 
-from hierclip.trees import Tree, TreeError, graph_tree, load_tree, read_tree, save_tree
+from hierclip.trees import Tree, TreeError, graph_tree, leaves_of, load_tree, read_tree, save_tree
 
 LEAVES = {"n1": "apple", "n2": "lemon", "n3": "lime", "n4": "carrot", "n5": "dog"}
 OUTLINE = """
@@ -253,3 +253,11 @@ def test_a_saved_file_of_a_graphs_tree_is_read_back(tmp_path):
     tree = graph_tree(graph, "t", {"n1": "apple", "n2": "lemon"})
     save_tree(tree, tmp_path / "t.json")
     assert load_tree(tmp_path / "t.json") == tree
+
+
+def test_a_file_names_its_leaves_as_they_are_written(tmp_path, read):
+    (tmp_path / "food.yaml").write_text(OUTLINE, encoding="utf8")
+    assert set(leaves_of(tmp_path / "food.yaml")) == {"apple", "lemon", "n3", "carrot", "dog"}
+    save_tree(read("food.yaml", OUTLINE), tmp_path / "food.json")
+    assert leaves_of(tmp_path / "food.json") == LEAVES
+    refused(lambda: leaves_of(tmp_path / "none.yaml"), "none.yaml: ", "No such file")

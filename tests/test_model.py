@@ -9,6 +9,7 @@ from PIL import Image
 
 from hierclip import model
 from hierclip.model import ModelError
+from hierclip.model.backbone import with_its_gelu
 from tests.test_heads import HEADS, NAMES
 
 close = torch.testing.assert_close
@@ -126,15 +127,24 @@ def test_making_a_model_leaves_logging_as_it_was(params, monkeypatch):
     assert (logging.root.level, logging.root.manager.disable) == (logging.INFO, logging.NOTSET)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "tag", "loaded"),
+    [
+        ("ViT-B-32", "openai", "ViT-B-32-quickgelu"),
+        ("ViT-B-32-quickgelu", "openai", "ViT-B-32-quickgelu"),
+        ("ViT-B-32", "laion2b_s34b_b79k", "ViT-B-32"),
+        ("ViT-B-32", "weights.pt", "ViT-B-32"),
+        ("ViT-B-32", None, "ViT-B-32"),
+    ],
+)
+def test_published_weights_get_the_activation_that_they_were_trained_with(architecture, tag, loaded):
+    assert with_its_gelu(architecture, tag) == loaded
+    assert open_clip.get_model_config(loaded).get("quick_gelu", False) == (tag == "openai")
+
+
 def test_an_unknown_architecture_is_refused(params):
     with pytest.raises(ModelError, match="no model 'ViT-Z-99'; `open_clip.list_models"):
         model.create(params.model.model_copy(update={"architecture": "ViT-Z-99"}), seed=0, size=32)
-
-
-def test_weights_of_another_activation_are_refused_before_they_are_fetched(params):
-    wanted = params.model.model_copy(update={"architecture": "ViT-B-32", "pretrained": "openai"})
-    with pytest.raises(ModelError, match="'openai' are for QuickGELU; model.architecture: ViT-B-32-quickgelu has it"):
-        model.create(wanted, seed=0, size=224)
 
 
 @pytest.mark.parametrize("pretrained", ["no-such-tag", "junk.pt"])

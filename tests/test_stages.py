@@ -21,7 +21,7 @@ from hierclip.stages.finetune import finetune_stage
 from hierclip.stages.pretrain import pretrain_stage
 from hierclip.stages.spread import SpreadError, spread
 from hierclip.stages.tasks import load_task
-from hierclip.trees import save_tree, wordnet_tree
+from hierclip.trees import load_forest, save_tree, wordnet_tree
 from tests.conftest import ROOT
 from tests.miniatures import folders
 
@@ -94,6 +94,24 @@ def test_commands_do_what_the_notebooks_do_and_what_others_wrote_is_read(project
     monkeypatch.setattr("hierclip.stages.attack.spread", lambda *_: True)
     records = attack_stage(project, load_params(project / "params.yaml"), "tecoa", 0)
     assert [record.name for record in records] == ["tecoa-0/tuned", "tecoa-0/held_out"]
+
+
+def test_fine_tuning_makes_what_it_needs_first(project, root):
+    entries = yaml.safe_load((project / "params.yaml").read_text(encoding="utf8"))
+    entries["pretrain"] |= {"steps": 2, "batch": 8}
+    (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
+    for folder in (PREPARED, TREES, BASE):
+        shutil.rmtree(project / folder)
+    for folder in ("wordnet", "sets", "trees"):
+        (project / "data/source" / folder).symlink_to(root / "data/source" / folder)
+    said = CliRunner().invoke(app, ["finetune", "tecoa", "1"])
+    assert said.exit_code == 0, said.output
+    words = ("preparing the pictures: ", "making the trees: wordnet, ", "making the base model: ", "the model: ")
+    assert all(word in said.output for word in words) and "hierclip export tecoa-1 FOLDER" in said.output
+    assert load_model(project / MODELS / "tecoa-1").method == "tecoa"
+    assert [tree.name for tree in load_forest(project / TREES, entries["trees"]["names"])] == entries["trees"]["names"]
+    again = CliRunner().invoke(app, ["finetune", "tecoa", "1"])
+    assert again.exit_code == 0 and "making" not in again.output and "preparing" not in again.output
 
 
 def test_an_unknown_method_is_one_line(project, monkeypatch, capsys):

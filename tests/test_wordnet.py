@@ -1,6 +1,7 @@
 import csv
 import shutil
 from collections import Counter
+from itertools import pairwise
 from runpy import run_path
 
 import numpy as np
@@ -322,3 +323,28 @@ def test_no_class_of_imagenet_stands_above_another(excerpt, project):
 def test_the_excerpt_and_the_full_wordnet_give_imagenet_one_tree(excerpt, full, project):
     for names, widths in ((imagenet(), [400, 150, 60, 25, 9]), (tiny_imagenet(project), [90, 48, 24, 12, 6])):
         assert tree_of_wnids(names, widths, excerpt).hash == tree_of_wnids(names, widths, full).hash
+
+
+def test_outside_a_project_the_excerpt_of_the_checkout_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HIERCLIP_ROOT", raising=False)
+    made = wordnet_tree("zoo", {"n02129165": "lion", "n02129604": "tiger", "n02012849": "crane"}, [2])
+    assert made.sizes == (3, 2)
+
+
+def test_without_any_wordnet_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)
+    monkeypatch.setattr("hierclip.trees.wordnet.beside_excerpt", lambda file: None)
+    with pytest.raises(TreeError, match=r'^no WordNet here; install a full WordNet 3.0: nltk.download\("wordnet"\)'):
+        wordnet_tree("zoo", {"cat.n.01": "cat", "dog.n.01": "dog"}, [2])
+
+
+def test_without_widths_each_level_has_half_of_the_one_before_at_most(names, excerpt):
+    for count in (200, 50, 12):
+        made = wordnet_tree("wordnet", dict(list(names.items())[:count]), None, excerpt)
+        assert made.sizes[0] == count and made.top > 0
+        assert all(above <= max(below // 2, made.sizes[-1]) for below, above in pairwise(made.sizes))
+
+
+def test_classes_that_nothing_groups_get_no_levels(excerpt):
+    assert wordnet_tree("two", {"dog.n.01": "dog", "car.n.01": "car"}, None, excerpt).sizes == (2,)

@@ -79,28 +79,13 @@ class Photos:
         broken, tensors = [], {}
         for part, source in self.sources.items():
             keep = part != TRAIN or not self.params.stream
-            images, rows = self._decoded(source, f"{self.name}, {part}", broken, keep)
+            images, rows = decoded(source, self.params.size, f"{self.name}, {part}", broken, keep)
             tensors[f"{part}.labels"] = torch.tensor([source.labels[row] for row in rows], dtype=torch.int64)
             tensors |= {f"{part}.images": images} if keep else {f"{part}.rows": torch.tensor(rows)}
         self._report(broken)
         self.prepared.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, self.prepared, {"classes": json.dumps(self.sources["test"].classes)})
         self.__dict__.pop("tensors", None)
-
-    def _decoded(self, source: Source, what: str, broken: list[str], keep: bool) -> tuple[Tensor, list[int]]:
-        """Pictures that can be read, (N, 3, size, size) uint8, none where they are not to be kept; and their rows."""
-        rows, kept, size = range(len(source.labels)), [], self.params.size
-        images = torch.empty((len(rows) if keep else 0, 3, size, size), dtype=torch.uint8)
-        for start in progress(range(0, len(rows), BATCH), what):
-            some = rows[start : start + BATCH]
-            for row, image in zip(some, read_squares(source, size, some), strict=True):
-                if image is None:
-                    broken.append(source.called(row))
-                    continue
-                if keep:
-                    images[len(kept)] = image
-                kept.append(row)
-        return images[: len(kept)].clone(), kept
 
     def _report(self, broken: Sequence[str]) -> None:
         if not broken:
@@ -173,6 +158,25 @@ def _divided(train: Source | None, test: Source, params: PhotoParams) -> dict[st
         raise DataError(f"{params.name}: no pictures to test on for {', '.join(empty[:5])}")
     flat = (sum(rows, []) for rows in (rest, chosen, shown))
     return {part: s.take(rows) for part, s, rows in zip((TRAIN, *PARTS), (pool, pool, test), flat, strict=True)}
+
+
+def decoded(source: Source, size: int, what: str, broken: list[str], keep: bool = True) -> tuple[Tensor, list[int]]:
+    """Pictures that can be read, (N, 3, size, size) uint8, none where they are not to be kept; and their rows.
+
+    broken: gets the names of the others.
+    """
+    rows, kept = range(len(source.labels)), []
+    images = torch.empty((len(rows) if keep else 0, 3, size, size), dtype=torch.uint8)
+    for start in progress(range(0, len(rows), BATCH), what):
+        some = rows[start : start + BATCH]
+        for row, image in zip(some, read_squares(source, size, some), strict=True):
+            if image is None:
+                broken.append(source.called(row))
+                continue
+            if keep:
+                images[len(kept)] = image
+            kept.append(row)
+    return images[: len(kept)].clone(), kept
 
 
 def read_squares(source: Source, size: int, rows: Sequence[int]) -> list[Tensor | None]:

@@ -86,9 +86,9 @@ def _given_names(folder: Path) -> dict[str, str]:
 
 
 def class_name(identifier: str, known: Mapping[str, str] | None) -> str:
-    """Words for a class: for a WordNet id what it is known by, else the identifier's own."""
+    """Words for a class: for a WordNet id what it is known by, else the identifier's own, a synset's too (dog.n.01)."""
     if not re.fullmatch(r"n\d{8}", identifier):
-        return identifier.replace("_", " ").strip()
+        return re.sub(r"\.n\.\d\d$", "", identifier).replace("_", " ").strip()
     if (name := (imagenet_names() if known is None else known).get(identifier)) is None:
         raise DataError(f"no name is known for class {identifier}; give it one in a file {CLASSES} (id, name)")
     return name

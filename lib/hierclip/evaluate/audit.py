@@ -18,6 +18,7 @@ from hierclip.evaluate.matrix import attacked
 from hierclip.evaluate.records import Audit, Check
 from hierclip.evaluate.surrogates import SURROGATES
 from hierclip.model import Classifier, PoincareHead
+from hierclip.progress import progress
 
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
 FEW = 16  # pictures attacked again in float64
@@ -53,10 +54,13 @@ def audit(
         moved = broken.moved(budget)
         native = broken.margins(moved) > 0
         sizes = {n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255))) for n in BUDGETS}
-        budgets = {n: broken(replace(budget, eps=e, step=2.5 * e / steps)) for n, e in sizes.items() if n}
-        budgets = {0: broken.margins(broken.images) > 0} | budgets
-        by_steps = {steps: native} | {k * steps: broken(replace(budget, steps=k * steps)) for k in (2, 4)}
-        by_restarts = {restarts: native, restarts + 2: broken(replace(budget, restarts=restarts + 2))}
+        asked = {("eps", n): {"eps": e, "step": 2.5 * e / steps} for n, e in sizes.items() if n}
+        asked |= {("steps", k * steps): {"steps": k * steps} for k in (2, 4)}
+        asked |= {("restarts", restarts + 2): {"restarts": restarts + 2}}
+        fell = {key: broken(replace(budget, **asked[key])) for key in progress(asked, f"audit of {len(some)} pictures")}
+        budgets = {0: broken.margins(broken.images) > 0} | {n: fell["eps", n] for n in BUDGETS if n}
+        by_steps = {steps: native} | {k * steps: fell["steps", k * steps] for k in (2, 4)}
+        by_restarts = {restarts: native, restarts + 2: fell["restarts", restarts + 2]}
         found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
         values = {
             "large budget": 1 - _share(budgets[64]),

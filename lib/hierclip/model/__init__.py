@@ -11,6 +11,7 @@ from hierclip.model.backbone import (
     text_features,
 )
 from hierclip.model.classifier import (
+    HEAD,
     READINGS,
     Classifier,
     Model,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import open_clip
 import torch
@@ -51,25 +52,25 @@ def create(params: ModelParams, seed: int, size: int) -> Backbone:
 
     Beside open_clip's architectures there are its `hf-hub:NAME` and `local-dir:FOLDER`, which bring their weights.
 
-    Raises ModelError where open_clip has no such architecture or weights, where the weights were trained with another
-    activation than the architecture has, and where the model takes no pictures of `size` pixels a side.
+    Raises ModelError where open_clip has no such architecture or weights, and where the model takes no pictures of
+    `size` pixels a side.
     """
     if ":" not in params.architecture and params.architecture not in open_clip.list_models():
         raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
-    _check_activation(params.architecture, params.pretrained)
     torch.manual_seed(seed)
-    backbone = _open(params.architecture, params.pretrained)
+    backbone = _open(with_its_gelu(params.architecture, params.pretrained), params.pretrained)
     wanted = backbone.config["vision_cfg"]["image_size"]
     if wanted != size:
         raise ModelError(f"{params.architecture} takes pictures of {wanted} pixels; data.size is {size}")
     return backbone
 
 
-def _check_activation(name: str, tag: str | None) -> None:
-    """open_clip only warns of weights that were trained with QuickGELU, as OpenAI's were, in a model without it."""
-    quick = open_clip.get_pretrained_cfg(name, tag or "").get("quick_gelu", False)
-    if quick and not (open_clip.get_model_config(name) or {}).get("quick_gelu", False):
-        raise ModelError(f"the weights {tag!r} are for QuickGELU; model.architecture: {name}-quickgelu has it")
+def with_its_gelu(architecture: str, tag: str | None) -> str:
+    """The architecture with the activation that published weights were trained with, which is QuickGELU for OpenAI's:
+    open_clip would load them into the other one, and warn."""
+    published = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    quick = f"{architecture}-quickgelu"
+    return quick if published.get("quick_gelu") and quick in open_clip.list_models() else architecture
 
 
 def load(folder: Path) -> Backbone:
@@ -87,8 +88,8 @@ def _open(name: str, pretrained: str | None) -> Backbone:
         clip, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # torch, safetensors and open_clip each raise their own for a bad file
-        first = str(error).splitlines()[0]
-        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {first}") from error
+        said = shorten(str(error), 200, placeholder=" ...")
+        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {said}") from error
     finally:
         root.setLevel(level)
     if not isinstance(clip, CLIP) or not isinstance(clip.text_projection, nn.Parameter):

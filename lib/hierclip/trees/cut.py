@@ -79,6 +79,21 @@ def assign_levels(tree: nx.DiGraph, widths: Sequence[int]) -> nx.DiGraph:
     return _contract(tree, level | {root: len(widths) + 1})
 
 
+def halving_widths(tree: nx.DiGraph) -> list[int]:
+    """Widths for `assign_levels`: half of the nodes that the level before has, and as many as stand under the root at
+    least; none where that leaves more than three quarters.
+
+    tree: as `remove_unary_chains` leaves it.
+    """
+    (root,) = (node for node, parents in tree.in_degree() if parents == 0)
+    widths, least = [], tree.out_degree(root)
+    nodes = sum(children == 0 for _, children in tree.out_degree())
+    while (width := max(nodes // 2, least)) <= 0.75 * nodes:
+        widths.append(width)
+        nodes = assign_levels(tree, widths).out_degree(root)
+    return widths
+
+
 def _contract(tree: nx.DiGraph, level: dict[str, int]) -> nx.DiGraph:
     """The nodes of `level`, each under its nearest ancestor among them."""
     out = nx.DiGraph()

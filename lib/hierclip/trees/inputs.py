@@ -4,6 +4,7 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from textwrap import shorten
@@ -14,6 +15,8 @@ import yaml
 from hierclip.trees.cut import assign_levels, end_at_leaves, keep_one_parent, remove_unary_chains
 from hierclip.trees.files import load_tree
 from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
+
+SAVED = object()
 
 
 def graph_tree(graph: nx.DiGraph, name: str, leaves: Mapping[str, str], *, widths: Sequence[int] | None = None) -> Tree:
@@ -78,18 +81,37 @@ def read_tree(path: Path, leaves: Mapping[str, str], *, widths: Sequence[int] | 
     Raises TreeError, naming file and node, for what is neither, and for leaves unknown, missing or there twice.
     """
     path = Path(path)
-    try:
-        if path.suffix.lower() not in READERS:
-            raise TreeError(f"no reader for {path.suffix!r}; a tree's file ends in {', '.join(READERS)}")
-        content = READERS[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
-        if path.suffix.lower() != ".json" or not isinstance(content, dict) or "version" not in content:
-            return graph_tree(_outline_graph(content, leaves), path.stem, leaves, widths=widths)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
-        raise TreeError(f"{path}: {' '.join(str(error).split())}") from error
+    with _naming(path):
+        if (outline := _read_outline(path)) is not SAVED:
+            return graph_tree(_outline_graph(outline, leaves), path.stem, leaves, widths=widths)
     saved = load_tree(path, list(leaves))
     if widths is None:
         return tree_from_graph(saved.graph(), saved.name, list(leaves), str(path))
     return graph_tree(saved.graph(), saved.name, leaves, widths=widths)
+
+
+def leaves_of(path: Path) -> dict[str, str]:
+    """The leaves of a tree's file, identifier to name. Raises TreeError as `read_tree` does."""
+    with _naming(path):
+        if (outline := _read_outline(path)) is not SAVED:
+            return {written: written for *_, written in _paths(outline)}
+    return {leaf.id: leaf.name for leaf in load_tree(path).leaves}
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
+        raise TreeError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _read_outline(path: Path) -> object:
+    """The outline of a file, or SAVED for what `save_tree` wrote."""
+    if path.suffix.lower() not in READERS:
+        raise TreeError(f"no reader for {path.suffix!r}; a tree's file ends in {', '.join(READERS)}")
+    content = READERS[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
+    return SAVED if path.suffix.lower() == ".json" and isinstance(content, dict) and "version" in content else content
 
 
 def _outline_graph(outline: object, leaves: Mapping[str, str]) -> nx.DiGraph:

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
@@ -11,8 +12,8 @@ import nltk
 import yaml
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
 
-from hierclip.params import find_root
-from hierclip.trees.cut import assign_levels, end_at_leaves, keep_one_parent, remove_unary_chains
+from hierclip.params import ParamsError, find_root
+from hierclip.trees.cut import assign_levels, end_at_leaves, halving_widths, keep_one_parent, remove_unary_chains
 from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
@@ -42,8 +43,8 @@ class WordNet(WordNetCorpusReader):
 
     def open(self, file: str):
         """Debian leaves `lexnames` out: it is taken from the excerpt then."""
-        if file == "lexnames" and not (self._folder / file).exists():
-            return (find_root() / EXCERPT / file).open(encoding="utf8")
+        if file == "lexnames" and not (self._folder / file).exists() and (own := beside_excerpt(file)):
+            return own.open(encoding="utf8")
         return super().open(file)
 
     def map_wn(self, version: str = "wordnet") -> None:
@@ -56,10 +57,21 @@ def full_folder() -> Path | None:
     return next((folder for folder in known if (folder / "data.noun").exists()), None)
 
 
+def beside_excerpt(file: str) -> Path | None:
+    """A file of the excerpt: of the project that we are in, else of the checkout that this package is in, if any."""
+    roots = [Path(__file__).parents[3]]
+    with suppress(ParamsError):
+        roots.insert(0, find_root())
+    return next((path for root in roots if (path := root / EXCERPT / file).exists()), None)
+
+
 def open_wordnet() -> WordNet:
     """The full WordNet where there is one, else the excerpt, which has the classes of OpenMoji, ImageNet-1k,
-    Tiny-ImageNet and the tables of `SETS`."""
-    return WordNet(full_folder() or find_root() / EXCERPT)
+    Tiny-ImageNet and the tables of `SETS`. Raises TreeError, saying what to install, where there is neither."""
+    nouns = beside_excerpt("data.noun")
+    if (folder := full_folder() or (nouns and nouns.parent)) is None:
+        raise TreeError(f"no WordNet here; install {INSTALL}")
+    return WordNet(folder)
 
 
 def find_synset(wordnet: WordNet, identifier: str) -> Synset:
@@ -149,7 +161,8 @@ def hypernym_graph(synsets: Sequence[Synset]) -> nx.DiGraph:
 
 def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Words for each node: the name given, else that of NAMES, else its first lemma that no other node here uses."""
-    known = yaml.safe_load((find_root() / EXCERPT / NAMES).read_text(encoding="utf8"))
+    file = beside_excerpt(NAMES)
+    known = yaml.safe_load(file.read_text(encoding="utf8")) if file else {}
     names = {identifier: known[identifier] for identifier in identifiers if identifier in known} | dict(given)
     for identifier in identifiers:
         lemmas = [lemma.replace("_", " ") for lemma in find_synset(wordnet, identifier).lemma_names()]
@@ -161,7 +174,7 @@ def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str,
 def wordnet_tree(
     name: str,
     leaves: Mapping[str, str],
-    widths: Sequence[int],
+    widths: Sequence[int] | None,
     wordnet: WordNet | None = None,
     *,
     synsets: Mapping[str, str] | None = None,
@@ -169,8 +182,8 @@ def wordnet_tree(
 ) -> Tree:
     """The tree of WordNet over `leaves` (identifier to name), cut to 1 + len(widths) levels.
 
-    synsets: each leaf's, by identifier; by default identifiers are synsets, or WordNet ids. under: for leaves that
-    WordNet lacks, a synset to stand under instead.
+    widths: those of `halving_widths` if None. synsets: each leaf's, by identifier; by default identifiers are synsets,
+    or WordNet ids. under: for leaves that WordNet lacks, a synset to stand under instead.
     Hypernym paths are joined to a graph, a leaf above another is put beside it (`end_at_leaves`), one parent
     is kept (`keep_one_parent` states the rule), unary chains are removed, levels are cut (`assign_levels`).
     Leaves come in the order of the tree. Raises TreeError for an unknown synset, widths that cannot be reached.
@@ -190,7 +203,8 @@ def wordnet_tree(
     drawn = hypernym_graph([find_synset(wordnet, synset) for synset in known])
     drawn.add_edges_from((synset, node_of[leaf]) for leaf, synset in under.items())
     ragged = keep_one_parent(end_at_leaves(drawn, names), list(names))
-    graph = assign_levels(remove_unary_chains(ragged), widths)
+    short = remove_unary_chains(ragged)
+    graph = assign_levels(short, halving_widths(short) if widths is None else widths)
     coarse_first = sorted(set(graph) - set(names), key=lambda node: (-graph.nodes[node]["level"], node))
     nx.set_node_attributes(graph, node_names(wordnet, coarse_first, names), NAME)
     graph = nx.relabel_nodes(graph, {node: leaf for leaf, node in node_of.items()})

@@ -1,25 +1,26 @@
-"""The command `hierclip`: what the project does outside its notebooks."""
+"""What is done with a project's results: its README, its records held against others and against themselves."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hierclip.params import FILE, find_root, load_params
+from hierclip.params import find_root
 
 DEFAULT, TABLE = "openmoji", "data/results/table.md"
 RESULTS = re.compile(
     r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
-
-@app.command()
 def readme() -> None:
-    """Put the results tables, which the report makes out of the records, between the README's markers."""
+    """Put the results tables, which the report makes out of the records, between the README's markers.
+
+    \b
+    Example:
+      hierclip readme
+    """
     typer.echo("README.md: results " + ("written" if write_readme(find_root()) else "are up to date"))
 
 
@@ -43,18 +44,26 @@ def write_readme(root: Path) -> bool:
     return new != text
 
 
-@app.command()
 def report() -> None:
-    """Write data/results/report.html, one page of all results that opens from disk; say what is missing from it."""
+    """Write data/results/report.html, one page of all results that opens from disk; say what is missing from it.
+
+    \b
+    Example:
+      hierclip report
+    """
     from hierclip.report.write import write_report
 
     path, missing = write_report(find_root())
     typer.echo("\n".join([*missing, f"written: {path}"]))
 
 
-@app.command()
 def verify() -> None:
-    """Hold the records just made against the committed ones; exit 1 where a figure differs."""
+    """Hold the records just made against the committed ones; exit 1 where a figure differs.
+
+    \b
+    Example:
+      hierclip verify
+    """
     from hierclip.evaluate import verify as compare
 
     agreements = compare(find_root())
@@ -65,12 +74,17 @@ def verify() -> None:
     raise typer.Exit(1 if differing else 0)
 
 
-@app.command()
 def check(
     names: Annotated[list[str] | None, typer.Argument(help="METHOD-SEED/SPLIT; default: all records")] = None,
     attack: Annotated[bool, typer.Option(help="attack the model again; else only compute figures again")] = False,
 ) -> None:
-    """Check records by recomputing them; exit 1 where a figure does not come out again."""
+    """Check records by recomputing them; exit 1 where a figure does not come out again.
+
+    \b
+    Examples:
+      hierclip check
+      hierclip check tecoa-0/tuned --attack
+    """
     from hierclip.check import check_record
     from hierclip.evaluate import RECORDS, load_records
 
@@ -81,48 +95,3 @@ def check(
         typer.echo("\n".join(found) or f"{name}: every figure{'' if attack else ' but the audit'} comes out again")
         differing |= bool(found)
     raise typer.Exit(1 if differing else 0)
-
-
-MethodName = Annotated[str, typer.Argument(help="an entry of `method` in params.yaml")]
-SeedNumber = Annotated[int, typer.Argument(min=0)]
-
-
-@app.command()
-def pretrain() -> None:
-    """Make the base model, as the pipeline's stage does; for torchrun too."""
-    from hierclip.stages.pretrain import pretrain_stage
-
-    pretrain_stage(root := find_root(), load_params(root / FILE))
-
-
-@app.command()
-def finetune(method: MethodName, seed: SeedNumber = 0) -> None:
-    """Fine-tune the base model by one method, as the pipeline's stage does; for torchrun too."""
-    from hierclip.stages.finetune import finetune_stage
-
-    _stage(finetune_stage, method, seed)
-
-
-@app.command()
-def attack(method: MethodName, seed: SeedNumber = 0) -> None:
-    """Attack a fine-tuned model at every level, as the pipeline's stage does; for torchrun too."""
-    from hierclip.stages.attack import attack_stage
-
-    _stage(attack_stage, method, seed)
-
-
-def _stage(stage: Callable, method: str, seed: int) -> None:
-    root = find_root()
-    params = load_params(root / FILE)
-    if method not in params.method:
-        raise ValueError(f"no method {method!r}; known are {', '.join(params.method)}")
-    stage(root, params, method, seed)
-
-
-def main() -> None:
-    """Runs the command; an error of the user's making is one line, without a traceback."""
-    try:
-        app()
-    except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"hierclip: {error}", err=True)
-        raise SystemExit(2) from None
