@@ -33,7 +33,7 @@ def bound_chart(lens: Lens, looks: Sequence[Look], zeta: float, trained: Lens) -
     _curve(axis, lens, ends, color=BOUND, gid="bound", label="bound of a pair")
     if isfinite(lens.rim):
         axis.axvline(lens.rim, color=BOUND, lw=0.8, ls="--")
-        axis.annotate("rim", (lens.rim, 0.02), xycoords=("data", "axes fraction"), ha="right", color=BOUND, fontsize=8)
+        axis.annotate("rim", (lens.rim, 1.01), xycoords=("data", "axes fraction"), ha="center", color=BOUND, fontsize=8)
     if lens.deep:
         asked = [eta for eta in ordered_norms(levels[-1][0], zeta, lens.tree.top) if eta < lens.rim]
         values = [head_bounds(lens.head, eta, 2)[0] for eta in asked]
@@ -41,7 +41,8 @@ def bound_chart(lens: Lens, looks: Sequence[Look], zeta: float, trained: Lens) -
     _levels(axis, lens, looks)
     tops = [pair for _, pair, _ in (*levels, *trained.bounds()) if isfinite(pair)]
     margins = [m for seen in looks for m in seen.margins if isfinite(m)]
-    axis.set(xlim=ends, ylim=(1.15 * min(0, *margins), 1.15 * max(tops, default=1.0)))
+    high = 1.15 * max(tops, default=1.0)
+    axis.set(xlim=ends, ylim=(min(0, *margins) - 0.07 * high, high))
     axis.set(xlabel="norm of the level's texts", ylabel="margin (logits)")
     axis.axhline(0, color="0.3", lw=0.6)
     axis.legend(frameon=False, fontsize=8, loc="upper left")

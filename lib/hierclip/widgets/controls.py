@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import ipywidgets as ui
 
+NAMED, SIZE = {"description_width": "80px"}, {"width": "255px"}
 ROW = {"flex_flow": "row wrap", "width": "100%"}
 
 
@@ -31,11 +32,11 @@ def choice(name: str, options, value=None) -> ui.Dropdown:
     """Of `options`, names or (name, value), that value or else the first."""
     values = [option[1] if isinstance(option, tuple) else option for option in options]
     value = value if value in values else values[0]
-    return ui.Dropdown(options=options, value=value, description=name, layout={"width": "300px"})
+    return ui.Dropdown(options=options, value=value, description=name, layout=SIZE, style=NAMED)
 
 
 def slider(name: str, low: float, high: float, value: float, step: float = 1, **more) -> ui.IntSlider | ui.FloatSlider:
     """Of whole numbers where `step` is one. It calls back when it is let go."""
     kind = ui.IntSlider if isinstance(step, int) else ui.FloatSlider
-    settings = {"continuous_update": False, "layout": {"width": "300px"}, **more}
+    settings = {"continuous_update": False, "layout": SIZE, "style": NAMED, **more}
     return kind(value=value, min=low, max=high, step=step, description=name, **settings)

@@ -1,5 +1,5 @@
 // The disk: draws what scene.py gives, names what the pointer is on, says which node was clicked.
-const SVG = "http://www.w3.org/2000/svg", R = 250, ROOM = 385;
+const SVG = "http://www.w3.org/2000/svg", R = 262, ROOM = 380;
 
 const put = (parent, tag, attributes, text) => {
   const element = parent.appendChild(document.createElementNS(SVG, tag));

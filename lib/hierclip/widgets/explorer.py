@@ -1,6 +1,6 @@
 """The explorer: a tree in the disk, a picture in it, an attack on the picture, and the bound that depth sets."""
 
-from math import log10
+from math import isclose, log10
 from pathlib import Path
 
 import ipywidgets as ui
@@ -12,11 +12,11 @@ from hierclip.widgets.look import in_ball, look_again
 from hierclip.widgets.page import HELP, Page
 from hierclip.widgets.panels import bound_table, sheet
 
-BOUND = """<small>The largest margin that a depth allows (Theorem 1 in 60_margin_depth), and this picture's margin at each
+BOUND = """<small>The largest margin that a depth allows (Theorem 1 in 60_margin_depth), and the picture's margin at each
 level (numbers; red: attacked). Another curvature places the same vectors anew, without training, and reads the picture
 and the attacked one again. zeta_gap is the gap in norm wanted between parent and child: diamonds are the least norms
 that it asks for from the coarsest level downwards, and the bound there.</small>"""
-WIDER = 4  # how far the curvature can be moved from the trained one, times and by
+DECADES = 0.6  # how far the curvature can be moved from the trained one, up and down
 
 
 class Explorer(Page):
@@ -46,7 +46,7 @@ class Explorer(Page):
         with self.quiet():
             r = float(head.curvature) if in_ball(head) else 1.0  # pyright: ignore
             with self.curvature.hold_trait_notifications():  # ends and value fit together only when all are set
-                self.curvature.min, self.curvature.max = log10(r / WIDER), log10(r * WIDER)
+                self.curvature.min, self.curvature.max = log10(r) - DECADES, log10(r) + DECADES
                 self.curvature.value, self.curvature.disabled = r, not in_ball(head)
             self.zeta.value = method.zeta_gap if isinstance(method, HierParams) else 0.0
             self.zeta.disabled = not self._lens().deep
@@ -61,7 +61,7 @@ class Explorer(Page):
 
     def _show_bound(self) -> None:
         case = self.cases[0]
-        moved = in_ball(case.lens.head) and self.curvature.value != case.lens.head.curvature  # pyright: ignore
+        moved = in_ball(case.lens.head) and not isclose(self.curvature.value, case.lens.head.curvature)  # pyright: ignore
         bent = case.lens.bent(self.curvature.value) if moved else case.lens
         looks = [look_again(bent, seen.embedding, case.label) for seen in case.looks] if moved else case.looks
         self.chart.value = sheet(svg(bound_chart(bent, looks, self.zeta.value, case.lens)))

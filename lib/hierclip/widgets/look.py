@@ -30,7 +30,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Lens:
-    """A model over a tree. texts: a level's embeddings (K_l, D), leaves first, from which `classifier` has its points."""
+    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` has its points from."""
 
     classifier: Classifier
     tree: Tree

@@ -14,7 +14,7 @@ from hierclip.widgets.controls import ROW, Quiet, choice, slider
 from hierclip.widgets.look import strike
 from hierclip.widgets.panels import notice, sheet
 from hierclip.widgets.store import MISSING, Store
-from hierclip.widgets.view import Case, View, open_case, thumbnails, with_moved
+from hierclip.widgets.view import Case, View, open_case, thumbnails, with_moved, without_attack
 
 HELP = """<small>Radius: the norm that the model gives a text, its depth, times the depth scale as a distance from the
 centre. Angle: families side by side. Black: the clean picture (disc), what it is rolled up to with a picture of every
@@ -22,10 +22,10 @@ other leaf (squares), rings around the nearest node of each level. Red: the same
 picture's angle is the mean of the nodes' by the model's confidence in them. Point at a mark to name it; click a node to
 take a picture of it.</small>"""
 AIMED = {
-    "direct": "nearest node",
-    "roll_up": "out of the superclass",
-    "stay": "leaf, inside the superclass",
-    "every": "all levels up to it",
+    "direct": "the nearest node",
+    "roll_up": "the leaf's superclass",
+    "stay": "the leaf, inside its superclass,",
+    "every": "every level up to it,",
 }
 
 
@@ -41,7 +41,7 @@ class Page(ui.VBox):
             self._make(models, width, tree, task)
             self._task_changed()
         except MISSING as error:
-            self.missing = str(error)
+            self.missing = f"{error}; {self.store.command} makes what is missing"
             self.children = [ui.HTML(notice(self.missing))]
 
     def _make(self, models: tuple[str, ...], width: int, tree: str, task: str) -> None:
@@ -52,7 +52,7 @@ class Page(ui.VBox):
         self.tree = choice("tree", [t.name for t in self.store.shelf(self.task.value).task.trees], tree)
         self.leaf, self.number = choice("picture of", self._leaves()), slider("number", 0, 0, 0)
         self.level, self.stretch = slider("level", 0, 0, 0), slider("depth scale", 0.1, 1.0, 0.5, 0.05)
-        self.aim = choice("attack on", [(AIMED.get(name, name), name) for name in AIMS])
+        self.aim = choice("attack on", [(AIMED.get(name, name).strip(","), name) for name in AIMS])
         self.attacked = slider("at level", 0, 0, 0)
         self.budget = slider("budget /255", 0.0, 4 * eps, eps, eps / 8)
         self.views = [View(width) for _ in models]
@@ -60,8 +60,8 @@ class Page(ui.VBox):
         self.status = ui.HTML()
         self.quiet = Quiet()
         tie = self.quiet.tie
-        tie(self._task_changed, self.task)
-        tie(self._lens_changed, *self.models, self.tree)
+        tie(partial(self._open_guarded, self._task_changed), self.task)
+        tie(partial(self._open_guarded, self._lens_changed), *self.models, self.tree)
         tie(self._leaf_changed, self.leaf)
         tie(self._picture_changed, self.number)
         tie(self._level_changed, self.level)
@@ -77,11 +77,22 @@ class Page(ui.VBox):
 
     def _gone(self) -> list[ui.Widget]:
         names = ", ".join(self.store.untrained)
-        return [ui.HTML(sheet(f"<small>Not trained yet: {names}; run `make repro`.</small>"))] if names else []
+        return (
+            [ui.HTML(sheet(f"<small>Not trained yet: {names}; {self.store.command} trains them.</small>"))]
+            if names
+            else []
+        )
 
     def _leaves(self) -> list[tuple[str, int]]:
         leaves = self.store.shelf(self.task.value).task.trees[0].leaves
         return sorted((leaf.name, k) for k, leaf in enumerate(leaves))
+
+    def _open_guarded(self, changed: Callable[[], None]) -> None:
+        """What was there when the page opened may be gone."""
+        try:
+            changed()
+        except MISSING as error:
+            self.status.value = notice(f"{error}; {self.store.command} makes what is missing")
 
     def _task_changed(self) -> None:
         shelf = self.store.shelf(self.task.value)
@@ -132,13 +143,14 @@ class Page(ui.VBox):
         attack, eps = self.params.attack, self.budget.value / 255
         aim, level = self.aim.value, self.attacked.value
         for k, case in enumerate(self.cases):
-            moved, way = strike(
-                case.lens, case.images[0], case.label, aim, level, eps, budget_of(attack), attack.seed
+            moved, way = strike(case.lens, case.images[0], case.label, aim, level, eps, budget_of(attack), attack.seed)
+            still = torch.equal(moved, case.images[0])
+            self.cases[k] = without_attack(case) if still else with_moved(case, moved)
+            stood = (
+                f"stands, after {way:.0%} of the way to the boundary" if way else "is not moved: nothing else could win"
             )
-            self.cases[k] = with_moved(case, moved)
-            stood = f"stands, after {way:.0%} of the way to the boundary" if way else "is not moved: nothing else could win"
-            fell = "was wrong already, and is left alone" if torch.equal(moved, case.images[0]) else "falls"
-            words = f"Attack on the {AIMED.get(aim, aim)} at level {level}, {attack.norm} {format_budget(eps)}"
+            fell = "was wrong already, and is left alone" if still else "falls"
+            words = f"Attack on {AIMED.get(aim, aim)} at level {level}, {attack.norm} {format_budget(eps)}"
             self.says[k].value = sheet(f"{words}: the picture <b>{fell if way > 1 else stood}</b>.")
         self._show()
 

@@ -30,7 +30,7 @@ def sheet(inner: str) -> str:
 
 def notice(words: str) -> str:
     """What is missing, and what to run."""
-    return sheet(f'<b>Nothing to explore yet.</b> <span class="missing">{escape(words)}</span>')
+    return sheet(f'<b>Nothing to show yet.</b> <span class="missing">{escape(words)}</span>')
 
 
 def picture_strip(before: Tensor, after: Tensor | None, credit: str) -> str:
@@ -82,7 +82,11 @@ def bound_table(lens: Lens, looks: Sequence[Look], zeta: float) -> str:
 
 
 def _both(looks: Sequence[Look], level: int) -> str:
-    return " → ".join(number(float(seen.margins[level])) for seen in looks)
+    return (
+        '<span style="white-space: nowrap">'
+        + " → ".join(number(float(seen.margins[level])) for seen in looks)
+        + "</span>"
+    )
 
 
 def number(value: float) -> str:

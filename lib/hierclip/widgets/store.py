@@ -36,9 +36,7 @@ class Store:
 
     def __init__(self, root: Path, params: Params):
         self.root, self.params = root, params
-        self.shelf = cache(self._shelf)
-        self.lens = cache(self._lens)
-        self._eyes = cache(self._open)
+        self.shelf, self.lens, self._eyes = cache(self._shelf), cache(self._lens), cache(self._open)
 
     @cached_property
     def models(self) -> dict[str, str]:
@@ -46,7 +44,7 @@ class Store:
         wanted = {f"{m}-{seed}": f"{label}, seed {seed}" for m, label in self._labels() for seed in self.params.seeds}
         found = sorted(file.parent.name for file in (self.root / MODELS).glob(f"*/{HEAD}"))
         if not found:
-            raise ModelError(f"no model in {self.root / MODELS}; `make repro` trains them")
+            raise ModelError(f"no model in {self.root / MODELS}")
         names = {name: label for name, label in wanted.items() if name in found}
         return names | {name: name for name in found if name not in names}
 
@@ -55,6 +53,12 @@ class Store:
         """Models that the parameters name and that are not there."""
         names = [f"{method}-{seed}" for method, _ in self._labels() for seed in self.params.seeds]
         return [name for name in names if name not in self.models]
+
+    @property
+    def command(self) -> str:
+        """What makes everything that is missing."""
+        preset = f" PRESET={self.root.name}" if self.root.parent.name == "presets" else ""
+        return f"`make repro{preset}`"
 
     def _labels(self):
         return self.params.labels.items()

@@ -51,6 +51,10 @@ def with_moved(case: Case, moved: Tensor) -> Case:
     return Case(case.lens, case.label, (*images, moved), (*clean, look(case.lens, moved, case.label)))
 
 
+def without_attack(case: Case) -> Case:
+    return Case(case.lens, case.label, case.images[:1], case.looks[:1])
+
+
 class View:
     """The widgets that show a case."""
 
