@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import ipywidgets as ui
 
-NAMED, SIZE = {"description_width": "80px"}, {"width": "255px"}
+NAMED, SIZE = {"description_width": "80px"}, {"width": "235px"}
 ROW = {"flex_flow": "row wrap", "width": "100%"}
 
 

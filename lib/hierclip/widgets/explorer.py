@@ -12,7 +12,7 @@ from hierclip.widgets.look import in_ball, look_again
 from hierclip.widgets.page import HELP, Page
 from hierclip.widgets.panels import bound_table, sheet
 
-BOUND = """<small>The largest margin that a depth allows (Theorem 1 in 60_margin_depth), and the picture's margin at each
+BOUND = """<small>The largest margin that a depth allows (Theorem 1, 60_margin_depth), and the picture's margin at each
 level (numbers; red: attacked). Another curvature places the same vectors anew, without training, and reads the picture
 and the attacked one again. zeta_gap is the gap in norm wanted between parent and child: diamonds are the least norms
 that it asks for from the coarsest level downwards, and the bound there.</small>"""

@@ -30,7 +30,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Lens:
-    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` has its points from."""
+    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` places."""
 
     classifier: Classifier
     tree: Tree

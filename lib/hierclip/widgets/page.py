@@ -45,13 +45,13 @@ class Page(ui.VBox):
             self.children = [ui.HTML(notice(self.missing))]
 
     def _make(self, models: tuple[str, ...], width: int, tree: str, task: str) -> None:
-        params, eps = self.params, 255 * self.params.attack.eps
+        params, eps = self.params, 255 * self.params.attack.eps or 4.0
         named = [(label, name) for name, label in self.store.models.items()]
         self.models = [choice("method", named, model) for model in models]
         self.task = choice("classes", params.tasks, task)
         self.tree = choice("tree", [t.name for t in self.store.shelf(self.task.value).task.trees], tree)
         self.leaf, self.number = choice("picture of", self._leaves()), slider("number", 0, 0, 0)
-        self.level, self.stretch = slider("level", 0, 0, 0), slider("depth scale", 0.1, 1.0, 0.5, 0.05)
+        self.level, self.stretch = slider("level", 0, 0, 0), slider("depth scale", 0.1, 1.0, 0.6, 0.05)
         self.aim = choice("attack on", [(AIMED.get(name, name).strip(","), name) for name in AIMS])
         self.attacked = slider("at level", 0, 0, 0)
         self.budget = slider("budget /255", 0.0, 4 * eps, eps, eps / 8)
