@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ipywidgets as ui
 
@@ -28,8 +29,8 @@ class Quiet:
             widget.observe(lambda _: None if self.silent else changed(), "value")
 
 
-def choice(name: str, options, value=None) -> ui.Dropdown:
-    """Of `options`, names or (name, value), that value or else the first."""
+def choice(name: str, options, value=None) -> Any:
+    """A drop-down list of `options`, names or (name, value), at that value or else at the first."""
     values = [option[1] if isinstance(option, tuple) else option for option in options]
     value = value if value in values else values[0]
     return ui.Dropdown(options=options, value=value, description=name, layout=SIZE, style=NAMED)
