@@ -34,7 +34,7 @@ from torch import Tensor
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
 from hierclip.losses.hierarchical import roll_up
-from hierclip.model import Classifier, CosineHead, EuclideanHead, Model, PoincareHead
+from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead
 from hierclip.trees import Tree
 
 
@@ -93,13 +93,11 @@ def text_norm(classifier: Classifier, level: int) -> float:
     return float(classifier.text_points[level].norm(dim=-1).max())
 
 
-def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
-    """The bound of a pair and that of all of a level's texts as siblings, in the geometry of the classifier's head.
+def head_bounds(head: Head, eta: float, siblings: int) -> tuple[float, float]:
+    """The bound of a pair of texts of norm at most `eta` and that of so many siblings, in the geometry of a head.
 
-    Both are taken at the largest norm among the texts, so they hold where norms differ. Raises TypeError for a
-    head whose geometry has none, ValueError for a level of one text.
+    Raises TypeError for a head whose geometry has none, ValueError for fewer than two siblings or a norm outside it.
     """
-    head, eta, siblings = classifier.head, text_norm(classifier, level), len(classifier.text_points[level])
     match head:
         case PoincareHead():
             r = 0.0 if isinstance(head, EuclideanHead) else float(head.curvature)
@@ -109,6 +107,14 @@ def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
             return euclidean_bound(eta, scale), euclidean_sibling_bound(eta, scale, siblings)
         case _:
             raise TypeError(f"no bound is known for a {type(head).__name__}")
+
+
+def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
+    """The bound of a pair and that of all of a level's texts as siblings, in the geometry of the classifier's head.
+
+    Both are taken at the largest norm among the texts, so they hold where norms differ. Raises as `head_bounds` does.
+    """
+    return head_bounds(classifier.head, text_norm(classifier, level), len(classifier.text_points[level]))
 
 
 @torch.no_grad()

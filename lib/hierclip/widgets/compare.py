@@ -1,0 +1,26 @@
+"""Two methods on the same picture, each attacked by itself."""
+
+from pathlib import Path
+
+import ipywidgets as ui
+
+from hierclip.params import Params
+from hierclip.widgets.controls import ROW
+from hierclip.widgets.page import HELP, Page
+from hierclip.widgets.panels import sheet
+
+WIDTH = 630
+
+
+class Compare(Page):
+    """A page for two models side by side. Arguments as `Explorer`'s."""
+
+    def __init__(self, root: Path, params: Params, models: tuple[str, str], tree: str = "", task: str = ""):
+        super().__init__(root, params, models, WIDTH, tree, task)
+        if self.missing:
+            return
+        columns = []
+        for says, view in zip(self.says, self.views, strict=True):
+            parts = [says, view.disk, view.strip, view.path]
+            columns.append(ui.VBox(parts, layout={"width": f"{WIDTH + 10}px"}))
+        self.children = [*self._chosen(), ui.HBox(columns, layout=ROW), ui.HTML(sheet(HELP)), *self._gone()]

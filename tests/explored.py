@@ -1,0 +1,81 @@
+"""A small project as `make repro` leaves it: 29 of the nouns, five trees, a flat model and one in the ball."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from torch.nn import functional as F
+
+from hierclip import model
+from hierclip.data import load_dataset, places_of
+from hierclip.data.openmoji import SOURCE
+from hierclip.model import CosineHead, Model, PoincareHead
+from hierclip.params import Params, load_params
+from hierclip.stages import MODELS, TREES
+from hierclip.trees import Tree, find_tree, level_prompts, save_tree, wordnet_tree
+from tests.conftest import ROOT
+
+STEPS = 50  # of training; enough to know most of the leaves
+MODEL_NAMES = ("tecoa-0", "hier-0")
+
+
+def write_project(folder: Path) -> Params:
+    """Writes it to a folder, and gives its parameters."""
+    entries = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
+    entries |= {"methods": ["tecoa", "hier"], "margin": {"method": "hier", "seed": 0}}
+    entries["data"] |= {"val_per_class": 6, "test_per_class": 3}
+    (folder / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
+    params = load_params(folder / "params.yaml")
+    rows = list(csv.DictReader((ROOT / SOURCE).read_text(encoding="utf8").splitlines()))
+    (folder / SOURCE).parent.mkdir(parents=True)
+    with (folder / SOURCE).open("w", encoding="utf8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows[::7])
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    dataset = load_dataset(params.data, folder)
+    dataset.prepare()
+    first = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in dataset.leaves}, [14, 7, 3])
+    everything = dict.fromkeys(first.ids, "") | {row["synset"]: row["name"] for row in rows}  # in the first's order
+    named = [find_tree(ROOT / "data/source/trees/openmoji", n, everything) for n in params.trees.names[1:]]
+    trees = [first, *(tree.restrict(first.ids) for tree in named)]
+    for tree in trees:
+        save_tree(tree, folder / TREES / f"{tree.name}.json")
+    backbone = _knowing(params, trees, dataset)
+    for name, head in zip(MODEL_NAMES, _heads(backbone, dataset.pictures("val"), trees[0], params), strict=True):
+        model.save_model(Model(backbone, head, name.partition("-")[0]), folder / MODELS / name)
+    return params
+
+
+def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
+    """Some steps towards a direction for each leaf; each text is then fitted to the mean direction of its leaves."""
+    backbone, places = model.create(params.model, seed=0, size=32), places_of(dataset, trees[0].ids)
+    encoder, visual = model.ImageEncoder(backbone), backbone.clip.visual.train()
+    codes = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0][: len(places)]
+    optimizer = torch.optim.AdamW(visual.parameters(), lr=3e-3)
+    for step in range(STEPS):
+        images, labels = dataset.batch(places, 64, 0, step)
+        loss = F.cross_entropy(10 * F.normalize(encoder(images)) @ codes.T, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    visual.eval()
+    wanted = {}  # the first tree's, so that a linear map can fit them all
+    for prompts, nodes in zip(level_prompts(trees[0], params.model.template), trees[0].paths.T, strict=True):
+        wanted |= {prompt: codes[nodes == k].mean(0) for k, prompt in enumerate(prompts) if prompt not in wanted}
+    with torch.no_grad():
+        texts = model.text_features(backbone, list(wanted))
+        gram = texts.T @ texts + 1e-4 * torch.eye(texts.shape[1])
+        fit = torch.linalg.solve(gram, texts.T @ torch.stack(list(wanted.values())))
+        backbone.text_projection.copy_(fit)
+    return backbone
+
+
+@torch.no_grad()
+def _heads(backbone, pictures, tree: Tree, params: Params):
+    image = float(model.ImageEncoder(backbone)(pictures.floats()).norm(dim=-1).median())
+    texts = model.encode_texts(backbone, level_prompts(tree, params.model.template)[0])
+    typical = {"image_norm": image, "text_norm": float(texts.norm(dim=-1).median())}
+    return CosineHead(20.0), PoincareHead(1.0, 2.0, 2.0, 1.0, 7.0, "free", **typical)

@@ -1,0 +1,247 @@
+"""The explorer in a browser: JupyterLab serves the notebooks, Chromium opens them, and the page answers."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from hierclip.params import load_params
+from hierclip.stages.tasks import load_task
+from hierclip.widgets.look import look
+from hierclip.widgets.store import Store
+from tests.conftest import ROOT
+from tests.explored import write_project
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCREENSHOTS = ROOT / "tests/artifacts"
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 120_000  # milliseconds, for a busy machine
+SETTINGS = {  # no questions
+    "apputils-extension/notification": '{"fetchNews": "false"}',
+    "notebook-extension/tracker": '{"autoStartDefaultKernel": true}',
+}
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; `apt-get install chromium` brings one")
+
+
+@contextmanager
+def served(root):
+    """The address of a JupyterLab on the notebooks of a project."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += [
+        f"--notebook-dir={root / 'notebooks'}",
+        "--IdentityProvider.token=",
+        "--ServerApp.disable_check_xsrf=True",
+    ]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "IPYTHONDIR")
+    folders = {name: str(root / "jupyter" / name) for name in own}
+    for name, settings in SETTINGS.items():
+        file = root / f"jupyter/JUPYTERLAB_SETTINGS_DIR/@jupyterlab/{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(settings, encoding="utf8")
+    environment = os.environ | folders | {"HIERCLIP_ROOT": str(root), "PYTHONPATH": str(ROOT / "lib")}
+    with (root / "lab.log").open("w") as log:
+        lab = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+        try:
+            while not answers(port):
+                assert lab.poll() is None, (root / "lab.log").read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            lab.terminate()
+            try:
+                lab.wait(10)
+            except subprocess.TimeoutExpired:  # it waits for a kernel that is still starting, and that ends without it
+                lab.kill()
+                lab.wait()
+
+
+def answers(port):
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("explored")
+    write_project(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def known(project):
+    """The name of a leaf whose first picture the model knows, and a small attack does not move far."""
+    lens = (store := Store(project, load_params(project / "params.yaml"))).lens("hier-0", "tuned", "wordnet")
+    pictures = store.shelf("tuned").pictures[store.shelf("tuned").first]
+    margins = [look(lens, image, leaf).margins[0] for leaf, image in enumerate(pictures.floats())]
+    return lens.tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
+
+
+@pytest.fixture(scope="module")
+def opened(project):
+    """Opens a notebook of the project, runs all of it, and gives the page."""
+    with served(project) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1680, "height": 1800})
+
+        def open_notebook(name):
+            page.goto(f"{address}/lab/tree/{name}?reset")
+            page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE)
+            page.wait_for_selector("text=/Python 3.*\\| Idle/", timeout=PATIENCE)
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            return page
+
+        yield open_notebook
+        browser.close()
+
+
+def keep(page, name):
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def control(page, name):
+    label = page.locator(".widget-label", has_text=re.compile(f"^{re.escape(name)}$"))
+    return page.locator(".widget-inline-hbox").filter(has=label).first
+
+
+def move(page, name, key):
+    control(page, name).locator("[role=slider]").press(key)
+
+
+def pick(page, name, option):
+    control(page, name).locator("select").select_option(label=option)
+
+
+def changed(page, selector, attribute, act):
+    """Does something, waits until an attribute of an element has another value; gives it and the seconds."""
+    before = page.locator(selector).first.get_attribute(attribute)
+    script = "([s, a, b]) => { const e = document.querySelector(s); return e && e.getAttribute(a) !== b; }"
+    start = time.perf_counter()
+    act()
+    page.wait_for_function(script, arg=[selector, attribute, before], timeout=PATIENCE)
+    return page.locator(selector).first.get_attribute(attribute), time.perf_counter() - start
+
+
+def names(page):
+    return page.locator(".node").evaluate_all("nodes => nodes.map((node) => node.dataset.name)")
+
+
+def test_the_explorer_answers_in_a_browser(opened, project, known):
+    trees = {tree.name: tree for tree in load_task(project, load_params(project / "params.yaml"), "tuned").trees}
+    page, tree = opened("90_explore.ipynb"), trees["wordnet"]
+    page.wait_for_selector(".hierclip-disk .point-clean", timeout=PATIENCE)
+    assert names(page) == [node.name for level in tree.levels for node in level]
+
+    # a picture that the model knows; the attack moves it
+    pick(page, "picture of", known)
+    page.wait_for_selector(".point-attacked", timeout=PATIENCE)
+    assert known in page.locator(".hierclip-path").inner_text()
+    keep(page, "explorer")
+
+    # the level: larger dots, its names outside the rim
+    answers = []
+    for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+        radius, took = changed(page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level", key))
+        answers.append(took)
+        assert radius == "5" and page.locator(".labels text").all_inner_texts() == [n.name for n in tree.levels[level]]
+    assert min(answers) < 0.3
+
+    # the budget: the point moves, and with it the picture, the path and the margins
+    point, path = ".point-attacked[data-level='0']", page.locator(".hierclip-path")
+    before, margins = path.inner_text(), page.locator(".hierclip-bounds").inner_text()
+    pictures = page.locator("figure img")
+    _, took = changed(page, point, "cx", lambda: move(page, "budget /255", "End"))
+    answers = [took]
+    page.wait_for_function("() => document.body.innerText.includes('Linf 16/255: the picture falls')", timeout=PATIENCE)
+    assert "✗" in path.inner_text() != before and page.locator(".hierclip-bounds").inner_text() != margins
+    assert len(set(pictures.evaluate_all("images => images.map((image) => image.src)"))) == 3
+    captions = page.locator("figcaption").all_inner_texts()
+    assert captions == ["clean", "the change, 8 times", "attacked"]
+    keep(page, "attacked")
+    for key in ("ArrowLeft", "ArrowLeft"):
+        answers.append(changed(page, "figure:last-child img", "src", lambda key=key: move(page, "budget /255", key))[1])
+    assert min(answers) < 2
+
+    # the attacked level
+    move(page, "at level", "End")
+    page.wait_for_function("() => document.body.innerText.includes('nearest node at level 3')", timeout=PATIENCE)
+
+    # the bound: its curve moves with the curvature, what the gap asks for with the gap
+    answers = [
+        changed(page, "[id=bound] path", "d", lambda: move(page, "curvature", "ArrowRight"))[1] for _ in range(3)
+    ]
+    assert min(answers) < 0.3
+    changed(page, "[id=asked] use", "x", lambda: move(page, "zeta_gap", "ArrowRight"))
+
+    # a tree; the pointer on a node; a click on it
+    script = "(n) => document.querySelectorAll('.node').length === n"
+    pick(page, "tree", "use")
+    page.wait_for_function(script, arg=sum(trees["use"].sizes), timeout=PATIENCE)
+    assert set(names(page)) == {node.name for level in trees["use"].levels for node in level}
+    other = next(leaf.name for leaf in trees["use"].leaves if leaf.name != known)
+    node = page.locator(f".node[data-level='0'][data-name='{other}']")
+    node.hover()
+    tip = page.locator(".hierclip-tip")
+    assert tip.inner_text().startswith(f"{other}: level 0, norm 0.") and tip.locator("img").count() == 1
+    keep(page, "pointed")
+    node.click()
+    script = "(name) => document.querySelector('.hierclip-path').innerText.includes(name)"
+    page.wait_for_function(script, arg=other, timeout=PATIENCE)
+    assert control(page, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text") == other
+
+    # a flat method has no depth
+    pick(page, "method", "TeCoA, seed 0")
+    page.wait_for_function("() => document.body.innerText.includes('none has a depth')", timeout=PATIENCE)
+    radii = page.locator(".node").evaluate_all(
+        "nodes => nodes.map((n) => Math.hypot(n.getAttribute('cx'), n.getAttribute('cy')))"
+    )
+    assert max(radii) - min(radii) < 0.1
+    keep(page, "flat")
+
+
+def test_two_methods_are_compared_in_a_browser(opened, known):
+    page = opened("91_compare.ipynb")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.hierclip-disk .point-clean').length >= 2", timeout=PATIENCE
+    )
+    pick(page, "picture of", known)
+    script = "() => document.querySelectorAll('.hierclip-disk .point-attacked[data-level=\"0\"]').length === 2"
+    page.wait_for_function(script, timeout=PATIENCE)
+    disks = [page.locator(".hierclip-disk").nth(k) for k in range(2)]
+    points = [disk.locator(".point-attacked[data-level='0']").get_attribute("cx") for disk in disks]
+    assert points[0] != points[1]
+    assert "none has a depth" in disks[0].inner_text() and "none has a depth" not in disks[1].inner_text()
+    keep(page, "compared")
+
+
+def test_the_page_says_what_to_run_in_a_browser(opened, project):
+    (project / "data/models").rename(project / "data/elsewhere")
+    try:
+        page = opened("90_explore.ipynb")
+        page.wait_for_selector(".missing", timeout=PATIENCE)
+    finally:
+        (project / "data/elsewhere").rename(project / "data/models")
+    assert "`make repro` makes what is missing" in page.locator(".missing").inner_text()
+    keep(page, "missing")
