@@ -63,6 +63,13 @@ def test_without_records_it_says_what_makes_them(tmp_path):
         write_report(tmp_path)
 
 
+def test_records_of_other_methods_alone_are_refused(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    save_record(record(method="fare"), tmp_path / RECORDS)
+    with pytest.raises(RecordError, match="methods and seeds"):
+        write_report(tmp_path)
+
+
 def test_records_that_the_parameters_ask_for_and_that_are_not_there_are_named(project, tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     made = record(method="hier")

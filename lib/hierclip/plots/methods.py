@@ -38,10 +38,14 @@ def bars(axis: Axes, place: tuple[int, int], values, bounds, colour: str, **styl
     drawn[2][0].set_path_effects([withStroke(linewidth=1.6, foreground="white")])  # to be seen on a dark bar too
 
 
-def pair(width: float, height: float) -> tuple[Figure, np.ndarray]:
+def pair(width: float, height: float, ylabel: str) -> tuple[Figure, np.ndarray]:
     """Two panels of one vertical axis: beside each other on a page, one above the other in a column."""
     rows, columns = (1, 2) if width >= PAGE else (2, 1)
-    return plt.subplots(rows, columns, figsize=(width, rows * height), sharey=True, layout="constrained")
+    size = (width, rows * height)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
+    return figure, axes.ravel()
 
 
 def fitting(width: float, least: float, count: int) -> int:

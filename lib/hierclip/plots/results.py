@@ -21,7 +21,9 @@ def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     A panel for each reading; the first seed of each method, with its 95 % intervals over pictures.
     """
     shown = first_seeds(records, split, params)
-    figure, axes = pair(params.plots.width, 2.8)
+    threat = shown[0].threat_model
+    accuracy = f"accuracy (%): clean (pale),\nunder {threat.norm} {threat.eps} (full)"
+    figure, axes = pair(params.plots.width, 2.8, accuracy)
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, r in enumerate(shown):
             place, colour, bounds = (k, len(shown)), params.plots.palette[r.method], r.intervals[reading]
@@ -30,10 +32,6 @@ def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
             bars(axis, place, r.clean[reading], bounds.clean, colour, alpha=0.3)
             bars(axis, place, own, own_bounds, colour, label=params.labels[r.method])
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="level (0: leaves)")
-    threat = shown[0].threat_model
-    figure.supylabel(
-        f"accuracy (%): clean (pale),\nunder {threat.norm} {threat.eps} (full)", size="medium", ha="center"
-    )
     legend(figure, axes[0])
     return figure
 
@@ -73,7 +71,7 @@ def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     The first seed of each method, with its 95 % intervals over pictures.
     """
     shown = first_seeds(records, split, params)
-    figure, axes = pair(params.plots.width, 2.6)
+    figure, axes = pair(params.plots.width, 2.6, "path-robust accuracy (%)")
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, r in enumerate(shown):
             values = [tree.path_robust[reading] for tree in r.forest.values()]
@@ -81,6 +79,5 @@ def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
             bars(axis, (k, len(shown)), values, bounds, colour, label=params.labels[r.method])
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="tree")
         axis.set_xticks(range(len(shown[0].forest)), list(shown[0].forest))
-    figure.supylabel("path-robust accuracy (%)", size="medium")
     legend(figure, axes[0])
     return figure

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -41,11 +42,11 @@ class Table:
     marked: Collection[int] = ()
     folded: bool = False
 
-    @property
+    @cached_property
     def rows(self) -> list[list[str]]:
         return [[_cell(value) for value in row] for row in self.frame.itertuples(index=False, name=None)]
 
-    @property
+    @cached_property
     def numeric(self) -> list[bool]:
         """Which columns begin with a digit, or a sign, in every row: they are set to the right."""
         columns = zip(*self.rows, strict=True)

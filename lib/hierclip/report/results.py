@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hierclip.evaluate import RECORDS, Record, load_records
+from hierclip.evaluate import RECORDS, Record, RecordError, load_records
 from hierclip.params import FILE, Params, load_params
 from hierclip.plots.frames import in_order
 from hierclip.report.page import Picture, Text
@@ -42,8 +42,10 @@ class Results:
 
 
 def load_results(root: Path) -> Results:
-    """Raises RecordError where there are no records, or a bad one."""
+    """Raises RecordError where there are no records of what the parameters name, or a bad one."""
     params = load_params(root / FILE)
     wanted = {(method, seed) for method in params.methods for seed in params.seeds}
     records = [r for r in load_records(root / RECORDS) if (r.method, r.seed) in wanted]
+    if not records:
+        raise RecordError(f"no records of the methods and seeds in {root / FILE}; `make repro` makes them")
     return Results(root, params, in_order(records, params.labels))

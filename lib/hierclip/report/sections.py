@@ -179,13 +179,14 @@ def studies(found: Results) -> Parts:
 def audits(found: Results) -> Parts:
     """Whether it is robustness: what failing means, the figure, and every check."""
     labels, images = found.params.labels, found.records[0].audit.images
-    high = max(check.high for r in found.records for check in r.audit.checks.values() if check.value <= 0)
+    high = max((c.high for r in found.records for c in r.audit.checks.values() if c.value <= 0), default=1.0)
     yield Text(SIGNS.format(images=images, one=100 / images, high=100 * high))
     for split in splits(found.records):
-        rows = [r for r in found.records if r.split == split]
-        caption = f"{captions.audit(first_seeds(rows, split, found.params), labels)} {split_words(split)}."
-        yield found.figure(f"audit_{split}", caption, "accuracy by budget and effort, and checks against their limits")
-        yield _checks(rows, found)
+        if rows := first_seeds(found.records, split, found.params):
+            caption = f"{captions.audit(rows, labels)} {split_words(split)}."
+            alt = "accuracy by budget and effort, and checks against their limits"
+            yield found.figure(f"audit_{split}", caption, alt)
+        yield _checks([r for r in found.records if r.split == split], found)
 
 
 def _checks(rows: list[Record], found: Results) -> Table:
