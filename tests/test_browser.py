@@ -29,7 +29,9 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 120_000  # milliseconds, for a busy machine
+PATIENCE = 180_000  # milliseconds, for a busy machine
+SHOWN = """(name) => document.querySelector('.hierclip-path').innerText.includes(name)
+  && document.querySelector('.point-attacked')"""
 SETTINGS = {  # no questions
     "apputils-extension/notification": '{"fetchNews": "false"}',
     "notebook-extension/tracker": '{"autoStartDefaultKernel": true}',
@@ -144,6 +146,12 @@ def changed(page, selector, attribute, act):
     return page.locator(selector).first.get_attribute(attribute), time.perf_counter() - start
 
 
+def assert_within(seconds, answers, what):
+    """The quickest of some answers; said always, and held against the limit where the machine is not busy otherwise."""
+    print(f"{what}: {min(answers):.3f} s")
+    assert min(answers) < seconds or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+
+
 def names(page):
     return page.locator(".node").evaluate_all("nodes => nodes.map((node) => node.dataset.name)")
 
@@ -156,8 +164,7 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
 
     # a picture that the model knows; the attack moves it
     pick(page, "picture of", known)
-    page.wait_for_selector(".point-attacked", timeout=PATIENCE)
-    assert known in page.locator(".hierclip-path").inner_text()
+    page.wait_for_function(SHOWN, arg=known, timeout=PATIENCE)
     keep(page, "explorer")
 
     # the level: larger dots, its names outside the rim
@@ -165,8 +172,9 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
     for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
         radius, took = changed(page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level", key))
         answers.append(took)
-        assert radius == "5" and page.locator(".labels text").all_inner_texts() == [n.name for n in tree.levels[level]]
-    assert min(answers) < 0.3
+        assert radius == "5"
+        assert page.locator(".labels text").all_text_contents() == [node.name for node in tree.levels[level]]
+    assert_within(0.3, answers, "level")
 
     # the budget: the point moves, and with it the picture, the path and the margins
     point, path = ".point-attacked[data-level='0']", page.locator(".hierclip-path")
@@ -182,7 +190,7 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
     keep(page, "attacked")
     for key in ("ArrowLeft", "ArrowLeft"):
         answers.append(changed(page, "figure:last-child img", "src", lambda key=key: move(page, "budget /255", key))[1])
-    assert min(answers) < 2
+    assert_within(2, answers, "attack")
 
     # the attacked level
     move(page, "at level", "End")
@@ -192,14 +200,13 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
     answers = [
         changed(page, "[id=bound] path", "d", lambda: move(page, "curvature", "ArrowRight"))[1] for _ in range(3)
     ]
-    assert min(answers) < 0.3
+    assert_within(0.3, answers, "curvature")
     changed(page, "[id=asked] use", "x", lambda: move(page, "zeta_gap", "ArrowRight"))
 
     # a tree; the pointer on a node; a click on it
-    script = "(n) => document.querySelectorAll('.node').length === n"
+    script = "(names) => [...document.querySelectorAll('.node')].map((n) => n.dataset.name).join() === names.join()"
     pick(page, "tree", "use")
-    page.wait_for_function(script, arg=sum(trees["use"].sizes), timeout=PATIENCE)
-    assert set(names(page)) == {node.name for level in trees["use"].levels for node in level}
+    page.wait_for_function(script, arg=[n.name for level in trees["use"].levels for n in level], timeout=PATIENCE)
     other = next(leaf.name for leaf in trees["use"].leaves if leaf.name != known)
     node = page.locator(f".node[data-level='0'][data-name='{other}']")
     node.hover()
@@ -207,13 +214,14 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
     assert tip.inner_text().startswith(f"{other}: level 0, norm 0.") and tip.locator("img").count() == 1
     keep(page, "pointed")
     node.click()
-    script = "(name) => document.querySelector('.hierclip-path').innerText.includes(name)"
-    page.wait_for_function(script, arg=other, timeout=PATIENCE)
+    page.wait_for_function(SHOWN, arg=other, timeout=PATIENCE)
     assert control(page, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text") == other
 
     # a flat method has no depth
     pick(page, "method", "TeCoA, seed 0")
-    page.wait_for_function("() => document.body.innerText.includes('none has a depth')", timeout=PATIENCE)
+    page.wait_for_function(
+        "() => document.querySelector('.hierclip-disk').textContent.includes('none has a depth')", timeout=PATIENCE
+    )
     radii = page.locator(".node").evaluate_all(
         "nodes => nodes.map((n) => Math.hypot(n.getAttribute('cx'), n.getAttribute('cy')))"
     )
@@ -232,7 +240,7 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     disks = [page.locator(".hierclip-disk").nth(k) for k in range(2)]
     points = [disk.locator(".point-attacked[data-level='0']").get_attribute("cx") for disk in disks]
     assert points[0] != points[1]
-    assert "none has a depth" in disks[0].inner_text() and "none has a depth" not in disks[1].inner_text()
+    assert ["none has a depth" in (disk.text_content() or "") for disk in disks] == [True, False]
     keep(page, "compared")
 
 

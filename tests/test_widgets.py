@@ -66,7 +66,7 @@ def test_a_look_agrees_with_the_classifier_and_the_measured_margins(lens, pictur
     measured = measured_margins(lens.classifier, pictures, lens.paths, 50).set_index(["picture", "level"])
     for row in (0, 7, 31):
         found = seen(lens, pictures, row)
-        logits = lens.classifier(pictures.floats()[[row]])
+        logits = [level.detach() for level in lens.classifier(pictures.floats()[[row]])]
         assert found.nodes.tolist() == [int(level.argmax()) for level in logits]
         assert found.upward.tolist() == lens.tree.paths[found.nodes[0]].tolist()
         np.testing.assert_allclose(found.confidence, [float(level.softmax(1).max()) for level in logits], rtol=1e-4)
@@ -128,12 +128,13 @@ def test_an_attack_moves_the_picture_within_its_budget_and_a_larger_one_goes_fur
     assert torch.equal(moved, image) and way == 0
 
 
-def test_another_curvature_keeps_tangent_vectors_and_moves_the_bound(ball):
+def test_another_curvature_keeps_tangent_vectors_and_a_pairs_bound_and_moves_norms_and_siblings(ball):
     bent = ball.bent(0.25)
     for before, after in zip(ball.norms, bent.norms, strict=True):
         np.testing.assert_allclose(np.arctanh(before), np.arctanh(0.5 * after) / 0.5, rtol=1e-3)
-    eta, pair, _ = bent.bounds()[0]
-    assert pair == pytest.approx(hyperbolic_bound(eta, 0.25, 7.0)) != pytest.approx(ball.bounds()[0][1])
+    (eta, pair, siblings), (trained, same, others) = bent.bounds()[0], ball.bounds()[0]
+    assert pair == pytest.approx(hyperbolic_bound(eta, 0.25, 7.0)) == pytest.approx(same)  # 4 tau times the length
+    assert eta > 1.2 * trained and siblings < others - 0.5
 
 
 def test_gaps_add_up_from_the_coarsest_level_downwards():
