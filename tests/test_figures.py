@@ -1,6 +1,7 @@
 """Figures: what they show, at the page's width, in letters that can be read and colours that can be told apart."""
 
 import itertools
+import json
 
 import matplotlib as mpl
 import numpy as np
@@ -58,6 +59,12 @@ def test_methods_can_be_told_apart_by_every_eye(eyes):
 def test_every_method_stands_out_from_white():
     for method, colour in PARAMS.plots.palette.items():
         assert 1.05 / (XYZ[1] @ linear(colour) + 0.05) > 2.2, method
+
+
+def test_dvcs_chart_has_the_methods_in_the_same_colours():
+    chart = json.loads((find_root() / ".dvc/plots/levels.json").read_text(encoding="utf8"))
+    scale = chart["spec"]["encoding"]["color"]["scale"]
+    assert dict(zip(scale["domain"], scale["range"], strict=True)) == PARAMS.plots.palette
 
 
 FIGURES = {

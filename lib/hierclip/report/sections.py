@@ -34,8 +34,9 @@ SIGNS = """
 A check that **fails** is no detail. `steps`, `restarts` and `suite`: a stronger attack found what the record's did not,
 so the robust accuracy above is too high for that model, by about the share that the check counts. The others are signs
 of an attack that cannot see (gradients that vanish or mislead): there robust accuracy may mean nothing, and no number
-of that model should be used before the sign is explained. A check that **passes** has found nothing on {images}
-pictures, of which one is {one:.1f} %; up to {high:.0f} % may still be there (the upper end of its exact 95 % interval).
+of that model should be used before the sign is explained. A check that **passes** found no more than its limit on
+{images} pictures, of which one is {one:.1f} %; where it found none, up to {high:.0f} % may still be there (the upper
+end of its exact 95 % interval).
 """
 KNOWS = """
 The attacker knows everything: weights, prompts, trees, readings. It changes the pixels of one picture at a time, as the
@@ -58,14 +59,11 @@ def run(found: Results) -> Parts:
     methods = []
     for name in params.methods:
         settings = params.method[name].model_dump(mode="json")
-        own = yaml.safe_dump(
-            {k: v for k, v in settings.items() if k not in ("label", "loss", "trees")}, sort_keys=False
-        )
-        trees = ", ".join(params.trees_of(params.method[name]))
-        methods.append((settings["label"], settings["loss"], trees, " · ".join(own.replace("\n  ", " ").splitlines())))
-    yield Table(
-        pd.DataFrame(methods, columns=["method", "loss", "trees", "settings"]), "Methods, as `params.yaml` has them."
-    )
+        label, loss, _ = settings.pop("label"), settings.pop("loss"), settings.pop("trees", None)
+        own = yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=10**9).strip("{}\n")
+        methods.append((label, loss, ", ".join(params.trees_of(params.method[name])), own))
+    columns = ["method", "loss", "trees", "settings"]
+    yield Table(pd.DataFrame(methods, columns=columns), "Methods, as params.yaml has them.")
     first = found.records[0]
     facts = {"seeds": ", ".join(map(str, params.seeds)), "model": params.model.architecture}
     facts |= {"weights before fine-tuning": params.model.pretrained or "made here from scratch"}
@@ -169,9 +167,7 @@ def studies(found: Results) -> Parts:
         yield found.missing("the ablation", "ablate")
     if "sweep" in there:
         best = best_points(there["sweep"].frame).round(4)
-        yield Table(
-            best, "The sweep's best point of each method: robust and clean leaf accuracy on validation pictures."
-        )
+        yield Table(best, "The sweep's best point of each method: leaf accuracy on validation pictures.")
     else:
         yield found.missing("the sweep that chose learning rates and logit scales", "sweep")
 
@@ -209,15 +205,10 @@ def threats(found: Results) -> Parts:
     for r in found.records:
         models.setdefault(r.threat_model, []).append(r)
     for model, records in models.items():
-        values = model.model_dump()
-        rows = [
-            (name, ", ".join(v) if isinstance(v := values[name], tuple) else str(v), FIELDS[name]) for name in values
-        ]
-        counts = (
-            f"{records[0].images} pictures of {records[0].split}" if len(records) == 1 else f"{len(records)} records"
-        )
-        names = ", ".join(r.name for r in records)
-        yield Table(pd.DataFrame(rows, columns=["what", "value", "meaning"]), f"Threat model of {counts}: {names}.")
+        values = model.model_dump() | {"suite": ", ".join(model.suite)}
+        rows = [(name, str(value), FIELDS[name]) for name, value in values.items()]
+        caption = "Threat model of " + ", ".join(f"{r.name} ({r.images} pictures)" for r in records) + "."
+        yield Table(pd.DataFrame(rows, columns=["what", "value", "meaning"]), caption)
 
 
 def again(found: Results) -> Parts:
