@@ -229,6 +229,7 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
         "nodes => nodes.map((n) => Math.hypot(n.getAttribute('cx'), n.getAttribute('cy')))"
     )
     assert max(radii) - min(radii) < 0.1
+    page.wait_for_function("() => !document.querySelector('[id=asked]')", timeout=PATIENCE)
     keep(page, "flat")
 
 
@@ -244,6 +245,9 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     points = [disk.locator(".point-attacked[data-level='0']").get_attribute("cx") for disk in disks]
     assert points[0] != points[1]
     assert ["none has a depth" in (disk.text_content() or "") for disk in disks] == [True, False]
+    page.wait_for_function("() => document.querySelectorAll('figure img').length === 6", timeout=PATIENCE)
+    boxes = [disk.bounding_box() or {} for disk in disks]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     keep(page, "compared")
 
 

@@ -9,7 +9,7 @@ from hierclip.widgets.controls import ROW
 from hierclip.widgets.page import HELP, Page
 from hierclip.widgets.panels import sheet
 
-WIDTH = 630
+WIDTH = 590
 
 
 class Compare(Page):
