@@ -183,7 +183,9 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
     _, took = changed(page, point, "cx", lambda: move(page, "budget /255", "End"))
     answers = [took]
     page.wait_for_function("() => document.body.innerText.includes('Linf 16/255: the picture falls')", timeout=PATIENCE)
-    assert "✗" in path.inner_text() != before and page.locator(".hierclip-bounds").inner_text() != margins
+    script = "(before) => document.querySelector('.hierclip-bounds').innerText !== before"
+    page.wait_for_function(script, arg=margins, timeout=PATIENCE)
+    assert "✗" in path.inner_text() != before
     assert len(set(pictures.evaluate_all("images => images.map((image) => image.src)"))) == 3
     captions = page.locator("figcaption").all_inner_texts()
     assert captions == ["clean", "the change, 8 times", "attacked"]
@@ -214,7 +216,8 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
     assert tip.inner_text().startswith(f"{other}: level 0, norm 0.") and tip.locator("img").count() == 1
     keep(page, "pointed")
     node.click()
-    page.wait_for_function(SHOWN, arg=other, timeout=PATIENCE)
+    script = "(name) => document.querySelector('.hierclip-path').innerText.includes(name)"
+    page.wait_for_function(script, arg=other, timeout=PATIENCE)
     assert control(page, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text") == other
 
     # a flat method has no depth
@@ -226,6 +229,7 @@ def test_the_explorer_answers_in_a_browser(opened, project, known):
         "nodes => nodes.map((n) => Math.hypot(n.getAttribute('cx'), n.getAttribute('cy')))"
     )
     assert max(radii) - min(radii) < 0.1
+    page.wait_for_function("() => !document.querySelector('[id=asked]')", timeout=PATIENCE)
     keep(page, "flat")
 
 
@@ -241,6 +245,9 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     points = [disk.locator(".point-attacked[data-level='0']").get_attribute("cx") for disk in disks]
     assert points[0] != points[1]
     assert ["none has a depth" in (disk.text_content() or "") for disk in disks] == [True, False]
+    page.wait_for_function("() => document.querySelectorAll('figure img').length === 6", timeout=PATIENCE)
+    boxes = [disk.bounding_box() or {} for disk in disks]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     keep(page, "compared")
 
 

@@ -9,7 +9,7 @@ from hierclip.widgets.controls import ROW
 from hierclip.widgets.page import HELP, Page
 from hierclip.widgets.panels import sheet
 
-WIDTH = 630
+WIDTH = 590
 
 
 class Compare(Page):
@@ -21,6 +21,6 @@ class Compare(Page):
             return
         columns = []
         for says, view in zip(self.says, self.views, strict=True):
-            parts = [says, view.disk, view.strip, view.path]
+            parts = [view.disk, says, view.strip, view.path]
             columns.append(ui.VBox(parts, layout={"width": f"{WIDTH + 10}px"}))
         self.children = [*self._chosen(), ui.HBox(columns, layout=ROW), ui.HTML(sheet(HELP)), *self._gone()]

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as ui
 
-NAMED, SIZE = {"description_width": "80px"}, {"width": "235px"}
+NAMED, SIZE = {"description_width": "80px"}, {"width": "242px"}
 ROW = {"flex_flow": "row wrap", "width": "100%"}
 
 

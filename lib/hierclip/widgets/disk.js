@@ -39,6 +39,7 @@ function render({ model, el }) {
   const drawTree = () => {
     const { nodes, edges, families, rim, note } = model.get("scene");
     layers.tree.replaceChildren();
+    tip.style.display = "none";  // what it named may be gone
     if (!nodes) return;
     put(layers.tree, "circle", { r: R, fill: "#fafafa", stroke: "#999", "stroke-dasharray": rim ? "none" : "2 5" });
     edges.forEach((edge, k) => put(layers.tree, "path", {
@@ -67,7 +68,8 @@ function render({ model, el }) {
     const chosen = nodes.filter((node) => node.level === level);
     const turns = chosen.map((node) => node.angle).sort((a, b) => a - b);
     const gaps = turns.map((turn, k) => (k ? turn - turns[k - 1] : turn + 2 * Math.PI - turns[turns.length - 1]));
-    const size = Math.min(13, 0.95 * R * Math.min(...gaps));
+    const room = (ROOM - 1.03 * R) / 0.54, longest = Math.max(...chosen.map((node) => node.name.length));  // a letter's width
+    const size = Math.min(13, 0.95 * R * Math.min(...gaps), Math.max(8.5, room / longest)), most = Math.floor(room / size);
     if (size < 5) return;  // too many to be read: the pointer names them
     for (const node of chosen) {
       const degrees = (node.angle * 180) / Math.PI, left = Math.cos(node.angle) < 0;
@@ -77,7 +79,7 @@ function render({ model, el }) {
       put(layers.labels, "text", {
         transform: `translate(${x * 1.03} ${y * 1.03}) rotate(${left ? degrees + 180 : degrees})`,
         "text-anchor": left ? "end" : "start", dy: "0.35em", "font-size": size, fill: colour(node.family, families, 30),
-      }, node.name);
+      }, node.name.length > most ? `${node.name.slice(0, most - 1)}…` : node.name);
     }
   };
 

@@ -15,8 +15,8 @@ from hierclip.widgets.panels import bound_table, sheet
 BOUND = """<small>The largest margin that a depth allows (Theorem 1, 60_margin_depth), and the picture's margin at each
 level (numbers; red: attacked). Another curvature places the same vectors anew, without training, and reads the picture
 and the attacked one again: norms, the curve, the siblings' bound and the margins move, while a pair's bound, 4 tau
-times the longest vector, stays. zeta_gap is the gap in norm wanted between parent and child: diamonds are the least norms
-that it asks for from the coarsest level downwards, and the bound there.</small>"""
+times the longest vector, stays. zeta_gap is the gap in norm wanted between parent and child: diamonds are the least
+norms that it asks for from the coarsest level downwards, and the bound there.</small>"""
 DECADES = 0.6  # how far the curvature can be moved from the trained one, up and down
 
 
