@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import hierclip
 from hierclip import model
-from hierclip.audits import audit
+from hierclip.audits import audit, read_folder
 from hierclip.cli import app, main
 from hierclip.cli.audit import audit as audit_command
 from hierclip.cli.export import head_words
@@ -141,7 +141,8 @@ BAD = {  # what is given instead, and what the line has to say
     "which weights": ({"--pretrained": None}, "hierclip-vit: which weights? none are published for it"),
     "which tag": ({"--model": "ViT-B-32", "--pretrained": None}, "ViT-B-32: which weights? published are openai, "),
     "weights": ({"--pretrained": "none.pt"}, "no weights 'none.pt', and no such file; none are published"),
-    "weights of another": ({"--model": "hierclip-tiny"}, "Error(s) in loading state_dict for CLIP: Missing key"),
+    "weights of another": ({"--model": "hierclip-tiny"}, "cannot load hierclip-tiny with weights '"),
+    "weights of nothing": ({"--pretrained": "other.safetensors"}, "loading state_dict for CLIP: Missing key"),
     "junk": ({"--pretrained": "tree.json"}, "cannot load hierclip-vit with weights 'tree.json': "),
     "folder of a model": ({"--model": "zoo", "--pretrained": None}, "no model in zoo"),
     "folder and weights": ({"--model": "zoo"}, "zoo is a folder with weights of its own; leave out"),
@@ -190,6 +191,7 @@ def test_a_bad_input_is_one_line_that_says_so(place, run, weights, case):
     (place / "extra.yaml").write_text("animal: [dog, cat, eagle]\nvehicle: [car, bus, tram]\n", encoding="utf8")
     chosen = {"dog": "dog.n.99", "cat": "cat.n.01", "eagle": "eagle.n.01", "car": "car.n.01", "bus": "bus.n.01"}
     (place / "wrong.yaml").write_text(json.dumps(chosen), encoding="utf8")
+    save_file({"a": torch.zeros(2)}, place / "other.safetensors")
     (place / "tree.txt").write_text("- dog\n", encoding="utf8")
     given = {"--model": ARCHITECTURE, "--pretrained": str(weights), "--images": "zoo", "--tree": "tree.json"} | changes
     code, out, err = run("audit", *(part for pair in given.items() if pair[1] is not None for part in pair))
@@ -331,6 +333,16 @@ def test_a_model_of_the_project_is_audited_as_it_is_read(place, run, backbone):
     record = json.loads((place / "hierclip-audit/record.json").read_text(encoding="utf8"))
     assert code in (0, 1) and record["method"] == "hier-0" and record["images"] == 5
     assert "cosine" in record["audit"]["checks"]  # a check of models that are read otherwise
+
+
+def test_the_first_pictures_of_a_class_are_audited_and_the_next_one_chooses_the_reading(place):
+    some, every = read_folder(place / "zoo", 16, 2), read_folder(place / "zoo", 16, None)
+    images = every.pictures("test").images
+    assert images.shape == (5 * COUNT, 3, 16, 16) and images.dtype == torch.uint8
+    assert torch.equal(some.pictures("test").images, images[[k for k in range(5 * COUNT) if k % COUNT < 2]])
+    assert some.pictures("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
+    assert torch.equal(some.pictures("val").images, images[2::COUNT])
+    assert every.pictures("val") is every.pictures("test")
 
 
 def test_the_one_picture_of_a_class_also_chooses_the_reading_and_it_is_said(place, run, weights):

@@ -43,6 +43,19 @@ def test_square_gets_a_fair_share_of_a_linear_model(norm):
     assert (rise > 0.5 * reach(slope, norm)).all() and (rise < 1.0001 * reach(slope, norm)).all()
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_model_is_never_asked_about_no_images(name):
+    """A ViT of open_clip cannot be; every image has fallen before the attack begins."""
+    score, _ = linear(bias=-10.0)
+
+    def wants_images(x):
+        assert len(x)
+        return score(x)
+
+    _, worst = attack(wants_images, pictures(3, 0.3, 0.7), own(3), budget((name,), "Linf"), 0)
+    assert (worst > 0).all()
+
+
 @each_norm
 def test_square_needs_no_gradient(norm):
     score, weight = linear()

@@ -30,6 +30,8 @@ def square(siege: Siege, draws: Draws) -> None:
         )
     first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[siege.budget.norm]
     rows = siege.standing()
+    if not len(rows):  # there are models that take no empty batch
+        return
     _try(siege, rows, first(siege.images[rows], siege.budget.eps, partial(draws.signs, rows)))
     for query in range(1, siege.budget.queries):
         rows = siege.standing()

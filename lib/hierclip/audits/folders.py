@@ -68,7 +68,8 @@ def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
     val = _pictures(source.take(beyond), size, f"{name}, to choose the reading", broken) if beyond else test
     counts = torch.bincount(test.labels, minlength=len(rows)).tolist()
     if lost := [c for c, count in zip(source.classes, counts, strict=True) if not count]:
-        raise DataError(f"{folder}: no picture of class {', '.join(lost[:5])} can be read; mend or remove them")
+        which = f", of the first {limit}," if limit else ""
+        raise DataError(f"{folder}: no picture{which} of class {', '.join(lost[:5])} can be read; mend or remove them")
     leaves = tuple(Leaf(identifier, words, "tuned") for identifier, words in source.classes.items())
     return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test}, broken)
 
