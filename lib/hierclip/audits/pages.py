@@ -35,8 +35,11 @@ def audit_figures(record: Record, trees: Sequence[Tree]) -> dict[str, Figure]:
         plots=PlotsParams(palette={record.method: COLOUR}, dpi=DPI, width=7.0),
     )
     narrow = look.model_copy(update={"plots": look.plots.model_copy(update={"width": 1.2 + 0.4 * len(record.levels)})})
+    bars = level_bars([record], record.split, look)
+    for axis in bars.axes:
+        axis.set_xticks(range(len(record.levels)))  # not half levels, where there are few
     return {
-        "levels": level_bars([record], record.split, look),
+        "levels": bars,
         **{f"matrix_{reading}": matrices([record], reading, narrow) for reading in WORDS},
         "checks": audit_figure([record], record.split, look),
         **{f"tree_{tree.name}": sunburst(tree) for tree in trees if tree.top},
