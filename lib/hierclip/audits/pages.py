@@ -53,8 +53,7 @@ def write_results(record: Record, trees: Sequence[Tree], table: str, notes: Sequ
     for tree in trees:
         save_tree(tree, out / "trees" / f"{tree.name}.json")
     for name, figure in audit_figures(record, trees).items():
-        save(figure, out / "figures" / f"{name}.png", DPI)
-        figure.savefig(out / "figures" / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        save(figure, out / "figures" / name, DPI)
         plt.close(figure)
     write_page(
         out / "report.html", f"Audit of {record.method}", _lead(record), _sections(record, trees, table, notes, out)
