@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 
@@ -71,6 +72,12 @@ def open_wordnet() -> WordNet:
     nouns = beside_excerpt("data.noun")
     if (folder := full_folder() or (nouns and nouns.parent)) is None:
         raise TreeError(f"no WordNet here; install {INSTALL}")
+    return _opened(folder)
+
+
+@cache
+def _opened(folder: Path) -> WordNet:
+    """Read once: that takes a second, and the reader keeps its files open."""
     return WordNet(folder)
 
 
