@@ -15,7 +15,8 @@ from hierclip.evaluate.outcomes import PARTS
 from tests.conftest import ROOT
 from tests.together import measured, trained
 
-# In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in float32 where it may.
+# In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in float32, where it shows in
+# the fifth digit, more or less of it by the processor.
 CASES = ["hier/1/adamw/float64", "pmg_aft/2/adamw/float64", "hier/1/sgd/float32", "tga_zsr/1/sgd/float32"]
 CASES += ["pretrain/float64"]
 STOPPED = "stopped/hier/1/adamw/float64"
@@ -46,12 +47,12 @@ def test_losses_and_weights_are_those_of_one_process(case, made, tmp_path):
     losses = one.pop("losses")
     assert len(losses) == 20
     if case.startswith("tga_zsr"):  # its gradient at the start is the direction of a difference that is rounding alone
-        np.testing.assert_allclose(two["losses"][0], losses[0], atol=1e-5)
+        np.testing.assert_allclose(two["losses"][0], losses[0], rtol=1e-4)
         return
     assert min(losses[10:]) < losses[0]
-    np.testing.assert_allclose(two["losses"], losses, **({"atol": 1e-5} if "64" in case else {"rtol": 1e-5}))
+    np.testing.assert_allclose(two["losses"], losses, **({"atol": 1e-5} if "64" in case else {"rtol": 1e-4}))
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=0, msg=name)
+        torch.testing.assert_close(two[name], value, atol=1e-5 if "64" in case else 1e-4, rtol=0, msg=name)
 
 
 def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(made):

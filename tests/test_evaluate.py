@@ -267,8 +267,13 @@ def test_figure_outside_the_committed_interval_differs():
 def test_records_of_other_conditions_are_not_compared():
     with pytest.raises(RecordError, match="images is 41, committed 40"):
         list(compare(record(images=41), record()))
-    with pytest.raises(RecordError, match="reading is direct, committed roll_up"):
-        list(compare(record(reading="direct"), record()))
+    with pytest.raises(RecordError, match="seed is 4, committed"):
+        list(compare(record(seed=4), record()))
+
+
+def test_figures_of_both_readings_are_compared_whichever_was_chosen():
+    found = list(compare(record(reading="direct"), record()))
+    assert all(a.agrees for a in found) and {"direct", "roll_up"} <= {word for a in found for word in a.figure.split()}
 
 
 def test_a_tree_outside_its_committed_interval_differs():

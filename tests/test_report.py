@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from hierclip.evaluate import RECORDS, RecordError, load_records, save_record
+from hierclip.evaluate.records import parse_record
 from hierclip.params import load_params
 from hierclip.plots.frames import save_metrics
 from hierclip.report import captions
@@ -125,6 +126,15 @@ def test_the_caption_of_margins_says_how_much_of_the_bound_is_used():
     summary = pd.DataFrame(rows, columns=["tree", "level", "q50", "share"])
     said = captions.margin(summary, "Forest")
     assert "37.5 %, in the tree a at level 1" in said and "5.0 logits" in said
+
+
+@pytest.mark.parametrize("root", [ROOT, *sorted((ROOT / "presets").iterdir())], ids=lambda path: path.name)
+def test_committed_metrics_are_those_of_the_committed_records(root, tmp_path):
+    for file in (root / RECORDS).glob("*/*.json"):
+        save_metrics(parse_record(file.read_text(encoding="utf8"), file.name), tmp_path)
+    made = {path.relative_to(tmp_path): path.read_text(encoding="utf8") for path in tmp_path.rglob("*.json")}
+    kept = root / "data/results/metrics"
+    assert made == {path.relative_to(kept): path.read_text(encoding="utf8") for path in kept.rglob("*.json")}
 
 
 def test_metrics_are_flat_and_in_percent(tmp_path):

@@ -29,8 +29,7 @@ class WordNet(WordNetCorpusReader):
     """NLTK's reader, in English, of a folder in WordNet's own file format."""
 
     def __init__(self, folder: Path):
-        if str(folder) not in nltk.data.path:  # NLTK opens no corpus outside its data path
-            nltk.data.path.insert(0, str(folder))
+        _allow(folder)
         self._folder = folder
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The multilingual functions are not available")
@@ -50,6 +49,12 @@ class WordNet(WordNetCorpusReader):
 
     def map_wn(self, version: str = "wordnet") -> None:
         """No mapping to other languages' WordNets, which would want the sense index."""
+
+
+def _allow(folder: Path) -> None:
+    """NLTK opens no corpus outside its data path."""
+    if str(folder) not in nltk.data.path:
+        nltk.data.path.insert(0, str(folder))
 
 
 def full_folder() -> Path | None:
@@ -72,6 +77,7 @@ def open_wordnet() -> WordNet:
     nouns = beside_excerpt("data.noun")
     if (folder := full_folder() or (nouns and nouns.parent)) is None:
         raise TreeError(f"no WordNet here; install {INSTALL}")
+    _allow(folder)
     return _opened(folder)
 
 
