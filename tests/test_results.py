@@ -29,10 +29,11 @@ def test_readme_shows_the_committed_records():
         assert text.strip() == table.strip()
 
 
-def test_there_are_records_of_every_method_seed_and_split():
-    params = load_params(ROOT / "params.yaml")
-    wanted = {(m, s, split) for m in params.methods for s in params.seeds for split in ("tuned", "held_out")}
-    records = load_records(ROOT / RECORDS)
+@pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
+def test_there_are_records_of_every_method_seed_and_task(preset):
+    params = load_params(ROOT / preset / "params.yaml")
+    wanted = {(m, s, task) for m in params.methods for s in params.seeds for task in params.tasks}
+    records = load_records(ROOT / preset / RECORDS)
     assert {(r.method, r.seed, r.split) for r in records} == wanted
     assert sum(r.images for r in records if (r.method, r.seed) == ("clip", 0)) >= 2000
 
@@ -129,9 +130,10 @@ def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):
     assert len(said.splitlines()) == 1
 
 
-def test_every_method_has_what_the_sweep_chose_for_it():
-    params = load_params(ROOT / "params.yaml")
-    rows = load_studies(ROOT / STUDIES)["sweep"].rows
+@pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
+def test_every_method_has_what_the_sweep_chose_for_it(preset):
+    params = load_params(ROOT / preset / "params.yaml")
+    rows = load_studies(ROOT / preset / STUDIES)["sweep"].rows
     for best in best_points(pd.DataFrame(rows)).to_dict("records"):
         settings = params.method[best["method"]]
         for key in params.sweep.grid[best["method"]]:
