@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -115,6 +116,17 @@ def test_an_exported_folder_can_be_started_from(tmp_path, params, backbone):
     assert all(
         torch.equal(a, b) for a, b in zip(*(m.clip.state_dict().values() for m in (backbone, other)), strict=True)
     )
+
+
+def test_a_model_with_its_text_tower_apart_reads_texts_and_comes_back(params, tmp_path):
+    open_clip.add_model_config(Path(__file__).with_name("hierclip-custom.json"))
+    apart = model.create(params.model.model_copy(update={"architecture": "hierclip-custom"}), seed=0, size=32)
+    assert type(apart.clip).__name__ == "CustomTextCLIP"
+    with torch.no_grad():
+        said = apart.clip.encode_text(apart.tokenizer(["a dog", "a cat"]))
+        torch.testing.assert_close(model.encode_texts(apart, ["a dog", "a cat"]), said)
+        model.save(apart, tmp_path)
+        torch.testing.assert_close(model.encode_texts(model.load(tmp_path), ["a dog", "a cat"]), said)
 
 
 def test_a_new_backbone_is_in_evaluation_mode(backbone):

@@ -5,9 +5,11 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from hierclip.data import DATASETS, PARTS, DataError, Photos, load_dataset
 from hierclip.data.photos import read_square, varied
@@ -238,6 +240,35 @@ def test_a_shard_may_have_been_written_of_a_folder(project):
     dataset = opened(project, "sharded")
     dataset.prepare()
     assert len(dataset.pictures("test")) == 4 * COUNT
+
+
+def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
+    base, wnids = project / "sets/imagenet", ["n02012849", "n03126707"]
+    kind = [("id", "i4"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "i4")]
+    synsets = np.array([(k + 1, wnid, "crane", "a crane", 0) for k, wnid in enumerate(wnids)], dtype=kind)
+    data = project / "ILSVRC2012_devkit_t12/data"
+    data.mkdir(parents=True)
+    savemat(data / "meta.mat", {"synsets": synsets})
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("2\n1\n", encoding="utf8")
+    for k, wnid in enumerate(wnids):
+        put(project / f"val/ILSVRC2012_val_{k + 1:08d}.JPEG", k)
+        for n in range(2):
+            put(project / f"{wnid}/{wnid}_{n}.JPEG", 10 * k + n)
+        with tarfile.open(project / f"{wnid}.tar", "w") as tar:
+            tar.add(project / wnid, ".")
+    base.mkdir(parents=True)
+    for name, held in {"img_train.tar": [f"{w}.tar" for w in wnids], "devkit_t12.tar.gz": [data.parent.name]}.items():
+        with tarfile.open(base / f"ILSVRC2012_{name}", "w:gz" if name.endswith("gz") else "w") as tar:
+            for member in held:
+                tar.add(project / member, member)
+    with tarfile.open(base / "ILSVRC2012_img_val.tar", "w") as tar:
+        for picture in (project / "val").iterdir():
+            tar.add(picture, picture.name)
+    monkeypatch.setattr("torchvision.datasets.imagenet.check_integrity", lambda path, *_: Path(path).exists())
+    dataset = opened(project, "imagenet", test_per_class=1)
+    dataset.prepare()
+    assert [leaf.id for leaf in dataset.leaves] == wnids and len(dataset.pictures("test")) == 2
+    assert [Path(dataset.sources["test"].called(row)).name[-6] for row in (0, 1)] == ["2", "1"]
 
 
 def test_imagenets_classes_have_a_name_each():

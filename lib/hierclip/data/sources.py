@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+from torchvision.datasets import ImageNet
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CLASSES = "classes.csv"  # of a folder of one's own: columns id (the class's folder) and name
@@ -142,9 +143,15 @@ def tiny_imagenet(base: Path, project: Path) -> tuple[Source, Source]:
 
 
 def imagenet(base: Path, project: Path) -> tuple[Source, Source]:
-    """ImageNet-1k as class folders named by WordNet id in `train` and `val`."""
+    """ImageNet-1k as class folders named by WordNet id in `train` and `val`, unpacked once where its archives are."""
     for part in ("train", "val"):
-        need(base / part, "put ILSVRC2012's pictures there, a folder for each class, named by its WordNet id")
+        if not (base / part).is_dir() and (base / f"ILSVRC2012_img_{part}.tar").exists():
+            try:
+                ImageNet(base, part)
+            except (RuntimeError, OSError) as error:
+                raise DataError(f"{base}: cannot unpack ILSVRC2012_img_{part}.tar; {error}") from None
+        what = f"put ILSVRC2012_img_{part}.tar and ILSVRC2012_devkit_t12.tar.gz beside it, or a folder for each class"
+        need(base / part, f"{what}, named by its WordNet id, into it")
     return _same_classes(class_folders(base / "train"), class_folders(base / "val"), base)
 
 

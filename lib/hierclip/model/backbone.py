@@ -10,7 +10,7 @@ from textwrap import shorten
 
 import open_clip
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
@@ -34,7 +34,7 @@ class ModelError(ValueError):
 class Backbone:
     """A CLIP with what its input needs."""
 
-    clip: CLIP
+    clip: CLIP | CustomTextCLIP
     tokenizer: Callable[[list[str]], Tensor]
     config: dict  # open_clip's model configuration
     mean: tuple[float, ...]
@@ -43,8 +43,14 @@ class Backbone:
     @property
     def text_projection(self) -> nn.Parameter:
         """The text tower's last, linear map: (width, D)."""
-        assert isinstance(self.clip.text_projection, nn.Parameter)  # `_open` let no other in
-        return self.clip.text_projection
+        projection = text_tower(self.clip).text_projection
+        assert isinstance(projection, nn.Parameter)  # `_open` let no other in
+        return projection
+
+
+def text_tower(clip: CLIP | CustomTextCLIP) -> nn.Module:
+    """What holds the text projection: a CLIP itself, or the text tower of one that has it apart."""
+    return clip.text if isinstance(clip, CustomTextCLIP) else clip
 
 
 def create(params: ModelParams, seed: int, size: int) -> Backbone:
@@ -92,7 +98,8 @@ def _open(name: str, pretrained: str | None) -> Backbone:
         raise ModelError(f"cannot load {name} with weights {pretrained!r}: {said}") from error
     finally:
         root.setLevel(level)
-    if not isinstance(clip, CLIP) or not isinstance(clip.text_projection, nn.Parameter):
+    own = isinstance(clip, CLIP | CustomTextCLIP) and getattr(text_tower(clip), "text_projection", None)
+    if not isinstance(own, nn.Parameter):
         raise ModelError(f"{name} is a {type(clip).__name__}; a CLIP with open_clip's own text tower is needed")
     config = open_clip.get_model_config(name)
     assert config is not None  # it was just made from it
@@ -156,12 +163,12 @@ class ImageEncoder(nn.Module):
 
 def text_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
     """What the text tower gives below its final projection: (len(prompts), width)."""
-    clip = backbone.clip
-    projection, clip.text_projection = clip.text_projection, None
+    clip, tower = backbone.clip, text_tower(backbone.clip)
+    projection, tower.text_projection = tower.text_projection, None
     try:
         return clip.encode_text(backbone.tokenizer(list(prompts)).to(clip.logit_scale.device))
     finally:
-        clip.text_projection = projection
+        tower.text_projection = projection
 
 
 def encode_texts(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
