@@ -12,7 +12,7 @@ from hierclip.params import ModelParams
 
 def known_as(model: str, pretrained: str | None) -> str:
     """What the model's files and figures are called: its folder, or its architecture and weights."""
-    parts = [Path(model).name] if pretrained is None else [model, Path(pretrained).stem]
+    parts = [Path(model).resolve().name] if pretrained is None else [model, Path(pretrained).stem]
     return re.sub(r"[^\w.-]+", "-", "-".join(parts))
 
 

@@ -74,7 +74,11 @@ def _sections(record: Record, trees: Sequence[Tree], table: str, notes: Sequence
 
     measured, checked = table.split("\n\n")[-2:]
     levels = Table(level_frame(record, trees[0]), f"Tree {trees[0].name}, percent")
-    others = [Table(tree_frame(record), f"Every tree, on {record.audit.images} of the pictures")] if trees[1:] else []
+    others = (
+        [Table(tree_frame(record), f"Every tree, on {record.forest[trees[0].name].images} of the pictures")]
+        if trees[1:]
+        else []
+    )
     failed = [k for k, check in enumerate(record.audit.checks.values()) if not check.passed]
     checks = Table(check_frame(record), "Every check of the attack", failed)
     drawn = [tree.name for tree in trees if tree.top]

@@ -85,7 +85,8 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
     if images is not None:
         return class_names(images)
     if classes is not None:
-        lines = Path(classes).read_text(encoding="utf8").splitlines() if Path(classes).is_file() else classes.split(",")
+        file = "," not in classes and Path(classes).is_file()
+        lines = Path(classes).read_text(encoding="utf8").splitlines() if file else classes.split(",")
         names = [name for line in lines if (name := line.strip())]
         if len(set(names)) < 2 or len(set(names)) < len(names):
             raise ValueError(f"--classes {classes}: {len(names)} names; two or more are needed, each once")

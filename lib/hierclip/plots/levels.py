@@ -67,7 +67,8 @@ def level_table(record: Record, tree: Tree) -> str:
     """What an audit found, in Markdown: every level, the headline, other trees, the attack, and what its checks say."""
     frame, threat, failed = level_frame(record, tree), record.threat_model, record.audit.failed
     parts = [pipes(frame), headline(record)]
-    parts += [pipes(tree_frame(record))] if len(record.forest) > 1 else []
+    few = next(iter(record.forest.values())).images
+    parts += [f"Every tree, on {few} of the pictures:", pipes(tree_frame(record))] if len(record.forest) > 1 else []
     parts.append(
         f"Percent of {record.images} pictures, with 95 % bootstrap intervals. Robust: under the attack at that level. "
         "Path-robust: the whole path stays right, clean and under every attack. Direct: the nearest text of the level; "
@@ -75,7 +76,11 @@ def level_table(record: Record, tree: Tree) -> str:
         f'{attack_words(threat)}; {threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".'
     )
     passed = len(record.audit.checks) - len(failed)
-    said = f" Failed: {', '.join(failed)}: the model is weaker than the table says." if failed else ""
+    said = (
+        f" Failed: {', '.join(failed)}: the model is weaker than the table says, or the attack is blind."
+        if failed
+        else ""
+    )
     parts.append(
         f"Checks of the attack, on {record.audit.images} pictures: {passed} of {len(record.audit.checks)} passed.{said}"
     )

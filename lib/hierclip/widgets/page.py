@@ -146,9 +146,7 @@ class Page(ui.VBox):
             moved, way = strike(case.lens, case.images[0], case.label, aim, level, eps, budget_of(attack), attack.seed)
             still = torch.equal(moved, case.images[0])
             self.cases[k] = without_attack(case) if still else with_moved(case, moved)
-            stood = (
-                f"stands, after {way:.0%} of the way to the boundary" if way else "is not moved: nothing else could win"
-            )
+            stood = f"stands, after {way:.0%} of the way to the boundary" if way else "is not moved"
             fell = "was wrong already, and is left alone" if still else "falls"
             words = f"Attack on {AIMED.get(aim, aim)} at level {level}, {attack.norm} {format_budget(eps)}"
             self.says[k].value = sheet(f"{words}: the picture <b>{fell if way > 1 else stood}</b>.")
@@ -166,6 +164,7 @@ class Page(ui.VBox):
         nodes = change["owner"].scene.get("nodes", ())
         if 0 <= change["new"] < len(nodes):
             self.leaf.value = nodes[change["new"]]["leaves"][0]
+            change["owner"].clicked = -1  # the same node may be clicked again
 
     def _timed(self, what: str, work: Callable[[], None]) -> None:
         start = perf_counter()

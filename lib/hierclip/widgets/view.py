@@ -62,8 +62,9 @@ class View:
         self.disk, self.strip, self.path, self.credit = Disk(width=width), ui.HTML(), ui.HTML(), ""
 
     def show(self, case: Case, level: int, stretch: float) -> None:
-        self.disk.scene = scene(case.lens, stretch)
-        self.disk.marks = marks(case.lens, case.label, case.looks, stretch)
+        with self.disk.hold_sync():  # marks name nodes of the scene: the page gets both at once
+            self.disk.scene = scene(case.lens, stretch)
+            self.disk.marks = marks(case.lens, case.label, case.looks, stretch)
         self.strip.value = picture_strip(case.images[0], case.images[1] if len(case.images) > 1 else None, self.credit)
         self.show_level(case, level)
 
