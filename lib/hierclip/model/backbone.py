@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import open_clip
 import torch
@@ -48,7 +49,7 @@ class Backbone:
         return projection
 
 
-def text_tower(clip: CLIP | CustomTextCLIP) -> nn.Module:
+def text_tower(clip: nn.Module) -> Any:
     """What holds the text projection: a CLIP itself, or the text tower of one that has it apart."""
     return clip.text if isinstance(clip, CustomTextCLIP) else clip
 
@@ -98,8 +99,8 @@ def _open(name: str, pretrained: str | None) -> Backbone:
         raise ModelError(f"cannot load {name} with weights {pretrained!r}: {said}") from error
     finally:
         root.setLevel(level)
-    own = isinstance(clip, CLIP | CustomTextCLIP) and getattr(text_tower(clip), "text_projection", None)
-    if not isinstance(own, nn.Parameter):
+    own = getattr(text_tower(clip), "text_projection", None)
+    if not isinstance(clip, CLIP | CustomTextCLIP) or not isinstance(own, nn.Parameter):
         raise ModelError(f"{name} is a {type(clip).__name__}; a CLIP with open_clip's own text tower is needed")
     config = open_clip.get_model_config(name)
     assert config is not None  # it was just made from it
