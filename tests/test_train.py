@@ -114,6 +114,15 @@ def tune(fabric, method, params, backbone, trees, checkpoint, dataset=None, step
     return finetune(fabric, method, few, backbone, dataset or Stripes(), trees, TEMPLATE, 0, checkpoint)
 
 
+class Stopping(Stripes):
+    """Interrupts the training at a step."""
+
+    def batch(self, places, size, seed, step, own=slice(None)):
+        if step == 3:
+            raise KeyboardInterrupt
+        return super().batch(places, size, seed, step, own)
+
+
 def changed(backbone, before) -> set[str]:
     """Names of what is not as it was."""
     return {name for name, value in backbone.clip.state_dict().items() if not torch.equal(value, before[name])}
@@ -248,12 +257,6 @@ def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone,
 
 
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):
-    class Stopping(Stripes):
-        def batch(self, places, size, seed, step, own=slice(None)):
-            if step == 3:
-                raise KeyboardInterrupt
-            return super().batch(places, size, seed, step, own)
-
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
     head, history = tune(fabric, LEARNED, params, whole, forest, tmp_path / "other.ckpt", steps=5)
     with pytest.raises(KeyboardInterrupt):
@@ -268,12 +271,6 @@ def test_a_checkpoint_of_other_pictures_is_left_unread(fabric, params, backbone,
         def batch(self, *asked):
             images, labels = super().batch(*asked)
             return images / 2, labels
-
-    class Stopping(Stripes):
-        def batch(self, places, size, seed, step, own=slice(None)):
-            if step == 3:
-                raise KeyboardInterrupt
-            return super().batch(places, size, seed, step, own)
 
     stopped, resumed, whole = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
     with pytest.raises(KeyboardInterrupt):
