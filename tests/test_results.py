@@ -145,4 +145,6 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
     frame_of = load_studies(ROOT / STUDIES)["ablation"].frame
     for table in params.ablation.tables:
         for split in ("tuned", "held_out"):
-            assert (ablation_table(frame_of, params, table, split)["seeds"] == len(params.ablation.seeds)).all()
+            assert (
+                ablation_table(frame_of, params, params.ablation, table, split)["seeds"] == len(params.ablation.seeds)
+            ).all()

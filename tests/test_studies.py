@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from hierclip import model, studies
+from hierclip import model, studies, train
 from hierclip.data import ids_of, places_of
 from hierclip.model import CosineHead, Model
 from hierclip.plots.table import ablation_markdown
@@ -53,7 +54,7 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
 
 
 def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it_stands_in(params, content):
-    runs = ablation_runs(params)
+    runs = ablation_runs(params, params.ablation)
     rows = [changes for table in content["ablation"]["tables"].values() for changes in table.values()]
     whole = [content["method"][row["method"]] | row | {"method": None, "label": None} for row in rows]
     variants = {json.dumps(variant, sort_keys=True) for variant in whole}
@@ -115,7 +116,7 @@ def untimed(rows):
 
 
 def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
-    *runs, dear = ablation_runs(small)
+    *runs, dear = ablation_runs(small, small.ablation)
     assert [(run.method, run.gradients) for run in (*runs, dear)] == [("tecoa", 8), ("hier", 8), ("tecoa", 16)]
     record = run_study(runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation")
     frame = record.frame
@@ -127,9 +128,12 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
         assert frame[column].between(0, 1).all()
     assert (frame["robust"] <= frame["clean"]).all() and (frame["path_direct"] <= frame["robust"]).all()
     assert (record.part, record.gradients, record.images, list(record.trees)) == ("test", 8, 20, ["wordnet", "letters"])
-    table = ablation_table(frame, small, "one", "tuned")
+    table = ablation_table(frame, small, small.ablation, "one", "tuned")
     assert list(table.index) == ["flat", "trees"]
-    assert ablation_table(frame, small, "other", "tuned").loc["flat again", "clean"] == table.loc["flat", "clean"]
+    assert (
+        ablation_table(frame, small, small.ablation, "other", "tuned").loc["flat again", "clean"]
+        == table.loc["flat", "clean"]
+    )
 
     kept = list((project / KEPT).glob("*.json"))
     assert len(kept) == 2
@@ -140,6 +144,25 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
 
     save_study(record, project / STUDIES / "ablation.json")
     assert load_studies(project / STUDIES) == {"ablation": record}
+
+
+def test_what_differs_in_its_reading_alone_is_trained_once(small, project, monkeypatch):
+    """And gives what it gives trained by itself."""
+    row = {"method": "recall", "trees": ["wordnet", "letters"]}
+    rows = {"here": row, "there": row | {"own": -1.0, "trees": ["wordnet"]}}
+    study = small.ablation.model_copy(update={"tables": {"one": rows}, "part": "val", "left_out": 3})
+    runs, trained = ablation_runs(small, study), []
+
+    def finetune(*given):
+        trained.append(given)
+        return train.finetune(*given)
+
+    monkeypatch.setattr(studies, "finetune", finetune)
+    together = run_study(runs, small, study, project, "search")
+    assert len(trained) == 1 and list(together.frame["split"]) == ["tuned", "left_out"] * 2
+    shutil.rmtree(project / KEPT)
+    alone = run_study(runs[1:], small, study, project, "search")
+    assert untimed(alone.rows) == untimed(together.rows[2:]) and len(trained) == 2
 
 
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
@@ -154,7 +177,7 @@ def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_
 @pytest.mark.parametrize(("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "times": 0.5}, 1)])
 def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, row, steps):
     small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"tables": {"one": {"it": row}}})})
-    record = run_study(ablation_runs(small), small, small.ablation, project, "ablation")
+    record = run_study(ablation_runs(small, small.ablation), small, small.ablation, project, "ablation")
     assert list(record.frame["steps"]) == [steps] * 2
     assert np.isfinite(record.frame.select_dtypes("number").to_numpy(dtype=float)).all()
     assert record.frame["seconds"].dtype == float and (record.frame["seconds"] >= 0).all()
@@ -183,7 +206,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
 
     monkeypatch.setattr(studies, "finetune", finetune)
     monkeypatch.setattr(studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels]))
-    runs = {"sweep": sweep_runs, "ablation": ablation_runs}[which](small)
+    runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
     flat, tuned = (8, ["wordnet"]), set(classes["tuned"])
     wanted = {"sweep": [flat, flat], "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])]}[which]
@@ -205,11 +228,12 @@ def measured(monkeypatch):
     """Stands in for fine-tuning and measuring; the second run that it is asked for is stopped."""
     asked = []
 
-    def measure(key, run, params, study, root):
+    def measure(group, params, study, root):
+        ((key, run),) = group.items()
         asked.append(run.labels["lr"])
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return key, [{**run.labels, "clean": len(asked)}]
+        return {key: [{**run.labels, "clean": len(asked)}]}
 
     monkeypatch.setattr(studies, "_measured", measure)
     return asked

@@ -34,12 +34,12 @@ FIGURES = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
 def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, seeds):
     small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": seeds})})
     rng, rows = np.random.default_rng(0), []
-    for run in ablation_runs(small):
+    for run in ablation_runs(small, small.ablation):
         for split in ("tuned", "held_out"):
             rows.append({**run.labels, "split": split, **dict(zip(FIGURES, rng.random(5), strict=True))})
     frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
     for split in ("tuned", "held_out"):
-        table = ablation_table(frame, small, "one", split)
+        table = ablation_table(frame, small, small.ablation, "one", split)
         assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
         for row, method in (("flat", "tecoa"), ("trees", "hier")):
             own = [r for r in rows if r["split"] == split and re.match(f'8 .*"loss":"{method}"', r["variant"])]
@@ -53,11 +53,11 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
 
 def test_half_an_interval_of_three_seeds_by_hand(small):
     small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})})
-    runs = [run for run in ablation_runs(small) if run.method == "tecoa" and run.gradients == 8]
+    runs = [run for run in ablation_runs(small, small.ablation) if run.method == "tecoa" and run.gradients == 8]
     rows = [
         {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
         for run, value in zip(runs, (1, 2, 3), strict=True)
     ]
-    table = ablation_table(pd.DataFrame(rows), small, "other", "tuned")
+    table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", "tuned")
     assert table.loc["flat again", "clean"] == 2
     assert table.loc["flat again", "clean_half"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)

@@ -114,7 +114,7 @@ def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
 
     Both are taken at the largest norm among the texts, so they hold where norms differ. Raises as `head_bounds` does.
     """
-    return head_bounds(classifier.head, text_norm(classifier, level), len(classifier.text_points[level]))
+    return head_bounds(classifier.head.at(level), text_norm(classifier, level), len(classifier.text_points[level]))
 
 
 @torch.no_grad()

@@ -64,14 +64,28 @@ def _distance(gap: Tensor, uu: Tensor, vv: Tensor, r: Scalar) -> Tensor:
 def group_midpoints(z: Tensor, groups: Tensor, count: int, r: Scalar) -> Tensor:
     """HypAvg, the Einstein midpoint of each group of points: (count, D).
 
-    z: (B, D) points; groups: (B,) int64, every one of 0..count-1 in it. In Klein coordinates
-    k = 2z / (1 + r|z|^2), with Lorentz factor g = 1 / sqrt(1 - r|k|^2), it is sum(g k) / sum(g). In terms of
-    z the factor is g = (1 + r|z|^2) / (1 - r|z|^2), so that g k = 2z / (1 - r|z|^2), with no root at all.
+    z: (B, D) points; groups: (B,) int64, every one of 0..count-1 in it.
     """
-    dtype, z = z.dtype, z.double()  # 1 - r|k|^2 is the square of what is left to the rim: float32 has lost it
+    lifted = lift(z, r)
+    return lower(lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted), r).to(z.dtype)
+
+
+def lift(z: Tensor, r: Scalar) -> Tensor:
+    """(g k, g) of points (..., D), in float64: what an Einstein midpoint sums, (..., D + 1).
+
+    In Klein coordinates k = 2z / (1 + r|z|^2), with Lorentz factor g = 1 / sqrt(1 - r|k|^2), the midpoint is
+    sum(g k) / sum(g). In terms of z the factor is g = (1 + r|z|^2) / (1 - r|z|^2), so that g k = 2z / (1 - r|z|^2),
+    with no root at all. 1 - r|k|^2 is the square of what is left to the rim: float32 has lost it.
+    """
+    z = z.double()
     rzz = r * z.square().sum(-1, keepdim=True)
-    gamma = (1 + rzz) / (1 - rzz)
-    weighted = z.new_zeros(count, z.shape[-1]).index_add(0, groups, 2 * z / (1 - rzz))
-    klein = weighted / z.new_zeros(count, 1).index_add(0, groups, gamma)
+    return torch.cat([2 * z, 1 + rzz], dim=-1) / (1 - rzz)
+
+
+def lower(lifted: Tensor, r: Scalar) -> Tensor:
+    """The Einstein midpoint (..., D) of points whose `lift` adds up to (..., D + 1), each times a weight if there are
+    weights: k = sum(g k) / sum(g) taken back to z = k / (1 + sqrt(1 - r|k|^2)).
+    """
+    klein = lifted[..., :-1] / lifted[..., -1:]
     rkk = r * klein.square().sum(-1, keepdim=True)
-    return (klein / (1 + torch.sqrt(torch.clamp(1 - rkk, min=TINY)))).to(dtype)
+    return klein / (1 + torch.sqrt(torch.clamp(1 - rkk, min=TINY)))

@@ -21,8 +21,9 @@ from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.distributed import device_of, make_fabric
 from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
 from hierclip.evaluate.records import ThreatModel
+from hierclip.losses import make_head
 from hierclip.model import READINGS, Model, load_model
-from hierclip.params import SPLITS, MethodParams, Params, StudyParams
+from hierclip.params import SPLITS, AblationParams, MethodParams, Params, RecallParams, StudyParams
 from hierclip.progress import progress, quiet, work_key
 from hierclip.stages import BASE, TREES
 from hierclip.train import finetune
@@ -46,6 +47,13 @@ class Run:
     part: str  # "val" or "test"
     leaves_only: bool
     left_out: int = 0  # every so manieth fine-tuning class is left out of training, and stands for the held-out ones
+
+    @property
+    def training(self) -> str:
+        """Equal for runs that train the same: they differ in how the model is read at most."""
+        reading = self.settings.READING if isinstance(self.settings, RecallParams) else set()
+        trained = self.settings.model_dump_json(exclude={"label", *reading})
+        return f"{self.gradients} {self.seed} {self.left_out} {trained}"
 
 
 class StudyRecord(BaseModel):
@@ -80,22 +88,22 @@ def sweep_runs(params: Params) -> list[Run]:
     return out
 
 
-def ablation_runs(params: Params) -> list[Run]:
+def ablation_runs(params: Params, study: AblationParams) -> list[Run]:
     """Every row of every table for every seed, each variant once however many tables it stands in."""
-    out, study = {}, params.ablation
+    out = {}
     for changes in (row for table in study.tables.values() for row in table.values()):
-        settings, gradients, method = *_variant(params, changes), str(changes["method"])
+        settings, gradients, method = *_variant(params, study, changes), str(changes["method"])
         for seed in study.seeds:
             labels = {"variant": _variant_key(settings, gradients), "seed": seed}
-            run = Run(labels, method, settings, gradients, seed, "test", leaves_only=False)
+            run = Run(labels, method, settings, gradients, seed, study.part, False, study.left_out)
             out.setdefault(tuple(labels.values()), run)
     return list(out.values())
 
 
-def _variant(params: Params, changes: Mapping[str, Any]) -> tuple[MethodParams, int]:
+def _variant(params: Params, study: AblationParams, changes: Mapping[str, Any]) -> tuple[MethodParams, int]:
     """A row's settings and its gradient evaluations: the study's, `times` as many where the row says so."""
     own = {key: value for key, value in changes.items() if key != TIMES}
-    return params.variant("ablation", own), round(params.ablation.gradients * changes.get(TIMES, 1))
+    return params.variant("a study's row", own), round(study.gradients * changes.get(TIMES, 1))
 
 
 def _variant_key(settings: MethodParams, gradients: int) -> str:
@@ -112,15 +120,19 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     world = work_key(params.data, params.model, params.attack, params.finetune, study.images, *base)
     keys = {work_key(world, run, *(tree.hash for tree in trees)): run for run in runs}
     kept = {key: root / KEPT / f"{key}.json" for key in keys}
-    todo = [key for key in keys if not kept[key].exists()]
+    groups: dict[str, dict[str, Run]] = {}
+    for key, run in keys.items():
+        if not kept[key].exists():
+            groups.setdefault(run.training, {})[key] = run
     with parallel_config("loky", inner_max_num_threads=1):
-        work = (delayed(_measured)(key, keys[key], params, study, root) for key in todo)
+        work = (delayed(_measured)(group, params, study, root) for group in groups.values())
         ended = Parallel(study.workers, return_as="generator_unordered")(work)
-        for _, (key, rows) in zip(progress(todo, what, done=len(keys) - len(todo)), ended, strict=True):  # pyright: ignore
-            kept[key].parent.mkdir(parents=True, exist_ok=True)
-            part = kept[key].with_suffix(".part")
-            part.write_text(json.dumps(rows), encoding="utf8")
-            part.replace(kept[key])
+        for _, found in zip(progress(groups, what), ended, strict=True):  # pyright: ignore
+            for key, rows in found.items():  # pyright: ignore
+                kept[key].parent.mkdir(parents=True, exist_ok=True)
+                part = kept[key].with_suffix(".part")
+                part.write_text(json.dumps(rows), encoding="utf8")
+                part.replace(kept[key])
     rows = [row for path in kept.values() for row in json.loads(path.read_text(encoding="utf8"))]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
@@ -134,25 +146,35 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     )
 
 
-def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path) -> tuple[str, list[dict]]:
-    """Under the run's key a row for each split: its labels, accuracies, steps and seconds a step."""
+def _measured(group: Mapping[str, Run], params: Params, study: StudyParams, root: Path) -> dict[str, list[dict]]:
+    """Of runs that train the same, under each one's key a row for each split: labels, accuracies, steps and seconds."""
+    run = next(iter(group.values()))
     dataset, forest = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
     wanted = params.trees_of(run.settings)
     classes = _classes(dataset, run.left_out)
-    tuned = [tree.restrict(classes["tuned"]) for tree in forest if tree.name in wanted]
+    known = {tree.name: tree.restrict(classes["tuned"]) for tree in forest}
+    tuned = [known[name] for name in wanted]
     settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
     backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
+    scale = float(backbone.clip.logit_scale.detach().exp())
     clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
     with quiet():
         head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)
     starts = clocked.calls[1 :: params.finetune.accumulate]
     gaps = np.diff([*starts, perf_counter()])  # the last step ends with the training
-    model, first = Model(backbone, head, run.method), forest[0]
     costs = {"steps": len(history), "seconds": round(float(np.median(gaps)), 4) if len(gaps) else 0.0}
-    return key, [
-        {**run.labels, "split": split} | _accuracies(model, dataset, first.restrict(ids), run, params, study) | costs
-        for split, ids in classes.items()
-    ]
+    out = {}
+    for key, run in group.items():
+        read = make_head(run.settings, scale, 1.0, 1.0) if isinstance(run.settings, RecallParams) else head
+        remembered = tuple(known[name] for name in params.trees_of(run.settings))
+        model = Model(backbone, read, run.method, remembered)
+        out[key] = [
+            {**run.labels, "split": split}
+            | _accuracies(model, dataset, forest[0].restrict(ids), run, params, study)
+            | costs
+            for split, ids in classes.items()
+        ]
+    return out
 
 
 def _classes(dataset: Dataset, left_out: int) -> dict[str, list[str]]:
@@ -216,14 +238,14 @@ def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
     return ranked.groupby("method", sort=False).head(1).sort_index()
 
 
-def ablation_table(ablation: pd.DataFrame, params: Params, table: str, split: str) -> pd.DataFrame:
+def ablation_table(frame: pd.DataFrame, params: Params, study: AblationParams, table: str, split: str) -> pd.DataFrame:
     """The rows of one table: for every figure the mean over seeds and half its 95 % interval (Student's t)."""
     figures_of = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
-    for row, changes in params.ablation.tables[table].items():
-        key = _variant_key(*_variant(params, changes))
-        seeds = ablation["seed"].isin(params.ablation.seeds)
-        found = ablation[(ablation["variant"] == key) & seeds & (ablation["split"] == split)][figures_of]
+    for row, changes in study.tables[table].items():
+        key = _variant_key(*_variant(params, study, changes))
+        seeds = frame["seed"].isin(study.seeds)
+        found = frame[(frame["variant"] == key) & seeds & (frame["split"] == split)][figures_of]
         half = found.std() / np.sqrt(len(found)) * student(len(found) - 1).ppf(0.975)
         rows[row] = {"seeds": len(found), **found.mean(), **half.add_suffix("_half")}
     return pd.DataFrame(rows).T.rename_axis(table)

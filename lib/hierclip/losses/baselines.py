@@ -72,9 +72,20 @@ def agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
     """Cross-entropy against the original model's softmax on the clean image at `gamma` times the logit scale
     (AGFT, arXiv 2603.29410). A share `hard` of the target is one-hot; the paper has none.
     """
+    return _agft(context, moved, params)[0]
+
+
+def anchored_agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
+    """`agft`, and `anchor` times 1 - cosine of the adversarial embedding with the original model's clean one."""
+    loss, embeddings = _agft(context, moved, params)
+    return loss + params.anchor * (1 - F.cosine_similarity(embeddings, context.original_clean[0])).mean()
+
+
+def _agft(context: Context, moved: Moved, params: AgftParams) -> tuple[Tensor, Tensor]:
+    """The loss, and the embeddings (B, D)."""
     embeddings, _, texts = context.towers(moved.images)
     logits = context.leaf_logits(embeddings, texts)
     with torch.no_grad():
         soft = (params.gamma * context.leaf_logits(*context.original_clean)).softmax(1)
     target = (1 - params.hard) * soft + params.hard * F.one_hot(context.labels, logits.shape[1])
-    return F.cross_entropy(logits, target)
+    return F.cross_entropy(logits, target), embeddings

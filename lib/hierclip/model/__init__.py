@@ -21,5 +21,5 @@ from hierclip.model.classifier import (
     read,
     save_model,
 )
-from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, full
+from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, RecallHead, full
 from hierclip.model.towers import Towers

@@ -10,20 +10,22 @@ from torch import Tensor, nn
 
 from hierclip.data import Pictures
 from hierclip.model.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
-from hierclip.model.heads import Head, head_from_dict, head_to_dict
-from hierclip.trees import Tree, forest_levels, level_prompts
+from hierclip.model.heads import Head, RecallHead, head_from_dict, head_to_dict
+from hierclip.model.memory import Memory, make_memory
+from hierclip.trees import Tree, forest_levels, level_prompts, load_tree, save_tree
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name
+TREES = "trees"  # and the trees that it remembers
 READINGS = ("direct", "roll_up")
 
 
 class Classifier(nn.Module):
     """Images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each of the levels asked for, by default all."""
 
-    def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor]):
-        """points: a level's text points (K_l, D), leaves first."""
+    def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor], memory: Memory | None = None):
+        """points: a level's text points (K_l, D), leaves first. memory: for a `RecallHead`."""
         super().__init__()
-        self.encoder, self.head, self.count = encoder, head, len(points)
+        self.encoder, self.head, self.memory, self.count = encoder, head, memory, len(points)
         for level, texts in enumerate(points):
             self.register_buffer(f"texts_{level}", texts, persistent=False)
 
@@ -36,19 +38,43 @@ class Classifier(nn.Module):
         return [getattr(self, f"texts_{level}") for level in range(self.count)]
 
     def forward(self, images: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
-        points, texts = self.head.image_points(self.encoder(images)), self.text_points
-        return [self.head.logits(points, texts[level]) for level in (range(self.count) if levels is None else levels)]
+        return self.read(self.encoder(images), levels)
+
+    def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """The same from the images' embeddings (N, D)."""
+        levels, texts = range(self.count) if levels is None else levels, self.text_points
+        return [self.head.at(l).logits(self.image_points(embeddings, l), texts[l]) for l in levels]
+
+    def image_points(self, embeddings: Tensor, level: int) -> Tensor:
+        """Where images stand when a level is read: (N, D)."""
+        points = self.head.image_points(embeddings)
+        return self.memory(points, level) if self.memory and level else points
 
 
 @torch.no_grad()
-def make_classifier(backbone: Backbone, head: Head, trees: Tree | Sequence[Tree], template: str) -> Classifier:
-    """Zero-shot over the levels of a tree, or of a forest as `forest_levels` lists them: prompts are encoded once."""
+def make_classifier(
+    backbone: Backbone,
+    head: Head,
+    trees: Tree | Sequence[Tree],
+    template: str,
+    remembered: Sequence[Tree] = (),
+) -> Classifier:
+    """Zero-shot over the levels of a tree, or of a forest as `forest_levels` lists them: prompts are encoded once.
+
+    remembered: the trees of fine-tuning over its leaves, for a `RecallHead`; where there are none it recalls the leaves
+    that it is asked about.
+    """
     trees = [trees] if isinstance(trees, Tree) else trees
-    points = []
-    for k, level in forest_levels(trees):
-        embeddings = encode_texts(backbone, level_prompts(trees[k], template)[level])
-        points.append(head.text_points(embeddings, level, trees[k].top))
-    return Classifier(ImageEncoder(backbone, fold=True), head, points).eval()
+
+    def encode(tree: Tree) -> list[Tensor]:
+        prompts = level_prompts(tree, template)
+        texts = encode_texts(backbone, [prompt for level in prompts for prompt in level])
+        return list(texts.split([len(level) for level in prompts]))
+
+    texts = [encode(tree) for tree in trees]
+    points = [head.text_points(texts[k][level], level, trees[k].top) for k, level in forest_levels(trees)]
+    memory = make_memory(head, remembered, trees, encode) if isinstance(head, RecallHead) else None
+    return Classifier(ImageEncoder(backbone, fold=True), head, points, memory).eval()
 
 
 def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
@@ -75,16 +101,20 @@ class Model:
     backbone: Backbone
     head: Head
     method: str
+    remembered: tuple[Tree, ...] = ()  # the trees of fine-tuning, where the head reads through them
 
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
-        return make_classifier(self.backbone, self.head, trees, template)
+        return make_classifier(self.backbone, self.head, trees, template, self.remembered)
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """open_clip's layout, and the head beside it."""
+    """open_clip's layout, and the head beside it, with the trees that it remembers."""
     save(model.backbone, folder)
-    text = json.dumps({"method": model.method, "head": head_to_dict(model.head)}, indent=2)
-    (folder / HEAD).write_text(text + "\n", encoding="utf8")
+    names = [tree.name for tree in model.remembered]
+    for tree in model.remembered:
+        save_tree(tree, folder / TREES / f"{tree.name}.json")
+    entries = {"method": model.method, "head": head_to_dict(model.head)} | ({"remembered": names} if names else {})
+    (folder / HEAD).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
 
 
 def load_model(folder: Path) -> Model:
@@ -93,4 +123,5 @@ def load_model(folder: Path) -> Model:
     if not (folder / HEAD).exists():
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
-    return Model(backbone, head_from_dict(entries["head"]), entries["method"])
+    remembered = [load_tree(folder / TREES / f"{name}.json") for name in entries.get("remembered", ())]
+    return Model(backbone, head_from_dict(entries["head"]), entries["method"], tuple(remembered))

@@ -1,6 +1,6 @@
 """How an image embedding and the texts of a level become logits: by angle, or by distance in a ball or a flat space."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol
 
 import torch
@@ -17,6 +17,10 @@ def full(x: Tensor) -> Tensor:
 
 
 class Head(Protocol):
+    def at(self, level: int) -> "Head":
+        """What reads a level."""
+        ...
+
     def image_points(self, embeddings: Tensor) -> Tensor:
         """Where images stand: (N, D)."""
         ...
@@ -35,6 +39,9 @@ class CosineHead:
     """CLIP's own: logits are `scale` times the cosine."""
 
     scale: Scalar
+
+    def at(self, level: int) -> Head:
+        return self
 
     def image_points(self, embeddings: Tensor) -> Tensor:
         return F.normalize(full(embeddings), dim=-1)
@@ -65,6 +72,9 @@ class PoincareHead:
     norms: Literal["fixed", "free"] = "fixed"
     image_norm: float = 1.0
     text_norm: float = 1.0
+
+    def at(self, level: int) -> Head:
+        return self
 
     def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
         """Tangent vectors at the centre, (..., D): of length `radius`, or around it where norms are free."""
@@ -103,6 +113,14 @@ class PoincareHead:
         """HypAvg of each group: (count, D)."""
         return poincare.group_midpoints(points, groups, count, self.curvature)
 
+    def lift(self, points: Tensor) -> Tensor:
+        """What the weighted sums go over whose `lower` is a midpoint: (..., D) to (..., D + 1)."""
+        return poincare.lift(points, self.curvature)
+
+    def lower(self, lifted: Tensor) -> Tensor:
+        """The midpoint (..., D) of weighted sums (..., D + 1)."""
+        return poincare.lower(lifted, self.curvature)
+
     def clamped(self, tangents: Tensor) -> Tensor:
         """Which tangent vectors `place` has to shorten: (...) bool."""
         return poincare.at_rim(tangents, self.curvature)
@@ -130,6 +148,12 @@ class EuclideanHead(PoincareHead):
         sums = points.new_zeros(count, points.shape[-1]).index_add(0, groups, points)
         return sums / torch.bincount(groups, minlength=count)[:, None]
 
+    def lift(self, points: Tensor) -> Tensor:
+        return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).double()
+
+    def lower(self, lifted: Tensor) -> Tensor:
+        return lifted[..., :-1] / lifted[..., -1:]
+
     def clamped(self, tangents: Tensor) -> Tensor:
         return torch.zeros_like(tangents[..., 0], dtype=torch.bool)
 
@@ -137,7 +161,31 @@ class EuclideanHead(PoincareHead):
         return self.clamped(points)
 
 
-HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}
+@dataclass(frozen=True)
+class RecallHead:
+    """Leaves by `leaf`; the levels above by distance in `space` from where the leaves put an image that it recalls: see
+    `Memory`, which `sharpness` and `own` are for.
+    """
+
+    leaf: CosineHead
+    space: PoincareHead
+    sharpness: float
+    own: float
+
+    def at(self, level: int) -> Head:
+        return self.space if level else self.leaf
+
+    def image_points(self, embeddings: Tensor) -> Tensor:
+        return self.leaf.image_points(embeddings)
+
+    def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
+        return self.at(level).text_points(embeddings, level, top)
+
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        return self.leaf.logits(images, texts)
+
+
+HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead, "recall": RecallHead}
 
 
 class LearnedHead(nn.Module):
@@ -160,7 +208,9 @@ class LearnedHead(nn.Module):
 def head_to_dict(head: Head) -> dict:
     """A head as JSON can hold it."""
     (kind,) = (kind for kind, cls in HEADS.items() if type(head) is cls)
-    return {"kind": kind, **asdict(head)}  # pyright: ignore
+    return {"kind": kind} | {
+        key: head_to_dict(value) if type(value) in HEADS.values() else value for key, value in vars(head).items()
+    }
 
 
 def head_from_dict(entries: dict) -> Head:
@@ -171,4 +221,4 @@ def head_from_dict(entries: dict) -> Head:
         raise ValueError(f"no head {kind!r}; known are {', '.join(HEADS)}")
     if unknown := set(entries) - {field.name for field in fields(HEADS[kind])}:
         raise ValueError(f"a {kind} head has no {', '.join(sorted(unknown))}")
-    return HEADS[kind](**entries)
+    return HEADS[kind](**{k: head_from_dict(v) if isinstance(v, dict) else v for k, v in entries.items()})

@@ -7,6 +7,7 @@ from hierclip.params.methods import (
     HierParams,
     MethodParams,
     NoneParams,
+    RecallParams,
     TgaZsrParams,
     TrainAttackParams,
     TrainedParams,

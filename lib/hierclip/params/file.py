@@ -9,7 +9,7 @@ from typing import Self
 import yaml
 from pydantic import ValidationError, model_validator
 
-from hierclip.params.methods import HierParams, MethodParams
+from hierclip.params.methods import HierParams, MethodParams, RecallParams
 from hierclip.params.sections import (
     KINDS,
     AblationParams,
@@ -50,6 +50,7 @@ class Params(Section):
     margin: MarginParams
     sweep: SweepParams
     ablation: AblationParams
+    search: AblationParams | None = None
     plots: PlotsParams
 
     @model_validator(mode="after")
@@ -76,12 +77,14 @@ class Params(Section):
             self.variant(f"method.{name}", {"method": name})
         if missing := set(self.methods) - set(self.plots.palette):
             raise ValueError(f"plots.palette lacks a colour for {', '.join(sorted(missing))}")
-        for table, rows in self.ablation.tables.items():
-            for row, changes in rows.items():
-                times = changes.get("times", 1)
+        for study in ("ablation", "search"):
+            tables = getattr(self, study).tables if getattr(self, study) else {}
+            for table, row in ((table, row) for table, rows in tables.items() for row in rows):
+                where, changes = f"{study}.tables.{table}.{row}", dict(tables[table][row])
+                times = changes.pop("times", 1)
                 if not isinstance(times, int | float) or not 0 < times < inf:
-                    raise ParamsError(f"ablation.tables.{table}.{row}.times is {times!r}; it must be a number above 0")
-                self.variant(f"ablation.tables.{table}.{row}", {k: v for k, v in changes.items() if k != "times"})
+                    raise ParamsError(f"{where}.times is {times!r}; it must be a number above 0")
+                self.variant(where, changes)
         for name, grid in self.sweep.grid.items():
             for key, value in ((key, value) for key, values in grid.items() for value in values):
                 self.variant(f"sweep.grid.{name}", {"method": name, key: value})
@@ -104,7 +107,7 @@ class Params(Section):
 
     def trees_of(self, method: MethodParams) -> tuple[str, ...]:
         """The trees that a method trains on; a flat one sees the leaves of the first."""
-        return method.trees if isinstance(method, HierParams) else self.trees.names[:1]
+        return method.trees if isinstance(method, HierParams | RecallParams) else self.trees.names[:1]
 
     def variant(self, where: str, changes: Mapping[str, object]) -> MethodParams:
         """The method that `changes` names under "method", with its other entries in place of that method's own.

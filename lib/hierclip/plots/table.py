@@ -123,7 +123,9 @@ def ablation_markdown(study: StudyRecord | None, params: Params, split: str) -> 
     """The ablation's tables as `ablation_table` gives them, with the threat model they share."""
     if study is None:
         return "No ablation was run here; `make ablate` runs it.\n"
-    tables = {name: ablation_table(study.frame, params, name, split) for name in params.ablation.tables}
+    tables = {
+        name: ablation_table(study.frame, params, params.ablation, name, split) for name in params.ablation.tables
+    }
     columns = {"clean": "clean leaf", "robust": "robust leaf", "path_direct": "path-robust, direct"}
     columns |= {"path_roll_up": "path-robust, roll-up"}
     lines = []
