@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from hierclip.params import find_root, load_params
 from hierclip.plots import save
 from hierclip.plots.audit import audit_figure
-from hierclip.plots.pictures import attack_strip
+from hierclip.plots.pictures import attack_strip, magnified
 from hierclip.plots.results import level_bars, matrices, tree_bars
 from tests.test_evaluate import record
 
@@ -123,10 +123,22 @@ def test_a_strip_shows_what_is_read_and_in_bold_what_changed(tree):
         return [leaves, torch.eye(3)[[0, 0]], torch.eye(2)[[0, 0]]]
 
     before = torch.full((2, 3, 8, 8), 0.3)
-    figure = attack_strip(classify, before, before + 0.2, tree, 0.2, "credit", 7.0)  # pyright: ignore
+    figure = attack_strip(classify, before, before + 0.25, tree, "credit", 7.0)  # pyright: ignore
     bold = {text.get_text() for axis in figure.axes for text in axis.texts if text.get_fontweight() == "bold"}
     assert bold == {tree.levels[0][1].name}
     assert sum(len(axis.texts) for axis in figure.axes) == 2 * 2 * 3
+    assert figure.axes[4].get_ylabel() == "change, ×2"  # 0.25 of half the range, 0.5
+
+
+def test_a_change_is_magnified_until_the_largest_of_it_is_black_or_white():
+    before = torch.full((2, 3, 4, 4), 0.25)
+    after = before.clone()
+    after[0, 0, 0, 0], after[1, 2, 3, 3] = 0.0, 0.35
+    shown, times = magnified(before, after)
+    assert times == 2 and shown[0, 0, 0, 0] == 0 and shown[1, 2, 3, 3] == pytest.approx(0.7)
+    assert shown[0, 1].eq(0.5).all()
+    same, times = magnified(before, before)
+    assert times == 1 and same.eq(0.5).all()
 
 
 def test_figures_are_kept_as_png_and_pdf_the_same_to_the_byte_each_time(tmp_path, monkeypatch):

@@ -64,10 +64,19 @@ def test_contents_lead_to_the_sections(tmp_path):
     assert targets == {a["id"] for tag, a in tags if tag == "section"} == {"1-what-why"}
 
 
+def cells(table: Table) -> list[list[str]]:
+    """What stands in a table's rows."""
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", str(table.html))
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows][1:]
+
+
 def test_cells_are_shown_plainly_and_rows_are_marked_where_asked(tmp_path):
     table = Table(pd.DataFrame({"a": ["x", "y"], "b": [0.12345, None], "c": ["8/255", "12.0 [1, 2]"]}), "C", marked=[1])
-    assert table.rows == [["x", "0.123", "8/255"], ["y", "–", "12.0 [1,\N{NO-BREAK SPACE}2]"]]
-    assert table.numeric == [False, True, True]
+    assert cells(table) == [["x", "0.123", "8/255"], ["y", "–", "12.0 [1,\N{NO-BREAK SPACE}2]"]]
+    assert re.findall(r'<th scope="col"( class="number")?>(\w)', table.html) == [
+        ("", "a"), (' class="number"', "b"), (' class="number"', "c")
+    ]  # fmt: skip
+    assert table.html.count('<td class="number">') == 4
     assert re.findall(r'<tr class="marked"><th scope="row">(\w)', page(tmp_path, table)) == ["y"]
 
 
@@ -78,7 +87,7 @@ def test_a_folded_table_is_behind_its_caption(tmp_path):
 
 def test_an_interval_stays_on_one_line():
     table = Table(pd.DataFrame({"a": ["97.3 [96.4, 98.1]"]}), "C")
-    assert table.rows == [["97.3 [96.4,\N{NO-BREAK SPACE}98.1]"]]
+    assert cells(table) == [["97.3 [96.4,\N{NO-BREAK SPACE}98.1]"]]
 
 
 def test_a_figure_a_file_and_bytes_are_pictures_and_two_pages_are_the_same_bytes(tmp_path):

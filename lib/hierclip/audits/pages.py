@@ -7,10 +7,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hierclip.evaluate import Record
+from hierclip.model import READINGS
 from hierclip.params import NoneParams, Params, PlotsParams
 from hierclip.plots import save
 from hierclip.plots.audit import audit_figure
-from hierclip.plots.levels import WORDS, check_frame, headline, level_frame, tree_frame
+from hierclip.plots.frames import check_frame
+from hierclip.plots.levels import checked, headline, level_frame, measured, tree_frame
 from hierclip.plots.results import level_bars, matrices
 from hierclip.plots.tree import sunburst
 from hierclip.report.page import Picture, Section, Table, Text, write_page
@@ -40,7 +42,7 @@ def audit_figures(record: Record, trees: Sequence[Tree]) -> dict[str, Figure]:
         axis.set_xticks(range(len(record.levels)))  # not half levels, where there are few
     return {
         "levels": bars,
-        **{f"matrix_{reading}": matrices([record], reading, narrow) for reading in WORDS},
+        **{f"matrix_{reading}": matrices([record], reading, narrow) for reading in READINGS},
         "checks": audit_figure([record], record.split, look),
         **{f"tree_{tree.name}": sunburst(tree) for tree in trees if tree.top},
     }
@@ -55,9 +57,7 @@ def write_results(record: Record, trees: Sequence[Tree], table: str, notes: Sequ
     for name, figure in audit_figures(record, trees).items():
         save(figure, out / "figures" / name, DPI)
         plt.close(figure)
-    write_page(
-        out / "report.html", f"Audit of {record.method}", _lead(record), _sections(record, trees, table, notes, out)
-    )
+    write_page(out / "report.html", f"Audit of {record.method}", _lead(record), _sections(record, trees, notes, out))
 
 
 def _lead(record: Record) -> str:
@@ -68,29 +68,29 @@ def _lead(record: Record) -> str:
     )
 
 
-def _sections(record: Record, trees: Sequence[Tree], table: str, notes: Sequence[str], out: Path) -> list[Section]:
+def _sections(record: Record, trees: Sequence[Tree], notes: Sequence[str], out: Path) -> list[Section]:
     def shown(name: str, caption: str) -> Picture:
         return Picture(out / "figures" / f"{name}.png", caption, caption)
 
-    measured, checked = table.split("\n\n")[-2:]
     levels = Table(level_frame(record, trees[0]), f"Tree {trees[0].name}, percent")
     others = (
         [Table(tree_frame(record), f"Every tree, on {record.forest[trees[0].name].images} of the pictures")]
         if trees[1:]
         else []
     )
-    failed = [k for k, check in enumerate(record.audit.checks.values()) if not check.passed]
-    checks = Table(check_frame(record), "Every check of the attack", failed)
+    checks, failed = check_frame([record], {record.method: record.method})
     drawn = [tree.name for tree in trees if tree.top]
     rings = [shown(f"tree_{name}", f"{name}: coarsest superclasses inside, leaves on the rim.") for name in drawn]
     packages = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     made = f"Packages: {packages}.{f' hierclip at {record.git}.' if record.git else ''}"
     files = "What the figures rest on is in `record.json`, and what every picture was taken for in `outcomes/`."
+    audit = [Text(checked(record)), Table(checks, "Every check of the attack", failed)]
+    audit.append(shown("checks", CAPTIONS["checks"]))
     passing = [shown(name, CAPTIONS[name]) for name in ("matrix_direct", "matrix_roll_up")]
     return [
-        Section("Every level", [levels, shown("levels", CAPTIONS["levels"]), *others, Text(measured)]),
+        Section("Every level", [levels, shown("levels", CAPTIONS["levels"]), *others, Text(measured(record))]),
         Section("What an attack does to other levels", passing),
-        Section("Is it robustness?", [Text(checked), checks, shown("checks", CAPTIONS["checks"])]),
+        Section("Is it robustness?", audit),
         Section("The classes", [Text("\n".join(f"- {note}" for note in notes)), *rings]),
         Section("How it was made", [Text(made), Text(files)]),
     ]

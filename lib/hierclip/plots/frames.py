@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hierclip.evaluate import Record
+from hierclip.evaluate.audit import CHECKS
 
 
 def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Record]:
@@ -17,20 +18,12 @@ def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Recor
 def frame(records: Sequence[Record]) -> pd.DataFrame:
     """A row for each record, reading and level: accuracy clean and under the attack at that level, as fractions."""
     rows = [
-        {
-            "method": r.method,
-            "seed": r.seed,
-            "split": r.split,
-            "reading": reading,
-            "level": level,
-            "clean": r.clean[reading][level],
-            "robust": r.robust[reading][level][level],
-        }
+        (r.method, r.seed, r.split, reading, level, r.clean[reading][level], r.robust[reading][level][level])
         for r in records
         for reading in r.clean
         for level in range(len(r.levels))
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["method", "seed", "split", "reading", "level", "clean", "robust"])
 
 
 def save_metrics(r: Record, folder: Path) -> None:
@@ -80,3 +73,15 @@ def mistakes_table(records: Sequence[Record], labels: Mapping[str, str]) -> pd.D
         for condition, found in r.mistakes.items()
     }
     return pd.DataFrame(rows).T.rename_axis(["split", "method", "seed", "condition"])
+
+
+def check_frame(records: Sequence[Record], labels: Mapping[str, str]) -> tuple[pd.DataFrame, list[int]]:
+    """A row for each check of the audit, a column for each record, in percent; and which rows have a failure."""
+    names = [name for name in CHECKS if any(name in r.audit.checks for r in records)]
+    table = pd.DataFrame({"check": names, "limit": [f"{100 * CHECKS[name][0]:.0f} %" for name in names]})
+    for r in records:
+        checks = [r.audit.checks.get(name) for name in names]
+        cells = [c and f"{100 * c.value:.1f} %{'' if c.passed else ', failed'}" for c in checks]
+        table[f"{labels[r.method]}, seed {r.seed}"] = cells
+    table["number"] = [CHECKS[name][1] for name in names]
+    return table, [k for k, name in enumerate(names) if any(name in r.audit.failed for r in records)]

@@ -33,24 +33,33 @@ def strip_path(root: Path, model: str) -> Path:
     return root / "data/attacks" / model / "strip"
 
 
+def magnified(before: Tensor, after: Tensor) -> tuple[Tensor, float]:
+    """What was added to pictures in [0, 1], around grey, and how many times larger it is drawn: the largest change
+    reaches black or white, in whatever norm the budget is.
+    """
+    change = after - before
+    times = 0.5 / (float(change.abs().max()) or 0.5)
+    return (times * change + 0.5).clamp(0, 1), times
+
+
 @torch.no_grad()
 def attack_strip(
-    classifier: Classifier, before: Tensor, after: Tensor, tree: Tree, eps: float, credit: str, width: float
+    classifier: Classifier, before: Tensor, after: Tensor, tree: Tree, credit: str, width: float
 ) -> Figure:
-    """Pictures (N, 3, H, W) in [0, 1], what was added to them (magnified to the full range), and what came of it; under
-    each the path that it is given, nearest node by level, leaf first; bold is what the attack changed. classifier: over
-    the levels of `tree`; width in inches.
+    """Pictures (N, 3, H, W) in [0, 1], what was added to them (`magnified`), and what came of it; under each the path
+    that it is given, nearest node by level, leaf first; bold is what the attack changed. classifier: over the levels of
+    `tree`; width in inches.
     """
     columns = max(4, len(before))
     size = (width, 2.6 * width / columns + 0.25 * len(tree.levels) + 0.5)
     figure, axes = plt.subplots(3, columns, figsize=size, layout="constrained")
     for axis in axes[:, len(before) :].flat:
         axis.axis("off")
-    noise = ((after - before) / (2 * eps) + 0.5).clamp(0, 1)
+    noise, times = magnified(before, after)
     paths = [
         torch.stack([level.argmax(1) for level in classifier(images)], dim=1).tolist() for images in (before, after)
     ]
-    shown = ((before, "clean", paths[0]), (noise, f"change, ×{0.5 / eps:.0f}", None), (after, "attacked", paths[1]))
+    shown = ((before, "clean", paths[0]), (noise, f"change, ×{times:.0f}", None), (after, "attacked", paths[1]))
     for row, (images, what, nodes) in enumerate(shown):
         axes[row, 0].set_ylabel(what)
         for column, image in enumerate(images):

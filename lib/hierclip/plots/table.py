@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, holm, mcnemar, outcomes_path, paired_difference, path_robust
-from hierclip.evaluate.records import ThreatModel
 from hierclip.params import Params
 from hierclip.plots.frames import in_order
+from hierclip.plots.words import READING, attack_words, audit_words, pipes, share
 from hierclip.studies import StudyRecord, ablation_table
 
 WORDS = {  # of the splits
@@ -23,22 +23,13 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
 
     labels: what each method is called, in the order of the rows.
     """
-    lines, ordered = [], in_order(records, labels)
+    parts, ordered = [], in_order(records, labels)
     for split in splits(records):
         rows = [r for r in ordered if r.split == split]
-        table = results(rows, labels)
-        lines += [
-            f"**{split_words(split)}** ({rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of "
-            f"{', '.join(map(str, rows[0].levels))} nodes)",
-            "",
-            f"| {' | '.join(table)} |",
-            "|" + len(table.columns) * "---|",
-            *(f"| {' | '.join(row)} |" for row in table.itertuples(index=False, name=None)),
-            "",
-        ]
-    lines.append(results_words(ordered))
-    lines += ["", _audit_words(records, labels)]
-    return "\n".join(lines) + "\n"
+        levels = ", ".join(map(str, rows[0].levels))
+        counts = f"{rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of {levels} nodes"
+        parts += [f"**{split_words(split)}** ({counts})", pipes(results(rows, labels))]
+    return "\n\n".join([*parts, results_words(ordered), audit_words(ordered, labels)]) + "\n"
 
 
 def split_words(split: str) -> str:
@@ -69,29 +60,6 @@ def splits(records: Sequence[Record]) -> list[str]:
     return [*(split for split in WORDS if split in found), *sorted(found - set(WORDS))]
 
 
-def attack_words(threat: ThreatModel) -> str:
-    """The attack of a threat model in a few words."""
-    extra = [f"PGD's steps {threat.step}"] if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite) else []
-    extra += [f"{threat.queries} queries"] if "square" in threat.suite else []
-    words = f"{threat.norm} {threat.eps}, {' then '.join(threat.suite)}, {threat.steps} steps each"
-    return ", ".join([words, f"random starts: {threat.restarts}", *extra])
-
-
-def _audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
-    """Which checks of the audit failed in which record, with the number and its limit."""
-    checks = [(r, name, check) for r in in_order(records, labels) for name, check in r.audit.checks.items()]
-    failed = [
-        f"{labels[r.method]}, seed {r.seed}, {r.split.replace('_', ' ')}: "
-        f"{name} ({check.value:.2f}, limit {check.limit:.2f})"
-        for r, name, check in checks
-        if not check.passed
-    ]
-    words = (
-        f"Audit of {checks[0][0].audit.images} pictures a record: {len(checks) - len(failed)} of {len(checks)} checks "
-    )
-    return words + (f"passed. Failed: {'; '.join(failed)}." if failed else "passed.")
-
-
 def results(rows: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
     """The headline figures of one split's records, as they are shown: text, a row for each record."""
     return pd.DataFrame([_row(r, labels) for r in rows])
@@ -102,21 +70,16 @@ def _row(r: Record, labels: Mapping[str, str]) -> dict[str, str]:
     return {
         "method": labels[r.method],
         "seed": str(r.seed),
-        "clean leaf": _cell(r.clean["direct"][0], b["direct"].clean[0]),
-        "robust leaf": _cell(r.robust["direct"][0][0], b["direct"].robust[0][0]),
-        "worst level": _cell(r.worst_level[r.reading], b[r.reading].worst_level),
-        "path-robust, direct": _cell(r.path_robust["direct"], b["direct"].path_robust),
-        "path-robust, roll-up": _cell(r.path_robust["roll_up"], b["roll_up"].path_robust),
+        "clean leaf": share(r.clean["direct"][0], b["direct"].clean[0]),
+        "robust leaf": share(r.robust["direct"][0][0], b["direct"].robust[0][0]),
+        "worst level": share(r.worst_level[r.reading], b[r.reading].worst_level),
+        "path-robust, direct": share(r.path_robust["direct"], b["direct"].path_robust),
+        "path-robust, roll-up": share(r.path_robust["roll_up"], b["roll_up"].path_robust),
         f"worst tree of {len(r.forest)}": (
-            f"{_cell(worst.path_robust[r.reading], worst.intervals[r.reading])} ({r.worst_tree})"
+            f"{share(worst.path_robust[r.reading], worst.intervals[r.reading])} ({r.worst_tree})"
         ),
-        "reading": r.reading.replace("_", "-"),
+        "reading": READING[r.reading],
     }
-
-
-def _cell(value: float, interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def ablation_markdown(study: StudyRecord | None, params: Params, split: str) -> str:
@@ -128,24 +91,22 @@ def ablation_markdown(study: StudyRecord | None, params: Params, split: str) -> 
     }
     columns = {"clean": "clean leaf", "robust": "robust leaf", "path_direct": "path-robust, direct"}
     columns |= {"path_roll_up": "path-robust, roll-up"}
-    lines = []
+    parts, absent = [], ["not run with these settings: `make ablate`", *[""] * len(columns)]
     for name, table in tables.items():
-        lines += [f"| {name} | {' | '.join(columns.values())} | seconds a step |", "|---|---|---|---|---|---|"]
+        rows = []
         for row, r in table.iterrows():
-            if not r["seeds"]:
-                lines.append(f"| {row} | not run with these settings: `make ablate` | | | | |")
-                continue
             cells = [f"{100 * r[c]:.1f} ± {100 * r[f'{c}_half']:.1f}" for c in columns]
-            lines.append(f"| {row} | {' | '.join(cells)} | {r['seconds']:.2f} ± {r['seconds_half']:.2f} |")
-        lines.append("")
+            cells.append(f"{r['seconds']:.2f} ± {r['seconds_half']:.2f}")
+            rows.append([row, *(cells if r["seeds"] else absent)])
+        parts.append(pipes(pd.DataFrame(rows, columns=[name, *columns.values(), "seconds a step"])))
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
-    lines.append(
+    parts.append(
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
         f"pictures at most, {study.gradients} gradient evaluations unless the row says otherwise. "
         "Seconds are taken with another run beside. "
         f"{attack_words(threat)}."
     )
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def paired(records: Sequence[Record], labels: Mapping[str, str], root: Path, resamples: int) -> pd.DataFrame:

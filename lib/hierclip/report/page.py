@@ -4,7 +4,6 @@ import base64
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from matplotlib.figure import Figure
+
+from hierclip.plots.words import table_html
 
 # Raw HTML is shown as it was written, and pictures come only from `Picture`, so that nothing is loaded from elsewhere.
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
@@ -42,15 +43,9 @@ class Table:
     marked: Collection[int] = ()
     folded: bool = False
 
-    @cached_property
-    def rows(self) -> list[list[str]]:
-        return [[_cell(value) for value in row] for row in self.frame.itertuples(index=False, name=None)]
-
-    @cached_property
-    def numeric(self) -> list[bool]:
-        """Which columns begin with a digit, or a sign, in every row: they are set to the right."""
-        columns = zip(*self.rows, strict=True)
-        return [all(re.match(r"[-+−]?\.?\d|–$", cell) for cell in column) for column in columns]
+    @property
+    def html(self) -> Markup:
+        return table_html(self.frame, "" if self.folded else self.caption, self.marked)
 
 
 @dataclass(frozen=True)
@@ -96,10 +91,3 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     text = pages.get_template("page.html").render(title=title, lead=Text(lead), sections=placed)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf8")
-
-
-def _cell(value: object) -> str:
-    if value is None or value != value:
-        return "–"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return re.sub(r"\[([^\s,]+), ([^\s,]+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", text)  # an interval stays on one line

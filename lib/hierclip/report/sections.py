@@ -5,9 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 import yaml
 
-from hierclip.evaluate import Record
-from hierclip.evaluate.audit import CHECKS
-from hierclip.plots.frames import mistakes_table, superclass_attacks
+from hierclip.plots.frames import check_frame, mistakes_table, superclass_attacks
 from hierclip.plots.methods import first_seeds
 from hierclip.plots.pictures import strip_path
 from hierclip.plots.table import ablation_markdown, results, results_words, split_words, splits
@@ -183,20 +181,8 @@ def audits(found: Results) -> Parts:
             caption = f"{captions.audit(rows, labels)} {split_words(split)}."
             alt = "accuracy by budget and effort, and checks against their limits"
             yield found.figure(f"audit_{split}", caption, alt)
-        yield _checks([r for r in found.records if r.split == split], found)
-
-
-def _checks(rows: list[Record], found: Results) -> Table:
-    """A row for each check, a column for each record of a split."""
-    names = [name for name in CHECKS if any(name in r.audit.checks for r in rows)]
-    table = pd.DataFrame({"check": names, "limit": [f"{100 * CHECKS[name][0]:.0f} %" for name in names]})
-    for r in rows:
-        checks = [r.audit.checks.get(name) for name in names]
-        cells = [c and f"{100 * c.value:.1f} %{'' if c.passed else ', failed'}" for c in checks]
-        table[f"{found.params.labels[r.method]}, seed {r.seed}"] = cells
-    table["number"] = [CHECKS[name][1] for name in names]
-    failed = [k for k, name in enumerate(names) if any(name in r.audit.failed for r in rows)]
-    return Table(table, f"Every check of the audit. {split_words(rows[0].split)}.", failed)
+        table, failed = check_frame([r for r in found.records if r.split == split], labels)
+        yield Table(table, f"Every check of the audit. {split_words(split)}.", failed)
 
 
 def threats(found: Results) -> Parts:

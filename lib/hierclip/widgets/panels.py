@@ -5,9 +5,12 @@ from html import escape
 from math import isfinite
 
 import pandas as pd
+from markupsafe import Markup
 from torch import Tensor
 
 from hierclip.margins import head_bounds
+from hierclip.plots.pictures import magnified
+from hierclip.plots.words import table_html
 from hierclip.widgets.chart import ASKED, MOVED
 from hierclip.widgets.look import Lens, Look, ordered_norms
 from hierclip.widgets.scene import png
@@ -17,7 +20,7 @@ STYLE = """<style>
 .hierclip-sheet table {border-collapse: collapse; font-size: 12px; color: #222; margin: 0}
 .hierclip-sheet tr {background: none !important; vertical-align: top}
 .hierclip-sheet th, .hierclip-sheet td {text-align: left !important; padding: 1px 10px 1px 2px}
-.hierclip-sheet tr.chosen {background: #e3ecf8 !important}
+.hierclip-sheet tr.marked {background: #e3ecf8 !important}
 .hierclip-sheet img {image-rendering: pixelated; display: block; width: 128px; height: 128px}
 .hierclip-sheet figure {margin: 0} .hierclip-sheet small {color: #555}
 </style>"""
@@ -34,12 +37,11 @@ def notice(words: str) -> str:
 
 
 def picture_strip(before: Tensor, after: Tensor | None, credit: str) -> str:
-    """The picture (3, H, W) in [0, 1], what was added to it, magnified to the full range, and what came of it."""
+    """The picture (3, H, W) in [0, 1], what was added to it, as `magnified` has it, and what came of it."""
     shown = {"clean": before}
     if after is not None:
-        change, largest = after - before, float((after - before).abs().max())
-        times = 0.5 / largest if largest else 1.0
-        shown |= {f"the change, {times:.0f} times": (times * change + 0.5).clamp(0, 1), "attacked": after}
+        change, times = magnified(before, after)
+        shown |= {f"the change, {times:.0f} times": change, "attacked": after}
     cells = (f'<figure><img src="{png(x)}"><figcaption>{what}</figcaption></figure>' for what, x in shown.items())
     return sheet(f'<div style="display:flex;gap:10px">{"".join(cells)}</div><small>{escape(credit)}</small>')
 
@@ -51,20 +53,20 @@ def path_table(lens: Lens, label: int, looks: Sequence[Look], level: int) -> str
     rows = []
     for l, (_, pair, _) in enumerate(lens.bounds()):
         right = int(lens.tree.paths[label, l])
-        row = {"level": str(l), "right": escape(lens.tree.levels[l][right].name)}
+        row = {"level": str(l), "right": lens.tree.levels[l][right].name}
         row |= {what: _reading(lens, seen, l, right) for what, seen in zip(("clean", "attacked"), looks, strict=False)}
         rows.append(row | {"margin": _both(looks, l), "bound": number(pair)})
-    table = _table(rows, "hierclip-path").split("<tr>")
-    return sheet("<tr>".join(table[: level + 2]) + '<tr class="chosen">' + "<tr>".join(table[level + 2 :]))
+    return sheet(table_html(pd.DataFrame(rows), marked=[level], name="hierclip-path"))
 
 
-def _reading(lens: Lens, seen: Look, level: int, right: int) -> str:
+def _reading(lens: Lens, seen: Look, level: int, right: int) -> Markup:
     found, upward, share = int(seen.nodes[level]), int(seen.upward[level]), float(seen.confidence[level])
     names = lens.tree.levels[level]
     ink, sign = ("#187018", "✓") if found == right else (MOVED, "✗")
-    bar = f'<div style="height:4px;width:{round(80 * share)}px;background:{ink}"></div>'
-    words = f'<span style="color:{ink}">{sign} {escape(names[found].name)}</span> {share:.0%}{bar}'
-    return words + (f"<small>its leaf says {escape(names[upward].name)}</small>" if upward != found else "")
+    words = Markup('<span style="color:{}">{} {}</span> {:.0%}').format(ink, sign, names[found].name, share)
+    words += Markup('<div style="height:4px;width:{}px;background:{}"></div>').format(round(80 * share), ink)
+    other = Markup("<small>its leaf says {}</small>").format(names[upward].name)
+    return words + other if upward != found else words
 
 
 def bound_table(lens: Lens, looks: Sequence[Look], zeta: float) -> str:
@@ -76,24 +78,16 @@ def bound_table(lens: Lens, looks: Sequence[Look], zeta: float) -> str:
         row["margin"] = _both(looks, l)
         if lens.deep:
             there = f"{head_bounds(lens.head, need, 2)[0]:.1f}" if need < lens.rim else "outside the ball"
-            row["by zeta_gap: norm, bound"] = f'<span style="color:{ASKED}">{need:.3f}, {there}</span>'
+            words = Markup('<span style="color:{}">{:.3f}, {}</span>').format(ASKED, need, there)
+            row["by zeta_gap: norm, bound"] = words
         rows.append(row)
-    return sheet(_table(rows, "hierclip-bounds"))
+    return sheet(table_html(pd.DataFrame(rows), name="hierclip-bounds"))
 
 
 def _both(looks: Sequence[Look], level: int) -> str:
-    return (
-        '<span style="white-space: nowrap">'
-        + " → ".join(number(float(seen.margins[level])) for seen in looks)
-        + "</span>"
-    )
+    return "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(number(float(seen.margins[level])) for seen in looks)
 
 
 def number(value: float) -> str:
     """One digit after the point; a level of one text has no margin and no bound."""
     return f"{value:.1f}" if isfinite(value) else "none"
-
-
-def _table(rows: list[dict[str, str]], name: str) -> str:
-    html = pd.DataFrame(rows).to_html(index=False, escape=False, border=0, classes=name)
-    return html.replace('<tr style="text-align: right;">', "<tr>")
