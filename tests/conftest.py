@@ -84,6 +84,16 @@ def backbone(params) -> model.Backbone:
 
 
 @pytest.fixture(scope="session")
+def explored(tmp_path_factory) -> Path:
+    """A small project as `make repro` leaves it; whoever takes something away puts it back."""
+    from tests.explored import write_project
+
+    root = tmp_path_factory.mktemp("explored")
+    write_project(root)
+    return root
+
+
+@pytest.fixture(scope="session")
 def openmoji(params, tmp_path_factory) -> Dataset:
     """The embedded dataset, prepared in a folder of its own, with few pictures."""
     folder = tmp_path_factory.mktemp("openmoji")

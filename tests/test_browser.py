@@ -18,7 +18,6 @@ from hierclip.stages.tasks import load_task
 from hierclip.widgets.look import look
 from hierclip.widgets.store import Store
 from tests.conftest import ROOT
-from tests.explored import write_project
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = ROOT / "tests/artifacts"
@@ -84,25 +83,18 @@ def answers(port):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    root = tmp_path_factory.mktemp("explored")
-    write_project(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def known(project):
+def known(explored):
     """The name of a leaf whose first picture the model knows, and a small attack does not move far."""
-    lens = (store := Store(project, load_params(project / "params.yaml"))).lens("hier-0", "tuned", "wordnet")
+    lens = (store := Store(explored, load_params(explored / "params.yaml"))).lens("hier-0", "tuned", "wordnet")
     pictures = store.shelf("tuned").pictures[store.shelf("tuned").first]
     margins = [look(lens, image, leaf).margins[0] for leaf, image in enumerate(pictures.floats())]
     return lens.tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
 
 
 @pytest.fixture(scope="module")
-def opened(project):
+def opened(explored):
     """Opens a notebook of the project, runs all of it, and gives the page."""
-    with served(project) as address, sync_playwright() as playwright:
+    with served(explored) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1680, "height": 1800})
 
@@ -156,8 +148,8 @@ def names(page):
     return page.locator(".node").evaluate_all("nodes => nodes.map((node) => node.dataset.name)")
 
 
-def test_the_explorer_answers_in_a_browser(opened, project, known):
-    trees = {tree.name: tree for tree in load_task(project, load_params(project / "params.yaml"), "tuned").trees}
+def test_the_explorer_answers_in_a_browser(opened, explored, known):
+    trees = {tree.name: tree for tree in load_task(explored, load_params(explored / "params.yaml"), "tuned").trees}
     page, tree = opened("90_explore.ipynb"), trees["wordnet"]
     page.wait_for_selector(".hierclip-disk .point-clean", timeout=PATIENCE)
     assert names(page) == [node.name for level in tree.levels for node in level]
@@ -251,12 +243,12 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     keep(page, "compared")
 
 
-def test_the_page_says_what_to_run_in_a_browser(opened, project):
-    (project / "data/models").rename(project / "data/elsewhere")
+def test_the_page_says_what_to_run_in_a_browser(opened, explored):
+    (explored / "data/models").rename(explored / "data/elsewhere")
     try:
         page = opened("90_explore.ipynb")
         page.wait_for_selector(".missing", timeout=PATIENCE)
     finally:
-        (project / "data/elsewhere").rename(project / "data/models")
+        (explored / "data/elsewhere").rename(explored / "data/models")
     assert "`make repro` makes what is missing" in page.locator(".missing").inner_text()
     keep(page, "missing")
