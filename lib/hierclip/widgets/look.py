@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf, nan
+from math import inf
 
 import numpy as np
 import torch
@@ -65,12 +65,12 @@ class Lens:
         return isinstance(self.head, PoincareHead)
 
     def bounds(self) -> list[tuple[float, float, float]]:
-        """By level: the largest norm among the texts, and the bounds of a pair and of all siblings at it; no number for
-        those of a level of one text.
+        """By level: the largest norm among the texts, and the bounds of a pair and of all siblings at it; infinite, as
+        its margins are, for a level of one text.
         """
         levels = [(text_norm(self.classifier, level), level) for level in range(self.tree.top + 1)]
         return [
-            (eta, *(level_bounds(self.classifier, l) if self.tree.sizes[l] > 1 else (nan, nan))) for eta, l in levels
+            (eta, *(level_bounds(self.classifier, l) if self.tree.sizes[l] > 1 else (inf, inf))) for eta, l in levels
         ]
 
     def bent(self, curvature: float) -> "Lens":
