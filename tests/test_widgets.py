@@ -1,41 +1,37 @@
 """The explorer without a browser: what it shows of a picture, and what each control changes."""
 
+import json
 import math
 import re
+import shutil
+from html import unescape
 
 import nbformat
 import numpy as np
 import pytest
 import torch
+from ipywidgets import HBox, VBox
 
 from hierclip.attacks import budget_of
 from hierclip.losses.hierarchical import roll_up
-from hierclip.margins import hyperbolic_bound, measured_margins
+from hierclip.margins import measured_margins
 from hierclip.model import EuclideanHead
 from hierclip.params import load_params
 from hierclip.widgets import Compare, Explorer
 from hierclip.widgets.chart import bound_chart, svg
-from hierclip.widgets.look import drawn_radius, look, make_lens, ordered_norms, strike
+from hierclip.widgets.look import Crowd, drawn_radius, look, make_lens, ordered_norms, strike
 from hierclip.widgets.scene import marks, scene
 from hierclip.widgets.store import Store
-from tests.explored import write_project
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    root = tmp_path_factory.mktemp("explored")
-    write_project(root)
-    return root
+def choices(explored):
+    return load_params(explored / "params.yaml")
 
 
 @pytest.fixture(scope="module")
-def choices(project):
-    return load_params(project / "params.yaml")
-
-
-@pytest.fixture(scope="module")
-def store(project, choices):
-    return Store(project, choices)
+def store(explored, choices):
+    return Store(explored, choices)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +51,13 @@ def ball(store):
 
 def seen(lens, pictures, row):
     return look(lens, pictures.floats()[row], int(pictures.labels[row]))
+
+
+def columns(html):
+    """A table's columns by their heads, cells without tags."""
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", html)]
+    plain = [[unescape(re.sub(r"<[^>]+>", "", cell)) for cell in row] for row in rows]
+    return dict(zip(plain[0], zip(*plain[1:], strict=True), strict=True))
 
 
 def known(lens, pictures, level=0):
@@ -104,8 +107,24 @@ def test_the_scene_has_every_node_with_an_edge_to_its_parent(ball):
             above = nodes[starts[level + 1] + parent]
             assert edges[starts[level] + k][2:4] == [above["x"], above["y"]]
     assert all(edge[2:4] == [0, 0] for edge in edges[starts[tree.top] :])
-    norms = [math.hypot(node["x"], node["y"]) for node in nodes]
-    np.testing.assert_allclose(norms, [node["norm"] for node in nodes], atol=1e-3)  # a stretch of 1: as they are
+    for stretch in (1.0, 0.5):  # artanh is half the distance from the centre in the ball of curvature -1
+        nodes = scene(ball, stretch)["nodes"]
+        found = [math.hypot(node["x"], node["y"]) for node in nodes]
+        wanted = [math.tanh(stretch * math.atanh(float(n))) for level in ball.norms for n in level]
+        np.testing.assert_allclose(found, wanted, atol=2e-4)
+        np.testing.assert_allclose([node["norm"] for node in nodes], np.concatenate(ball.norms), atol=1e-4)
+
+
+def test_edges_run_from_a_node_to_its_parent_on_circles_that_meet_the_rim_at_right_angles(ball):
+    drawn = scene(ball, 0.5)
+    bent = [(node, edge) for node, edge in zip(drawn["nodes"], drawn["edges"], strict=True) if edge[4]]
+    assert len(bent) > len(drawn["nodes"]) / 4
+    for node, (x, y, u, v, radius, _) in bent:
+        assert (x, y) == (node["x"], node["y"])
+        half, middle = np.array([u - x, v - y]) / 2, np.array([u + x, v + y]) / 2
+        away = np.array([-half[1], half[0]]) / np.hypot(*half) * math.sqrt(max(0, radius**2 - half @ half))
+        powers = [(c @ c - radius**2) for c in (middle + away, middle - away)]
+        assert min(abs(power - 1) for power in powers) < 2e-3 * (1 + radius) ** 2  # four digits are drawn
 
 
 def test_a_flat_space_is_drawn_in_proportion_with_straight_edges(ball):
@@ -133,7 +152,13 @@ def test_another_curvature_keeps_tangent_vectors_and_a_pairs_bound_and_moves_nor
     for before, after in zip(ball.norms, bent.norms, strict=True):
         np.testing.assert_allclose(np.arctanh(before), np.arctanh(0.5 * after) / 0.5, rtol=1e-3)
     (eta, pair, siblings), (trained, same, others) = bent.bounds()[0], ball.bounds()[0]
-    assert pair == pytest.approx(hyperbolic_bound(eta, 0.25, 7.0)) == pytest.approx(same)  # 4 tau times the length
+    longest = float(np.arctanh(ball.norms[0]).max())  # the tangent vectors' lengths, r being 1
+    assert eta == pytest.approx(math.tanh(0.5 * longest) / 0.5, rel=1e-4)
+    assert pair == pytest.approx(4 * 7.0 * longest, rel=1e-4) == pytest.approx(same, rel=1e-4)
+    for norm, r, found in ((eta, 0.25, siblings), (trained, 1.0, others)):
+        k, share = len(ball.norms[0]), math.sqrt(r) * norm
+        edge = math.asinh(math.sqrt(2 * k / (k - 1)) * share / (1 - share**2))
+        assert found == pytest.approx(7.0 * 2 / math.sqrt(r) * edge, rel=1e-4)
     assert eta > 1.2 * trained and siblings < others - 0.5
 
 
@@ -146,7 +171,11 @@ def test_the_chart_draws_the_bound_and_only_norms_inside_the_ball(ball, pictures
     wide, far = (bound_chart(ball, looks, zeta, ball).axes[0] for zeta in (0.01, 0.5))
     (curve,) = (line for line in wide.lines if line.get_gid() == "bound")
     x, y = curve.get_data()
-    np.testing.assert_allclose(y[50], hyperbolic_bound(float(x[50]), 1.0, 7.0))
+    np.testing.assert_allclose(y, 4 * 7.0 * np.arctanh(x))
+    (asked,) = (line.get_xydata() for line in wide.lines if line.get_gid() == "asked")
+    coarsest = ball.norms[-1].max()
+    np.testing.assert_allclose(asked[:, 0], [coarsest + 0.01 * (ball.tree.top - l) for l in range(ball.tree.top + 1)])
+    np.testing.assert_allclose(asked[:, 1], 28 * np.arctanh(asked[:, 0]))
     counts = [len(line.get_xdata()) for axis in (wide, far) for line in axis.lines if line.get_gid() == "asked"]
     assert counts == [ball.tree.top + 1, 1]
     assert svg(bound_chart(ball, looks, 0.01, ball)).startswith("<svg")
@@ -163,39 +192,102 @@ def test_marks_are_the_true_path_and_what_each_look_found(ball, pictures):
 
 
 @pytest.fixture(scope="module")
-def page(project, choices):
-    return Explorer(project, choices, "hier-0", "wordnet", "tuned")
+def page(explored, choices):
+    return Explorer(explored, choices, "hier-0", "wordnet", "tuned")
 
 
-def test_every_control_changes_what_it_is_for(page):
-    disk = page.views[0].disk
+def test_every_control_changes_what_it_is_for_and_to_what_it_says(page):
+    view, tree = page.views[0], page.lenses[0].tree
+    page.leaf.value = next(k for k, right in enumerate(known_leaves(page)) if right)
+    before = view.disk.scene, page.chart.value, view.strip.value
+    page.level.value = 2
+    assert view.disk.level == 2 and (view.disk.scene, page.chart.value, view.strip.value) == before
+    assert re.findall(r'<tr class="marked"><th scope="row">(\d)', view.path.value) == ["2"]
 
-    def state():
-        return disk.scene, disk.level, disk.marks, page.views[0].path.value, page.chart.value, page.views[0].strip.value
+    page.stretch.value = 0.8
+    radii = [math.hypot(node["x"], node["y"]) for node in view.disk.scene["nodes"]]
+    norms = np.concatenate(page.lenses[0].norms)
+    np.testing.assert_allclose(radii, np.tanh(0.8 * np.arctanh(norms)), atol=2e-4)
+    assert view.strip.value == before[2]
 
-    def changed(widget, value):
-        before, _ = state(), setattr(widget, "value", value)
-        return [a != b for a, b in zip(before, state(), strict=True)]
+    drawn, lengths = view.disk.scene, [float(np.arctanh(level).max()) for level in page.lenses[0].norms]
+    page.curvature.value = 0.5
+    found = columns(page.numbers.value)
+    bent = [math.tanh(math.sqrt(0.5) * length) / math.sqrt(0.5) for length in lengths]
+    assert found["norm"] == tuple(f"{norm:.3f}" for norm in bent)
+    assert [float(b) for b in found["bound, pair"]] == pytest.approx([28 * length for length in lengths], abs=0.06)
+    assert page.chart.value != before[1] and view.disk.scene == drawn
 
-    scene_, level, marks_, path, chart, strip = range(6)
-    known_leaf = next(k for k, case in enumerate(known_leaves(page)) if case)
-    changed(page.leaf, known_leaf)
-    found = changed(page.level, 2)
-    assert found[level] and found[path] and not (found[scene_] or found[chart] or found[strip])
-    found = changed(page.stretch, 0.8)
-    assert found[scene_] and found[marks_] and not found[strip]
-    found = changed(page.curvature, 0.5)
-    assert found[chart] and not found[scene_]
-    assert changed(page.zeta, 0.05)[chart]
-    found = changed(page.budget, 16.0)
-    assert found[marks_] and found[strip] and found[path]
-    assert changed(page.tree, "use")[scene_] and disk.scene["families"] == page.lenses[0].tree.sizes[-1]
-    assert changed(page.models[0], "tecoa-0")[scene_] and page.curvature.disabled and page.zeta.disabled
-    changed(page.models[0], "hier-0")
+    page.zeta.value = 0.05
+    wanted = [f"{bent[-1] + 0.05 * (tree.top - level):.3f}" for level in range(tree.top + 1)]
+    assert [cell.split(",")[0] for cell in columns(page.numbers.value)["by zeta_gap: norm, bound"]] == wanted
+
+    page.budget.value = 16.0
+    clean, moved = page.cases[0].images
+    assert 12 / 255 < float((moved - clean).abs().max()) <= 16 / 255 + 1e-6
+    assert "the change, 8 times" in view.strip.value and "16/255: the picture <b>falls</b>" in page.says[0].value
+    reached = look(page.lenses[0], moved, page.leaf.value)
+    at = math.hypot(*view.disk.marks["looks"][1]["points"][0])
+    assert at == pytest.approx(math.tanh(0.8 * math.atanh(float(reached.norms[0]))), abs=2e-4)
+    names = [level[k].name for level, k in zip(tree.levels, reached.nodes, strict=True)]
+    assert all(name in cell for name, cell in zip(names, columns(view.path.value)["attacked"], strict=True))
+    page.budget.value = 0.0
+    assert len(page.cases[0].images) == 1 and "attacked" not in columns(view.path.value)
+
+    page.tree.value = "use"
+    assert [n["name"] for n in view.disk.scene["nodes"]] == [n.name for l in page.lenses[0].tree.levels for n in l]
+    assert page.level.max == page.attacked.max == page.lenses[0].tree.top
+    page.models[0].value = "tecoa-0"
+    assert "none has a depth" in view.disk.scene["note"] and page.curvature.disabled and page.zeta.disabled
+    page.models[0].value = "hier-0"
     assert page.curvature.value == 1.0 and page.zeta.value == 0.01 and not page.curvature.disabled
-    leaves = dict(page.leaf.options)
-    changed(page.task, "held_out")
-    assert dict(page.leaf.options) != leaves and not set(dict(page.leaf.options)) & set(leaves)
+    page.task.value = "held_out"
+    held_out = page.store.shelf("held_out").task.trees[0].leaves
+    assert dict(page.leaf.options) == {leaf.name: k for k, leaf in enumerate(held_out)}
+
+
+def test_sliders_answer_when_they_are_let_go_and_hold_what_the_parameters_ask_for(explored, choices):
+    deep = choices.method["hier"].model_copy(update={"zeta_gap": 0.3})
+    page = Explorer(explored, choices.model_copy(update={"method": {**choices.method, "hier": deep}}), "hier-0")
+    sliders = [widget for widget in vars(page).values() if hasattr(widget, "continuous_update")]
+    assert len(sliders) == 7 and not any(widget.continuous_update for widget in sliders)
+    assert page.zeta.value == 0.3 <= page.zeta.max
+
+
+def test_what_cannot_be_opened_leaves_no_picture_under_its_name_but_the_reason(explored, choices):
+    broken = explored / "data/models/broken-0"
+    shutil.copytree(explored / "data/models/hier-0", broken)
+    (broken / "hierclip.json").write_text(json.dumps({"method": "hier", "head": {"kind": "odd"}}), encoding="utf8")
+    try:
+        page = Explorer(explored, choices, "hier-0", "wordnet", "tuned")
+        page.models[0].value = "broken-0"
+    finally:
+        shutil.rmtree(broken)
+    view = page.views[0]
+    assert "no head &#x27;odd&#x27;" in page.status.value and page.cases == []
+    shown = [view.strip, view.path, page.says[0], page.chart, page.numbers]
+    for change in ({}, {"leaf": 3}, {"budget": 1.0}, {"level": 1}, {"zeta": 0.02}):  # nor does a control bring it back
+        for name, value in change.items():
+            getattr(page, name).value = value
+        assert view.disk.scene == view.disk.marks == {} and not any(widget.value for widget in shown)
+    page.models[0].value = "hier-0"
+    assert page.cases[0].label == 3 and view.disk.scene["nodes"] and all(widget.value for widget in shown)
+
+
+def test_a_level_of_one_text_has_nothing_to_be_taken_for_and_no_bound(ball, pictures):
+    """As the last cell of 90_explore holds margins against bounds."""
+    small = ball.tree.restrict(
+        [leaf for leaf, path in zip(ball.tree.ids, ball.tree.paths, strict=True) if not path[-1]]
+    )
+    known_as = [{node.id: k for k, node in enumerate(level)} for level in ball.tree.levels]
+    texts = [ball.texts[l][[known_as[l][node.id] for node in level]] for l, level in enumerate(small.levels)]
+    kept = [k for k, label in enumerate(ball.crowd.labels.tolist()) if ball.tree.ids[label] in small.ids]
+    labels = torch.tensor([small.ids.index(ball.tree.ids[int(ball.crowd.labels[k])]) for k in kept])
+    lens = make_lens(ball.classifier.encoder, ball.head, small, texts, Crowd(ball.crowd.embeddings[kept], labels))
+    margins, bounds = look(lens, pictures.floats()[0], 0).margins, [pair for _, pair, _ in lens.bounds()]
+    assert small.sizes[-1] == 1 and margins[-1] == bounds[-1] == math.inf
+    assert (margins <= bounds).all() and np.isfinite(margins[0])
+    assert svg(bound_chart(lens, [look(lens, pictures.floats()[0], 0)], 0.01, lens)).startswith("<svg")
 
 
 def known_leaves(page):
@@ -204,17 +296,30 @@ def known_leaves(page):
     return [seen(lens, shelf.pictures, int(row)).margins[0] > 0 for row in shelf.first]
 
 
-def test_a_click_on_a_node_takes_a_picture_of_it(project, choices):
-    page = Explorer(project, choices, "hier-0", "wordnet", "tuned")
+def test_a_click_on_a_node_takes_a_picture_of_it(explored, choices):
+    page = Explorer(explored, choices, "hier-0", "wordnet", "tuned")
     page.views[0].disk.clicked = 6
     assert page.leaf.value == 6 == page.cases[0].label
 
 
-def test_two_methods_are_shown_on_the_same_picture(project, choices):
-    page = Compare(project, choices, ("tecoa-0", "hier-0"))
+def test_two_methods_are_shown_on_the_same_picture_each_under_its_name(explored, choices):
+    page = Compare(explored, choices, ("tecoa-0", "hier-0"))
     assert [type(case.lens.head).__name__ for case in page.cases] == ["CosineHead", "PoincareHead"]
     torch.testing.assert_close(page.cases[0].images[0], page.cases[1].images[0])
     assert page.views[0].disk.scene != page.views[1].disk.scene
+    assert page.names == [choices.labels["tecoa"] + ", seed 0", choices.labels["hier"] + ", seed 0"]
+    beside = next(box for box in page.children if isinstance(box, HBox) and isinstance(box.children[0], VBox))
+    assert [column.children[0] for column in beside.children] == page.models
+    page.models[0].value = "hier-0"
+    assert page.names[0] == page.names[1] == page.models[1].label
+
+
+def test_what_is_shown_in_place_of_what_is_not_there_is_said(explored, choices):
+    page = Compare(explored, choices, ("fare-0", "hier-0"), "none", "tuned")
+    said = [child.value for child in page.children[:2]]
+    assert f"There is no method fare-0 here: {page.names[0]} is shown instead." in said[0]
+    assert "There is no tree none here: wordnet is shown instead." in said[1]
+    assert page.names[0] == choices.labels["tecoa"] + ", seed 0" and Compare(explored, choices, ("", "")).instead == []
 
 
 @pytest.mark.parametrize(
@@ -225,21 +330,21 @@ def test_two_methods_are_shown_on_the_same_picture(project, choices):
         ("data/prepared", "run notebooks/10_data.ipynb or `dvc repro data`"),
     ],
 )
-def test_a_page_says_what_to_run_where_something_is_missing(project, choices, gone, said, tmp_path):
-    (project / gone).rename(tmp_path / "elsewhere")
+def test_a_page_says_what_to_run_where_something_is_missing(explored, choices, gone, said, tmp_path):
+    (explored / gone).rename(tmp_path / "elsewhere")
     try:
-        page = Explorer(project, choices)
+        page = Explorer(explored, choices)
     finally:
-        (tmp_path / "elsewhere").rename(project / gone)
+        (tmp_path / "elsewhere").rename(explored / gone)
     assert re.search(said, page.missing) and "Nothing to show yet" in page.children[0].value
 
 
 @pytest.mark.parametrize("name", ["90_explore", "91_compare"])
 @pytest.mark.parametrize("there", [True, False])
-def test_a_notebook_runs_without_a_page(name, there, project, root, tmp_path, monkeypatch):
+def test_a_notebook_runs_without_a_page(name, there, explored, root, tmp_path, monkeypatch):
     if not there:
-        (tmp_path / "params.yaml").write_bytes((project / "params.yaml").read_bytes())
-    monkeypatch.setenv("HIERCLIP_ROOT", str(project if there else tmp_path))
+        (tmp_path / "params.yaml").write_bytes((explored / "params.yaml").read_bytes())
+    monkeypatch.setenv("HIERCLIP_ROOT", str(explored if there else tmp_path))
     names = {}
     for cell in nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4).cells:
         if cell.cell_type == "code":

@@ -13,14 +13,14 @@ WIDTH = 590
 
 
 class Compare(Page):
-    """A page for two models side by side. Arguments as `Explorer`'s."""
+    """A page for two models side by side, each under the list that it is chosen from. Arguments as `Explorer`'s."""
 
     def __init__(self, root: Path, params: Params, models: tuple[str, str], tree: str = "", task: str = ""):
         super().__init__(root, params, models, WIDTH, tree, task)
         if self.missing:
             return
         columns = []
-        for says, view in zip(self.says, self.views, strict=True):
-            parts = [view.disk, says, view.strip, view.path]
+        for model, says, view in zip(self.models, self.says, self.views, strict=True):
+            parts = [model, view.disk, says, view.strip, view.path]
             columns.append(ui.VBox(parts, layout={"width": f"{WIDTH + 10}px"}))
         self.children = [*self._chosen(), ui.HBox(columns, layout=ROW), ui.HTML(sheet(HELP)), *self._gone()]

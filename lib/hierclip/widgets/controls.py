@@ -36,8 +36,8 @@ def choice(name: str, options, value=None) -> Any:
     return ui.Dropdown(options=options, value=value, description=name, layout=SIZE, style=NAMED)
 
 
-def slider(name: str, low: float, high: float, value: float, step: float = 1, **more) -> ui.IntSlider | ui.FloatSlider:
-    """Of whole numbers where `step` is one. It calls back when it is let go."""
-    kind = ui.IntSlider if isinstance(step, int) else ui.FloatSlider
+def slider(name: str, low: float, high: float, value: float, step: float = 1, kind=None, **more) -> Any:
+    """Of whole numbers where `step` is one, if of no other `kind`. It calls back when it is let go."""
+    kind = kind or (ui.IntSlider if isinstance(step, int) else ui.FloatSlider)
     settings = {"continuous_update": False, "layout": SIZE, "style": NAMED, **more}
     return kind(value=value, min=low, max=high, step=step, description=name, **settings)

@@ -40,7 +40,7 @@ function render({ model, el }) {
     const { nodes, edges, families, rim, note } = model.get("scene");
     layers.tree.replaceChildren();
     tip.style.display = "none";  // what it named may be gone
-    if (!nodes) return;
+    if (!nodes) return drawLevel();
     put(layers.tree, "circle", { r: R, fill: "#fafafa", stroke: "#999", "stroke-dasharray": rim ? "none" : "2 5" });
     edges.forEach((edge, k) => put(layers.tree, "path", {
       d: way(edge), fill: "none", stroke: colour(nodes[k].family, families, 72), "stroke-width": 1,

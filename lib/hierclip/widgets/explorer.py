@@ -17,6 +17,8 @@ level (numbers; red: attacked). Another curvature places the same vectors anew, 
 and the attacked one again: norms, the curve, the siblings' bound and the margins move, while a pair's bound, 4 tau
 times the longest vector, stays. zeta_gap is the gap in norm wanted between parent and child: diamonds are the least
 norms that it asks for from the coarsest level downwards, and the bound there.</small>"""
+WIDE = {"width": "400px"}
+GAP = 0.1  # how far the gap can be moved, at the least
 DECADES = 0.6  # how far the curvature can be moved from the trained one, up and down
 
 
@@ -31,12 +33,11 @@ class Explorer(Page):
         beside = [self.says[0], self.views[0].strip, self.views[0].path, self.curvature, self.zeta, self.chart]
         beside += [self.numbers, ui.HTML(sheet(BOUND))]
         right = ui.VBox(beside, layout={"width": "560px"})
-        self.children = [*self._chosen(), ui.HBox([left, right], layout=ROW), *self._gone()]
+        self.children = [*self._chosen(*self.models), ui.HBox([left, right], layout=ROW), *self._gone()]
 
     def _make(self, *args) -> None:
-        self.curvature = ui.FloatLogSlider(1.0, description="curvature", step=0.02, layout={"width": "400px"})
-        self.zeta = slider("zeta_gap", 0.0, 0.1, 0.0, 0.002, readout_format=".3f", layout={"width": "400px"})
-        self.zeta.continuous_update = True
+        self.curvature = slider("curvature", -DECADES, DECADES, 1.0, 0.02, kind=ui.FloatLogSlider, layout=WIDE)
+        self.zeta = slider("zeta_gap", 0.0, GAP, 0.0, 0.002, readout_format=".3f", layout=WIDE)
         self.chart, self.numbers = ui.HTML(), ui.HTML()
         super()._make(*args)
         self.quiet.tie(lambda: self._timed("view", self._show_bound), self.curvature, self.zeta)
@@ -49,7 +50,9 @@ class Explorer(Page):
             with self.curvature.hold_trait_notifications():  # ends and value fit together only when all are set
                 self.curvature.min, self.curvature.max = log10(r) - DECADES, log10(r) + DECADES
                 self.curvature.value, self.curvature.disabled = r, not in_ball(head)
-            self.zeta.value = method.zeta_gap if isinstance(method, HierParams) else 0.0
+            gap = method.zeta_gap if isinstance(method, HierParams) else 0.0
+            self.zeta.max = max(GAP, 2 * gap)
+            self.zeta.value = gap
             self.zeta.disabled = not self._lens().deep
         super()._lens_changed()
 
@@ -59,6 +62,10 @@ class Explorer(Page):
     def _show(self) -> None:
         super()._show()
         self._show_bound()
+
+    def _clear(self) -> None:
+        super()._clear()
+        self.chart.value = self.numbers.value = ""
 
     def _show_bound(self) -> None:
         case = self.cases[0]

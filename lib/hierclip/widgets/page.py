@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from html import escape
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +15,7 @@ from hierclip.widgets.controls import ROW, Quiet, choice, slider
 from hierclip.widgets.look import strike
 from hierclip.widgets.panels import notice, sheet
 from hierclip.widgets.store import MISSING, Store
-from hierclip.widgets.view import Case, View, open_case, thumbnails, with_moved, without_attack
+from hierclip.widgets.view import Case, View, open_case, thumbnails
 
 HELP = """<small>Radius: the norm that the model gives a text, its depth, times the depth scale as a distance from the
 centre. Angle: families side by side. Black: the clean picture (disc), what it is rolled up to with a picture of every
@@ -35,13 +36,13 @@ class Page(ui.VBox):
     def __init__(self, root: Path, params: Params, models: tuple[str, ...], width: int, tree: str = "", task: str = ""):
         super().__init__()
         self.store, self.params, self.missing = Store(root, params), params, ""
-        self.cases: list[Case] = []
+        self.models, self.lenses, self.cases = [], [], list[Case]()
         self.took: dict[str, float] = {}  # seconds, by what was done last
         try:
             self._make(models, width, tree, task)
             self._task_changed()
         except MISSING as error:
-            self.missing = f"{error}; {self.store.command} makes what is missing"
+            self.missing = self._remedy(error)
             self.children = [ui.HTML(notice(self.missing))]
 
     def _make(self, models: tuple[str, ...], width: int, tree: str, task: str) -> None:
@@ -58,41 +59,58 @@ class Page(ui.VBox):
         self.views = [View(width) for _ in models]
         self.says = [ui.HTML() for _ in models]
         self.status = ui.HTML()
+        wanted = [*zip(self.models, models, strict=True), (self.task, task), (self.tree, tree)]
+        gone = [(w, name) for w, name in wanted if name not in ("", w.value)]
+        self.instead = [f"There is no {w.description} {name} here: {w.label} is shown instead." for w, name in gone]
         self.quiet = Quiet()
         tie = self.quiet.tie
         tie(partial(self._open_guarded, self._task_changed), self.task)
         tie(partial(self._open_guarded, self._lens_changed), *self.models, self.tree)
-        tie(self._leaf_changed, self.leaf)
+        tie(partial(self._open_guarded, self._leaf_changed), self.leaf)
         tie(self._picture_changed, self.number)
-        tie(self._level_changed, self.level)
+        tie(lambda: self._timed("view", self._show_level), self.level)
         tie(lambda: self._timed("view", self._show), self.stretch)
         tie(self._attack, self.aim, self.attacked, self.budget)
         for view in self.views:
             view.disk.observe(self._clicked, "clicked")
 
-    def _chosen(self) -> list[ui.Widget]:
-        """The controls that choose what is seen, and those of the attack."""
-        first = ui.HBox([*self.models, self.task, self.tree, self.level, self.stretch], layout=ROW)
-        return [first, ui.HBox([self.leaf, self.number, self.aim, self.attacked, self.budget], layout=ROW), self.status]
+    @property
+    def names(self) -> list[str]:
+        """What the models are called that are shown, one for each case."""
+        return [model.label for model in self.models]
+
+    def _chosen(self, *models: ui.Widget) -> list[ui.Widget]:
+        """What is shown in place of what was asked for; the controls that choose what is seen, and the attack's."""
+        first = ui.HBox([*models, self.task, self.tree, self.level, self.stretch], layout=ROW)
+        second = ui.HBox([self.leaf, self.number, self.aim, self.attacked, self.budget], layout=ROW)
+        said = (f'<b class="instead">{escape(line)}</b>' for line in self.instead)
+        return [*(ui.HTML(sheet(line)) for line in said), first, second, self.status]
 
     def _gone(self) -> list[ui.Widget]:
         names = ", ".join(self.store.untrained)
-        return (
-            [ui.HTML(sheet(f"<small>Not trained yet: {names}; {self.store.command} trains them.</small>"))]
-            if names
-            else []
-        )
+        said = f"<small>Not trained yet: {names}; {self.store.command} trains them.</small>"
+        return [ui.HTML(sheet(said))] if names else []
 
     def _leaves(self) -> list[tuple[str, int]]:
         leaves = self.store.shelf(self.task.value).task.trees[0].leaves
         return sorted((leaf.name, k) for k, leaf in enumerate(leaves))
 
     def _open_guarded(self, changed: Callable[[], None]) -> None:
-        """What was there when the page opened may be gone."""
+        """What cannot be opened leaves no picture under its name, but the reason."""
         try:
             changed()
         except MISSING as error:
-            self.status.value = notice(f"{error}; {self.store.command} makes what is missing")
+            self._clear()
+            self.status.value = notice(self._remedy(error))
+
+    def _clear(self) -> None:
+        self.lenses, self.cases = [], []
+        for view, says in zip(self.views, self.says, strict=True):
+            view.clear()
+            says.value = ""
+
+    def _remedy(self, error: Exception) -> str:
+        return f"{error}; {self.store.command} makes what is missing"
 
     def _task_changed(self) -> None:
         shelf = self.store.shelf(self.task.value)
@@ -133,7 +151,7 @@ class Page(ui.VBox):
         pictures = self.store.shelf(self.task.value).pictures
         rows = torch.nonzero(pictures.labels == self.leaf.value)[:, 0]
         image = pictures[rows[[self.number.value]]].floats()[0]
-        self.cases = [open_case(lens, image, self.leaf.value) for lens in self.lenses]
+        self.cases = [open_case(lens, self.leaf.value, image) for lens in self.lenses]
         self._show()
 
     def _attack(self) -> None:
@@ -145,16 +163,16 @@ class Page(ui.VBox):
         for k, case in enumerate(self.cases):
             moved, way = strike(case.lens, case.images[0], case.label, aim, level, eps, budget_of(attack), attack.seed)
             still = torch.equal(moved, case.images[0])
-            self.cases[k] = without_attack(case) if still else with_moved(case, moved)
+            self.cases[k] = open_case(case.lens, case.label, *case.images[:1], *[moved] * (not still))
             stood = f"stands, after {way:.0%} of the way to the boundary" if way else "is not moved"
             fell = "was wrong already, and is left alone" if still else "falls"
             words = f"Attack on {AIMED.get(aim, aim)} at level {level}, {attack.norm} {format_budget(eps)}"
             self.says[k].value = sheet(f"{words}: the picture <b>{fell if way > 1 else stood}</b>.")
         self._show()
 
-    def _level_changed(self) -> None:
+    def _show_level(self) -> None:
         for view, case in zip(self.views, self.cases, strict=True):
-            self._timed("view", partial(view.show_level, case, self.level.value))
+            view.show_level(case, self.level.value)
 
     def _show(self) -> None:
         for view, case in zip(self.views, self.cases, strict=True):
@@ -167,6 +185,8 @@ class Page(ui.VBox):
             change["owner"].clicked = -1  # the same node may be clicked again
 
     def _timed(self, what: str, work: Callable[[], None]) -> None:
+        if not self.lenses:  # nothing is open
+            return
         start = perf_counter()
         work()
         self.took[what] = perf_counter() - start

@@ -36,7 +36,7 @@ def notice(words: str) -> str:
     return sheet(f'<b>Nothing to show yet.</b> <span class="missing">{escape(words)}</span>')
 
 
-def picture_strip(before: Tensor, after: Tensor | None, credit: str) -> str:
+def picture_strip(before: Tensor, after: Tensor | None = None, *, credit: str) -> str:
     """The picture (3, H, W) in [0, 1], what was added to it, as `magnified` has it, and what came of it."""
     shown = {"clean": before}
     if after is not None:

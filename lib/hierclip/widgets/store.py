@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.data import DataError, Pictures, places_of
+from hierclip.data import Pictures, places_of
 from hierclip.distributed import device_of
 from hierclip.model import Head, ImageEncoder, ModelError, encode_texts, load_model
 from hierclip.model.classifier import HEAD
 from hierclip.params import Params
 from hierclip.stages import MODELS
 from hierclip.stages.tasks import Task, load_task
-from hierclip.trees import TreeError, level_prompts
+from hierclip.trees import level_prompts
 from hierclip.widgets.look import Crowd, Lens, make_lens
 
-MISSING = (DataError, ModelError, TreeError, FileNotFoundError)
+MISSING = (ValueError, OSError)  # those of data, models and trees among them
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Shelf:
 
 
 class Store:
-    """The project's products, by name. What is missing raises one of MISSING, which says what to run."""
+    """The project's products, by name. What cannot be opened raises one of MISSING."""
 
     def __init__(self, root: Path, params: Params):
         self.root, self.params = root, params

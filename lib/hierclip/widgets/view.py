@@ -42,17 +42,8 @@ class Case:
     looks: tuple[Look, ...]
 
 
-def open_case(lens: Lens, image: Tensor, label: int) -> Case:
-    return Case(lens, label, (image,), (look(lens, image, label),))
-
-
-def with_moved(case: Case, moved: Tensor) -> Case:
-    images, clean = case.images[:1], case.looks[:1]
-    return Case(case.lens, case.label, (*images, moved), (*clean, look(case.lens, moved, case.label)))
-
-
-def without_attack(case: Case) -> Case:
-    return Case(case.lens, case.label, case.images[:1], case.looks[:1])
+def open_case(lens: Lens, label: int, *images: Tensor) -> Case:
+    return Case(lens, label, images, tuple(look(lens, image, label) for image in images))
 
 
 class View:
@@ -65,9 +56,12 @@ class View:
         with self.disk.hold_sync():  # marks name nodes of the scene: the page gets both at once
             self.disk.scene = scene(case.lens, stretch)
             self.disk.marks = marks(case.lens, case.label, case.looks, stretch)
-        self.strip.value = picture_strip(case.images[0], case.images[1] if len(case.images) > 1 else None, self.credit)
+        self.strip.value = picture_strip(*case.images, credit=self.credit)
         self.show_level(case, level)
 
     def show_level(self, case: Case, level: int) -> None:
         """Only what the chosen level changes."""
         self.disk.level, self.path.value = level, path_table(case.lens, case.label, case.looks, level)
+
+    def clear(self) -> None:
+        self.disk.scene, self.disk.marks, self.strip.value, self.path.value = {}, {}, "", ""
