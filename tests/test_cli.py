@@ -137,7 +137,10 @@ def test_a_stopped_audit_goes_on(place, run, weights, monkeypatch):
 
 
 BAD = {  # what is given instead, and what the line has to say
-    "architecture": ({"--model": "ViT-Z-99"}, "no model 'ViT-Z-99': neither a folder nor one of open_clip"),
+    "architecture": (
+        {"--model": "ViT-Z-99"},
+        "no model 'ViT-Z-99': neither a folder, nor hf-hub:NAME, nor one of open_clip",
+    ),
     "which weights": ({"--pretrained": None}, "hierclip-vit: which weights? none are published for it"),
     "which tag": ({"--model": "ViT-B-32", "--pretrained": None}, "ViT-B-32: which weights? published are openai, "),
     "weights": ({"--pretrained": "none.pt"}, "no weights 'none.pt', and no such file; none are published"),
@@ -145,7 +148,7 @@ BAD = {  # what is given instead, and what the line has to say
     "weights of nothing": ({"--pretrained": "other.safetensors"}, "loading state_dict for CLIP: Missing key"),
     "junk": ({"--pretrained": "tree.json"}, "cannot load hierclip-vit with weights 'tree.json': "),
     "folder of a model": ({"--model": "zoo", "--pretrained": None}, "no model in zoo"),
-    "folder and weights": ({"--model": "zoo"}, "zoo is a folder with weights of its own; leave out"),
+    "folder and weights": ({"--model": "zoo"}, "zoo has weights of its own; leave out"),
     "images": ({"--images": "nowhere"}, "nowhere: no such folder"),
     "a file for images": ({"--images": "tree.json"}, "tree.json: no such folder"),
     "images without classes": ({"--images": "zoo/dog"}, "zoo/dog: no class folders; put the pictures of each"),

@@ -16,14 +16,7 @@ from hierclip.data import Dataset, places_of, step_seed
 from hierclip.distributed import agreed, mean, own, rank, world
 from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
 from hierclip.model import Backbone, Head, LearnedHead, Towers, full
-from hierclip.params import (
-    FinetuneParams,
-    HierParams,
-    MethodParams,
-    NoneParams,
-    OptimParams,
-    PretrainParams,
-)
+from hierclip.params import FinetuneParams, HierParams, MethodParams, NoneParams, OptimParams, PretrainParams
 from hierclip.progress import progress, work_hash, work_key
 from hierclip.trees import Tree, check_forest, forest_levels, forest_paths, level_prompts
 

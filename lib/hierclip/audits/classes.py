@@ -7,16 +7,7 @@ from pathlib import Path
 import networkx as nx
 import yaml
 
-from hierclip.trees import (
-    WNID,
-    Tree,
-    TreeError,
-    read_tree,
-    set_synsets,
-    synsets_by_name,
-    tree_from_graph,
-    wordnet_tree,
-)
+from hierclip.trees import WNID, Tree, TreeError, read_tree, set_synsets, synsets_by_name, tree_from_graph, wordnet_tree
 from hierclip.trees.tree import LEVEL, NAME
 
 WORDNET = "wordnet"  # in place of a tree's file

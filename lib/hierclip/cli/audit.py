@@ -11,7 +11,7 @@ Out = Annotated[Path, typer.Option(help="a folder for what comes out")]
 
 
 def audit(
-    model: Annotated[str, typer.Option(help="an architecture of open_clip, or the folder of a model")],
+    model: Annotated[str, typer.Option(help="an architecture of open_clip, hf-hub:NAME, or the folder of a model")],
     images: Annotated[Path, typer.Option(help="a folder of pictures for each class, the folder named by the class")],
     pretrained: Annotated[str | None, typer.Option(help="a published tag, or a checkpoint file")] = None,
     tree: Annotated[list[str] | None, typer.Option(help="a tree's file, or wordnet; may be given again")] = None,

@@ -1,10 +1,4 @@
 """The objectives that fine-tuning minimises and its attack maximises, and the registry of methods."""
 
 from hierclip.losses.context import Context, Moved
-from hierclip.losses.methods import (
-    OBJECTIVES,
-    PERTURBATIONS,
-    Objective,
-    gradient_evaluations,
-    make_head,
-)
+from hierclip.losses.methods import OBJECTIVES, PERTURBATIONS, Objective, gradient_evaluations, make_head

@@ -7,6 +7,7 @@ from hierclip.model.backbone import (
     create,
     encode_texts,
     load,
+    open_backbone,
     save,
     text_features,
 )

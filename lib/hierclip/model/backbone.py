@@ -45,7 +45,7 @@ class Backbone:
     def text_projection(self) -> nn.Parameter:
         """The text tower's last, linear map: (width, D)."""
         projection = text_tower(self.clip).text_projection
-        assert isinstance(projection, nn.Parameter)  # `_open` let no other in
+        assert isinstance(projection, nn.Parameter)  # `open_backbone` let no other in
         return projection
 
 
@@ -65,7 +65,7 @@ def create(params: ModelParams, seed: int, size: int) -> Backbone:
     if ":" not in params.architecture and params.architecture not in open_clip.list_models():
         raise ModelError(f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them")
     torch.manual_seed(seed)
-    backbone = _open(with_its_gelu(params.architecture, params.pretrained), params.pretrained)
+    backbone = open_backbone(params.architecture, params.pretrained)
     wanted = backbone.config["vision_cfg"]["image_size"]
     if wanted != size:
         raise ModelError(f"{params.architecture} takes pictures of {wanted} pixels; data.size is {size}")
@@ -84,11 +84,15 @@ def load(folder: Path) -> Backbone:
     """The model that `save` wrote to `folder`. Raises ModelError where there is none."""
     if not (folder / CONFIG).exists():
         raise ModelError(f"no model in {folder}; run the stage that writes it (`dvc repro`)")
-    return _open(f"local-dir:{folder}", None)
+    return open_backbone(f"local-dir:{folder}", None)
 
 
-def _open(name: str, pretrained: str | None) -> Backbone:
-    root = logging.getLogger()
+def open_backbone(name: str, pretrained: str | None) -> Backbone:
+    """What open_clip has under a name; one with a colon, hf-hub:NAME or local-dir:FOLDER, brings its weights.
+
+    Raises ModelError for what open_clip cannot load, and for a model with another text tower than its own.
+    """
+    root, name = logging.getLogger(), with_its_gelu(name, pretrained)
     level = root.level
     root.setLevel(logging.ERROR)  # open_clip warns where no weights are asked for
     try:
