@@ -5,12 +5,12 @@ from pathlib import Path
 
 from torch import distributed as dist
 
-from hierclip.data import PREPARED, Dataset, load_dataset
+from hierclip.data import PREPARED, load_dataset
 from hierclip.model import HEAD
 from hierclip.params import Params
 from hierclip.stages import BASE, TREES
 from hierclip.stages.pretrain import pretrain_stage
-from hierclip.trees import find_tree, save_tree, set_tree
+from hierclip.trees import save_tree, set_forest
 
 
 def make_ready(root: Path, params: Params, say: Callable[[str], None]) -> None:
@@ -26,17 +26,9 @@ def make_ready(root: Path, params: Params, say: Callable[[str], None]) -> None:
         dataset.prepare()  # pyright: ignore[reportAttributeAccessIssue]
     if not all((root / TREES / f"{name}.json").exists() for name in params.trees.names):
         say(f"making the trees: {', '.join(params.trees.names)}")
-        make_trees(root, params, dataset)
+        leaves = {leaf.id: leaf.name for leaf in dataset.leaves}
+        for tree in set_forest(root, params.data.name, leaves, params.trees):
+            save_tree(tree, root / TREES / f"{tree.name}.json")
     if not (root / BASE / HEAD).exists():
         say(f"making the base model: {root / BASE}")
         pretrain_stage(root, params)
-
-
-def make_trees(root: Path, params: Params, dataset: Dataset) -> None:
-    """The trees of `params.trees` over the dataset's classes, all in the order of the first, as files in TREES."""
-    first = set_tree(params.data.name, {leaf.id: leaf.name for leaf in dataset.leaves}, params.trees.widths)
-    in_order = {leaf.id: leaf.name for leaf in first.leaves}
-    source = root / "data/source/trees" / params.data.name
-    for name in params.trees.names:
-        tree = first if name == first.name else find_tree(source, name, in_order)
-        save_tree(tree, root / TREES / f"{name}.json")

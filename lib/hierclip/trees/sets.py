@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from hierclip.params import find_root
+from hierclip.params import TreesParams, find_root
+from hierclip.trees.forest import find_tree
 from hierclip.trees.inputs import read_tree
 from hierclip.trees.tree import Tree, TreeError
 from hierclip.trees.wordnet import WordNet, wordnet_tree
@@ -37,6 +38,17 @@ def set_tree(
     if odd := sorted(set(leaves) - set(synsets) - set(under)):
         raise TreeError(f"{table}: no line for class {', '.join(odd[:5])}")
     return wordnet_tree("wordnet", leaves, chosen, wordnet, synsets=synsets, under=under)
+
+
+def set_forest(root: Path, name: str, leaves: Mapping[str, str], params: TreesParams) -> list[Tree]:
+    """The trees that `params` names over a set's leaves (identifier to name), in the order of the set's own tree.
+
+    Its own is `set_tree`'s; others are files in the project's data/source/trees/NAME, name being the set's.
+    Raises TreeError as `set_tree` and `find_tree` do.
+    """
+    own = set_tree(name, leaves, params.widths)
+    in_order, source = {leaf.id: leaf.name for leaf in own.leaves}, root / "data/source/trees" / name
+    return [own if tree == own.name else find_tree(source, tree, in_order) for tree in params.names]
 
 
 def set_synsets(table: Path) -> tuple[dict[str, str], dict[str, str]]:
