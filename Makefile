@@ -1,5 +1,5 @@
-# make repro: the environment, then every result. make test: the environment, then the tests.
 # PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, lab and verify work on that one's results.
+SHELL := bash
 PRESET ?= openmoji
 ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
 ifeq ($(wildcard $(ROOT)/params.yaml),)
@@ -16,8 +16,15 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: repro report test slow lint sweep ablate lab verify lock clean
+.PHONY: help repro report test slow lint sweep ablate lab verify lock clean
 
+# What can be made, and what each of it is: this list.
+help:
+	@awk '/^# /{said = said " " substr($$0, 3); next} /^[a-z]+:/{sub(/:.*/, ""); printf "make %-7s%s\n", $$0, said} {said = ""}' Makefile
+	@echo
+	@echo 'PRESET=NAME, for repro, report, sweep, ablate, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
+
+# The environment, then every result; it goes on where it was stopped.
 repro: $(READY) $(wildcard presets/*/dvc.yaml)
 	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
@@ -30,6 +37,7 @@ presets/%/dvc.yaml: dvc.yaml
 report: $(READY)
 	@cd $(ROOT) && $(BIN)/hierclip report
 
+# The environment, then the tests.
 test: $(READY)
 	@$(BIN)/pytest
 
@@ -37,13 +45,14 @@ test: $(READY)
 slow: $(READY)
 	@$(BIN)/pytest -m slow -s
 
+# Style, types, and notebooks without outputs.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-# Notebooks are saved without outputs here, so that looking at one does not change the pipeline.
+# JupyterLab on the notebooks, which it saves without outputs: looking at one changes nothing.
 lab: $(READY)
 	@HIERCLIP_ROOT=$(CURDIR)/$(ROOT) $(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py
 
@@ -67,6 +76,7 @@ verify: $(READY)
 lock:
 	uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header --all-extras -o requirements.lock pyproject.toml
 
+# Takes away all that was made, but for results.
 clean:
 	rm -rf $(VENV) .dvc/cache .dvc/tmp
 	for root in . presets/*; do (cd $$root/data && rm -rf attacks checkpoints executed margins models prepared trees zero_shot); done
@@ -76,7 +86,8 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python >= 3.11 is needed; this is %d.%d. Try make PYTHON=python3.11" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the pinned packages into $(VENV); some minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
+	  | { grep --line-buffered -oE '^(Collecting|Installing) [^ ]+( packages)?' || true; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
