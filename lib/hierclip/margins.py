@@ -1,26 +1,10 @@
 """Depth and margin: the largest margin that a depth allows, and the margins that a model has.
 
-A margin is the logit of the right node less the best logit of the others of its level. With logits
--lambda d, texts no deeper than norm eta and any image z at all, the triangle inequality gives
-
-    lambda (d(z, t-) - d(z, t+)) <= lambda d(t-, t+) <= lambda (d(t-, 0) + d(0, t+))
-                                 <= (4 lambda / sqrt r) artanh(sqrt(r) eta),
-
-attained by z = t+ and t- = -t+, and without bound as eta -> 1/sqrt(r). With inner products of vectors no longer
-than eta the largest is 2 lambda eta^2. The proof is told in notebooks/60_margin_depth.ipynb.
-
-K >= 2 texts t_i no deeper than eta cannot all oppose each other. On the hyperboloid they are (cosh p_i, sinh p_i e_i)
-with p_i = sqrt(r) d(0, t_i), cosh p_i <= C = (1 + r eta^2) / (1 - r eta^2), and over ordered pairs i != j
-
-    K + sum cosh(sqrt(r) d(t_i, t_j)) = (sum_i cosh p_i)^2 - |sum_i sinh p_i e_i|^2 <= K^2 C^2.
-
-As arccosh rises and is concave, the mean distance, and so the smallest, is at most the edge of the simplex at norm
-eta (cos = -1/(K-1)), where equality holds; it fits in where D >= K - 1. By the triangle inequality the mean over i,
-and so the least, of the margin of any image z_i of t_i against the best of the others is at most lambda times the
-edge, attained by z_i = t_i. With inner products, |z_i|, |t_i| <= eta and m the mean of the t_i, the mean over pairs
-of lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m> <= lambda eta / (K - 1) (K sum |t_i - m|^2)^(1/2)
-<= lambda eta^2 K / (K - 1), attained alike. One margin alone may be larger, up to the bound of the pair; in the ball
-the two bounds are less than lambda ln(2) / sqrt(r) apart, however many the siblings.
+A margin is the logit of the right node less the best logit of the others of its level. With logits -lambda d the bounds
+of a pair of texts and of K siblings are Theorems 1 and 2 of notebooks/60_margin_depth.ipynb, where they are proved.
+With inner products of vectors no longer than eta that of a pair is 2 lambda eta^2. For siblings t_i of mean m the mean
+over pairs of lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m> <= lambda eta / (K - 1) (K sum
+|t_i - m|^2)^(1/2) <= lambda eta^2 K / (K - 1), attained by the simplex and z_i = t_i.
 """
 
 from dataclasses import replace
@@ -187,13 +171,7 @@ def _nearer(parents: Tensor, children: Tensor) -> float:
 
 @torch.no_grad()
 def ask_depth(
-    model: Model,
-    radius: float,
-    tree: Tree,
-    template: str,
-    pictures: Pictures,
-    batch: int,
-    device: torch.device | str = "cpu",
+    model: Model, radius: float, tree: Tree, template: str, pictures: Pictures, batch: int, device: str = "cpu"
 ) -> pd.DataFrame:
     """The trained model with its leaf texts asked to stand at tangent length `radius`, other radii in proportion.
 

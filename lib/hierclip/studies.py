@@ -19,8 +19,8 @@ from torch import Tensor
 from hierclip.attacks import budget_of
 from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.distributed import device_of, make_fabric
-from hierclip.evaluate import figures, git_revision, level_matrix, threat_model, versions
-from hierclip.evaluate.records import ThreatModel
+from hierclip.evaluate import figures, level_matrix
+from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.losses import make_head
 from hierclip.model import READINGS, Model, load_model
 from hierclip.params import SPLITS, AblationParams, MethodParams, Params, RecallParams, StudyParams

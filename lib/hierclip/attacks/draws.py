@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Seed = int | Sequence[int]
+
 
 class Draws:
     """A stream of random numbers for each image of a batch, and one that they share.
@@ -13,7 +15,7 @@ class Draws:
     What an image gets does not depend on its batch, nor on which of the others still stand.
     """
 
-    def __init__(self, seed: int | Sequence[int], names: Iterable[int]):
+    def __init__(self, seed: Seed, names: Iterable[int]):
         """seed, names: whole numbers from 0; a name for each image, such as its row in the whole set."""
         seed = [seed] if isinstance(seed, int) else [*seed]
         self.shared = np.random.default_rng([*seed, 0])

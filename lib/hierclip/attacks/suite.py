@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from hierclip.attacks.apgd import apgd, apgd_dlr
-from hierclip.attacks.draws import Draws
+from hierclip.attacks.draws import Draws, Seed
 from hierclip.attacks.gradient import cw, pgd
 from hierclip.attacks.norms import NORMS
 from hierclip.attacks.siege import Budget, Score, Siege
@@ -35,12 +35,7 @@ def budget_of(params: AttackParams) -> Budget:
 
 
 def attack(
-    score: Score,
-    images: Tensor,
-    own: Sequence[Tensor],
-    budget: Budget,
-    seed: int | Sequence[int],
-    names: Iterable[int] | None = None,
+    score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, seed: Seed, names: Iterable[int] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Images (N, 3, H, W) moved until the best score is not their own, or else as near to that as they came; and how
     near that is: the margins (N,), above 0 where the image has fallen. See `besiege`.
@@ -50,12 +45,7 @@ def attack(
 
 
 def besiege(
-    score: Score,
-    images: Tensor,
-    own: Sequence[Tensor],
-    budget: Budget,
-    seed: int | Sequence[int],
-    names: Iterable[int] | None = None,
+    score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, seed: Seed, names: Iterable[int] | None = None
 ) -> Siege:
     """What a suite of attacks found.
 

@@ -10,16 +10,14 @@ import yaml
 from hierclip.trees import WNID, Tree, TreeError, read_tree, set_synsets, synsets_by_name, tree_from_graph, wordnet_tree
 from hierclip.trees.tree import LEVEL, NAME
 
+Wanted = Sequence[str | Path | Tree]
 WORDNET = "wordnet"  # in place of a tree's file
 SYNSET = re.compile(r".+\.n\.\d\d")
 HOW = "give one with --tree FILE, or --tree wordnet and --synsets FILE"
 
 
 def audit_trees(
-    leaves: Mapping[str, str],
-    wanted: Sequence[str | Path | Tree],
-    synsets: Path | None = None,
-    widths: Sequence[int] | None = None,
+    leaves: Mapping[str, str], wanted: Wanted, synsets: Path | None = None, widths: Sequence[int] | None = None
 ) -> tuple[list[Tree], str]:
     """The trees wanted over `leaves` (identifier to name), all in the order of the first, and a line that says what is
     there.
@@ -43,10 +41,7 @@ def audit_trees(
 
 
 def class_trees(
-    leaves: Mapping[str, str],
-    wanted: Sequence[str | Path | Tree],
-    synsets: Path | None = None,
-    widths: Sequence[int] | None = None,
+    leaves: Mapping[str, str], wanted: Wanted, synsets: Path | None = None, widths: Sequence[int] | None = None
 ) -> list[Tree]:
     """wanted: "wordnet", files that `read_tree` knows, or trees. synsets: a file of `read_synsets`. widths: the most
     nodes at levels 1..L; by default a file's own levels, and WordNet's by `halving_widths`.

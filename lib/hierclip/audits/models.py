@@ -6,7 +6,9 @@ from pathlib import Path
 
 import open_clip
 
-from hierclip.model import HEAD, CosineHead, Model, ModelError, load, load_model, open_backbone
+from hierclip.model import CosineHead, Model, ModelError, load, load_model
+from hierclip.model.backbone import open_backbone
+from hierclip.model.classifier import HEAD
 
 
 def known_as(model: str, pretrained: str | None) -> str:

@@ -12,9 +12,9 @@ from hierclip.audits.classes import audit_trees, same_words
 from hierclip.audits.folders import Folder, picture_source, read_folder
 from hierclip.audits.models import open_model
 from hierclip.audits.pages import write_results
-from hierclip.evaluate import Record, evaluate, git_revision, save_record
+from hierclip.evaluate import Record, evaluate, save_record
 from hierclip.evaluate.outcomes import PARTS, outcomes_path
-from hierclip.evaluate.records import parse_record, threat_model
+from hierclip.evaluate.records import git_revision, parse_record, threat_model
 from hierclip.model import ImageEncoder, Model
 from hierclip.params import AttackParams
 from hierclip.plots.levels import level_table

@@ -1,5 +1,6 @@
 """The command `hierclip`: what the project does outside its notebooks, and for those who have no project."""
 
+import os
 import sys
 
 import typer
@@ -20,6 +21,7 @@ for command in (audit, tree, finetune, attack, pretrain, export, report, check, 
 
 def main() -> None:
     """Runs the command; an error of the user's making is one line, without a traceback, and exit code 2."""
+    os.environ.setdefault("MPLBACKEND", "agg")  # figures are files here
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except USAGE as error:

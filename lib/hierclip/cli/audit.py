@@ -49,12 +49,9 @@ def audit(
       hierclip audit --model ViT-B-32 --pretrained openai --images imagenet/val --tree wordnet --limit 5 --suite quick
       hierclip audit --model data/models/hier-0 --images my-images --tree zoo.yaml --tree wordnet --synsets which.yaml
     """
-    import matplotlib
-
-    matplotlib.use("agg")
+    given = {key: value for key, value in locals().items() if key not in ("tree", "widths")}
     from hierclip.audits import audit as run
 
-    given = {key: value for key, value in locals().items() if key not in ("matplotlib", "run", "tree", "widths")}
     found = run(tree=tree or (), widths=parse_widths(widths), say=lambda line: typer.echo(line, err=True), **given)
     typer.echo(found.table)
     typer.echo(f"{found.folder / 'report.html'}: all of it, with figures")

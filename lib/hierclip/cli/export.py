@@ -34,7 +34,7 @@ def export(
 
 def find_model(name: str) -> Path:
     """A model's folder, by itself or by its name in the project. Raises ValueError, listing the known ones."""
-    from hierclip.model import HEAD
+    from hierclip.model.classifier import HEAD
     from hierclip.params import find_root
     from hierclip.stages import MODELS
 

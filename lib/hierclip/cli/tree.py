@@ -97,9 +97,6 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
 
 
 def _draw(tree, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
     from hierclip.plots.tree import sunburst
 
     path.parent.mkdir(parents=True, exist_ok=True)

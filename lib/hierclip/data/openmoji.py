@@ -49,14 +49,13 @@ def render_glyph(emoji: str, side: int) -> Tensor:
 
     Raises ValueError where the font draws nothing for it.
     """
-    path = Path(str(get_openmoji_font_data())) / FONT
-    if ord(emoji[0]) not in _characters(path):
-        raise ValueError(f"the OpenMoji font has no glyph for {emoji!r} (U+{ord(emoji[0]):X})")
-    with path.open("rb") as file:
-        font = ImageFont.truetype(file, 128)
-        canvas = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
-        ImageDraw.Draw(canvas).text((96, 96), emoji, font=font, anchor="mm", embedded_color=True)
-    box = canvas.getbbox()
+    path, box = Path(str(get_openmoji_font_data())) / FONT, None
+    canvas = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
+    if ord(emoji[0]) in _characters(path):
+        with path.open("rb") as file:
+            font = ImageFont.truetype(file, 128)
+            ImageDraw.Draw(canvas).text((96, 96), emoji, font=font, anchor="mm", embedded_color=True)
+        box = canvas.getbbox()
     if box is None:
         raise ValueError(f"the OpenMoji font has no glyph for {emoji!r} (U+{ord(emoji[0]):X})")
     glyph = canvas.crop(_square(box)).convert("RGBa").resize((side, side), Image.Resampling.BOX)
@@ -129,9 +128,8 @@ class OpenMoji:
         side = round(GLYPH * self.params.size)
         glyphs = torch.stack([render_glyph(row["emoji"], side) for row in self.rows])
         tensors = {"glyphs": glyphs}
-        for k, (part, count) in enumerate(
-            {"val": self.params.val_per_class, "test": self.params.test_per_class}.items(), start=1
-        ):
+        counts = self.params.val_per_class, self.params.test_per_class
+        for k, (part, count) in enumerate(zip(PARTS, counts, strict=True), start=1):
             labels = torch.arange(len(glyphs)).repeat_interleave(count)
             images = draw(glyphs, labels, self.params.size, HARD, _generator(self.params.seed, FIXED + k))
             tensors |= {f"{part}.images": (images * 255).round().byte(), f"{part}.labels": labels}

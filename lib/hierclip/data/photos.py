@@ -142,13 +142,11 @@ def _divided(train: Source | None, test: Source, params: PhotoParams) -> dict[st
     """The rule of `Photos`."""
     most, val, tested = params.train_per_class, params.val_per_class, params.test_per_class
     pool = test if train is None else train
-    shown = [rows[:tested] for rows in by_class(test)]
-    if train is None and tested is None:
-        shown = [rows[: max(1, len(rows) - val)] for rows in shown]
-    left = by_class(pool)
+    shown, left = [rows[:tested] for rows in by_class(test)], by_class(pool)
     if train is None:
+        if tested is None:
+            shown = [rows[: max(1, len(rows) - val)] for rows in shown]
         left = [rows[len(mine) :] for mine, rows in zip(shown, left, strict=True)]
-    if train is None:
         chosen, rest = [rows[:val] for rows in left], [rows[val:][:most] for rows in left]
     else:
         counts = [min(len(rows) if most is None else most, max(0, len(rows) - val)) for rows in left]

@@ -10,8 +10,6 @@ import numpy as np
 from hierclip.model import READINGS
 
 CLEAN = "clean"
-
-
 PARTS = ("test", "val", "forest", "levels")  # the sets of outcomes that a record's figures come from
 
 

@@ -141,19 +141,9 @@ class Record(_Part):
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
-    return ThreatModel(
-        norm=attack.norm,
-        eps=format_budget(attack.eps),
-        step=format_budget(attack.step),
-        steps=attack.steps,
-        restarts=attack.restarts,
-        suite=attack.suite,
-        queries=attack.queries,
-        resolution=resolution,
-        prompt=prompt,
-        precision="float32",
-        seed=attack.seed,
-    )
+    fields = attack.model_dump(include={"norm", "suite", "steps", "restarts", "queries", "seed"})
+    fields |= {"eps": format_budget(attack.eps), "step": format_budget(attack.step)}
+    return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
 
 
 def versions() -> dict[str, str]:
@@ -170,19 +160,21 @@ def hardware(device: torch.device | str) -> str:
     return f"{(named or [name])[0]}, {os.cpu_count()} cores"
 
 
+def git(root: Path, *command: str) -> str:
+    """What a git command prints in a folder. Raises RecordError where it fails."""
+    try:
+        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RecordError(f"{root}: {error}") from None
+
+
 def git_revision(root: Path) -> str:
     """The last commit that touched what results rest on, with a "+" where the files differ from it; "" without git."""
     try:
-        run = ["git", "-C", str(root)]
-        head = subprocess.run(
-            [*run, "log", "-1", "--format=%H", "--", *SOURCES], capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            [*run, "status", "--porcelain", "--", *SOURCES], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        head = git(root, "log", "-1", "--format=%H", "--", *SOURCES).strip()
+        return head + ("+" if git(root, "status", "--porcelain", "--", *SOURCES).strip() else "")
+    except RecordError:
         return ""
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
 def save_record(record: Record, folder: Path) -> Path:

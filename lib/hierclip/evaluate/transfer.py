@@ -1,6 +1,6 @@
 """What one model's adversarial images do to another model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 
@@ -24,13 +24,7 @@ def _stand(classifier: Classifier, images: Tensor, labels: Tensor, aim: Aim, bat
 
 
 def transfer(
-    classifiers: Mapping[str, Classifier],
-    pictures: Pictures,
-    aims: Sequence[Aim],
-    budget: Budget,
-    *,
-    seed: int,
-    batch: int,
+    classifiers: Mapping[str, Classifier], pictures: Pictures, aims: list[Aim], budget: Budget, *, seed: int, batch: int
 ) -> pd.DataFrame:
     """For each aim and pair of models, the share of pictures on which `target` stands where `source` was attacked.
 
@@ -40,7 +34,7 @@ def transfer(
     """
     images, labels, rows = pictures.floats(), pictures.labels, []
     budget = replace(budget, enough=inf)  # stopped at the source's own boundary, images would hardly reach another's
-    for aim in progress(list(aims), "transfer"):
+    for aim in progress(aims, "transfer"):
         sources = {"clean": images}
         for name, classifier in classifiers.items():
             with frozen(classifier):

@@ -1,12 +1,11 @@
 """Holds records just made against the committed ones, figure by figure."""
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hierclip.evaluate.outcomes import outcomes_path
-from hierclip.evaluate.records import RECORDS, Record, RecordError, load_records, parse_record
+from hierclip.evaluate.records import RECORDS, Record, RecordError, git, load_records, parse_record
 from hierclip.model import READINGS
 
 
@@ -56,17 +55,8 @@ def _flat(record: Record, reading: str) -> dict[str, tuple[float, tuple[float, f
 
 def committed_records(root: Path) -> dict[str, Record]:
     """The records at git's HEAD, by name. Raises RecordError where git or HEAD has none."""
-    run = ["git", "-C", str(root)]
-    try:
-        listed = subprocess.run(
-            [*run, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/"], capture_output=True, text=True, check=True
-        )
-        texts = {
-            path: subprocess.run([*run, "show", f"HEAD:./{path}"], capture_output=True, text=True, check=True).stdout
-            for path in listed.stdout.split()
-        }
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RecordError(f"git cannot show the committed records of {root}: {error}") from None
+    listed = git(root, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/").split()
+    texts = {path: git(root, "show", f"HEAD:./{path}") for path in listed}
     if not texts:
         raise RecordError(f"no record is committed under {RECORDS}; nothing to hold the new ones against")
     records = [parse_record(text, f"HEAD:{path}") for path, text in texts.items()]

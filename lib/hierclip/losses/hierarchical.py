@@ -62,12 +62,7 @@ def alignment(
 
 
 def negatives(
-    head: PoincareHead,
-    level: Level,
-    nodes: Sequence[Tensor],
-    parents: Sequence[Tensor],
-    l: int,
-    sides: Sequence[str],
+    head: PoincareHead, level: Level, nodes: Sequence[Tensor], parents: Sequence[Tensor], l: int, sides: Sequence[str]
 ) -> list[Tensor]:
     """HNSA: logits (N, K) against the nodes of level l - 1 ("finer") and l + 1 ("coarser"), those that share an edge
     with the true node left out. A node that stands on both levels shares one with itself.

@@ -11,16 +11,6 @@ from hierclip.model.backbone import (
     save,
     text_features,
 )
-from hierclip.model.classifier import (
-    HEAD,
-    READINGS,
-    Classifier,
-    Model,
-    accuracy,
-    load_model,
-    make_classifier,
-    read,
-    save_model,
-)
+from hierclip.model.classifier import READINGS, Classifier, Model, accuracy, load_model, make_classifier, save_model
 from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, RecallHead, full
 from hierclip.model.towers import Towers

@@ -3,13 +3,11 @@
 from hierclip.params.file import FILE, SPLITS, Params, ParamsError, find_root, load_params
 from hierclip.params.methods import (
     AgftParams,
-    FlatParams,
     HierParams,
     MethodParams,
     NoneParams,
     RecallParams,
     TgaZsrParams,
-    TrainAttackParams,
     TrainedParams,
 )
 from hierclip.params.sections import (
@@ -18,7 +16,6 @@ from hierclip.params.sections import (
     DataParams,
     FinetuneParams,
     MachineParams,
-    MarginParams,
     ModelParams,
     OpenMojiParams,
     OptimParams,
@@ -26,8 +23,6 @@ from hierclip.params.sections import (
     PlotsParams,
     PretrainParams,
     StudyParams,
-    SweepParams,
     TreesParams,
-    ZeroShotParams,
 )
-from hierclip.params.values import Section, format_budget, parse_budget
+from hierclip.params.values import format_budget, parse_budget

@@ -9,22 +9,8 @@ from typing import Self
 import yaml
 from pydantic import ValidationError, model_validator
 
+from hierclip.params import sections
 from hierclip.params.methods import HierParams, MethodParams, RecallParams
-from hierclip.params.sections import (
-    KINDS,
-    AblationParams,
-    AttackParams,
-    DataParams,
-    FinetuneParams,
-    MachineParams,
-    MarginParams,
-    ModelParams,
-    PlotsParams,
-    PretrainParams,
-    SweepParams,
-    TreesParams,
-    ZeroShotParams,
-)
 from hierclip.params.values import Section, Seed
 
 FILE = "params.yaml"
@@ -38,20 +24,20 @@ class ParamsError(ValueError):
 class Params(Section):
     methods: tuple[str, ...]
     seeds: tuple[Seed, ...]
-    data: DataParams
-    zero_shot: dict[str, ZeroShotParams]  # by name of a set, whose tree it gets; only attacked
-    trees: TreesParams
-    model: ModelParams
-    machine: MachineParams
-    pretrain: PretrainParams
-    finetune: FinetuneParams
+    data: sections.DataParams
+    zero_shot: dict[str, sections.ZeroShotParams]  # by name of a set, whose tree it gets; only attacked
+    trees: sections.TreesParams
+    model: sections.ModelParams
+    machine: sections.MachineParams
+    pretrain: sections.PretrainParams
+    finetune: sections.FinetuneParams
     method: dict[str, MethodParams]
-    attack: AttackParams
-    margin: MarginParams
-    sweep: SweepParams
-    ablation: AblationParams
-    search: AblationParams | None = None
-    plots: PlotsParams
+    attack: sections.AttackParams
+    margin: sections.MarginParams
+    sweep: sections.SweepParams
+    ablation: sections.AblationParams
+    search: sections.AblationParams | None = None
+    plots: sections.PlotsParams
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -156,7 +142,7 @@ def load_params(path: Path | None = None) -> Params:
 
 
 def _line(entry) -> str:
-    key = ".".join(str(part) for part in entry["loc"] if part not in KINDS) or "the file"
+    key = ".".join(str(part) for part in entry["loc"] if part not in sections.KINDS) or "the file"
     if entry["type"] == "extra_forbidden":
         return f"{key} is no known key"
     said = entry["msg"].removeprefix("Value error, ")

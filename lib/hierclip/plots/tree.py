@@ -21,16 +21,10 @@ def sunburst(tree: Tree) -> Figure:
         inner, width = rings - level - 0.5, 1 if level else 1.2
         for start, end in zip(starts, ends, strict=True):
             colour = sns.light_palette(tops[tree.paths[start, -1]], n_colors=rings + 3)[rings - level + 1]
-            axis.add_patch(
-                Wedge((0, 0), inner + width, start * turn, end * turn, width=width, fc=colour, ec="w", lw=0.6)
-            )
-            _ring_label(
-                axis,
-                tree.levels[level][nodes[start]].name,
-                (start + end) / 2 * turn,
-                inner + width / 2,
-                (end - start) * turn,
-            )
+            span = {"theta1": start * turn, "theta2": end * turn, "width": width}
+            axis.add_patch(Wedge((0, 0), inner + width, **span, fc=colour, ec="w", lw=0.6))
+            middle = (start + end) / 2 * turn
+            _ring_label(axis, tree.levels[level][nodes[start]].name, middle, inner + width / 2, (end - start) * turn)
     axis.set(xlim=(-rings - 1, rings + 1), ylim=(-rings - 1, rings + 1), aspect="equal")
     axis.axis("off")
     return figure
@@ -42,12 +36,5 @@ def _ring_label(axis, name: str, angle: float, radius: float, spread: float) -> 
     rotation = angle if np.cos(np.deg2rad(angle)) >= 0 else angle + 180
     x, y = radius * np.cos(np.deg2rad(angle)), radius * np.sin(np.deg2rad(angle))
     lines = name.replace(" ", "\n", 1) if len(name) > 9 and spread > 4 else name
-    axis.text(
-        x,
-        y,
-        lines,
-        ha="center",
-        va="center",
-        rotation=rotation,
-        fontsize=min(size, 60 / max(map(len, lines.splitlines()))),
-    )
+    size = min(size, 60 / max(map(len, lines.splitlines())))
+    axis.text(x, y, lines, ha="center", va="center", rotation=rotation, fontsize=size)

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import distributed as dist
 
 from hierclip.data import PREPARED, load_dataset
-from hierclip.model import HEAD
+from hierclip.model.classifier import HEAD
 from hierclip.params import Params
 from hierclip.stages import BASE, TREES
 from hierclip.stages.pretrain import pretrain_stage

@@ -13,7 +13,8 @@ from hierclip.attacks import AIMS, Budget, frozen, margin
 from hierclip.evaluate.matrix import attacked
 from hierclip.losses.hierarchical import roll_up
 from hierclip.margins import level_bounds, text_norm
-from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead, read
+from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead
+from hierclip.model.classifier import read
 from hierclip.trees import Tree
 from hierclip.widgets.disk import ball_radius, mean_angle, node_angles
 

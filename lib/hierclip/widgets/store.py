@@ -41,27 +41,27 @@ class Store:
     @cached_property
     def models(self) -> dict[str, str]:
         """What is called how: folders of data/models, those of the parameters first, in their order."""
-        wanted = {f"{m}-{seed}": f"{label}, seed {seed}" for m, label in self._labels() for seed in self.params.seeds}
         found = sorted(file.parent.name for file in (self.root / MODELS).glob(f"*/{HEAD}"))
         if not found:
             raise ModelError(f"no model in {self.root / MODELS}")
-        names = {name: label for name, label in wanted.items() if name in found}
+        names = {name: label for name, label in self._wanted.items() if name in found}
         return names | {name: name for name in found if name not in names}
 
-    @cached_property
+    @property
     def untrained(self) -> list[str]:
         """Models that the parameters name and that are not there."""
-        names = [f"{method}-{seed}" for method, _ in self._labels() for seed in self.params.seeds]
-        return [name for name in names if name not in self.models]
+        return [name for name in self._wanted if name not in self.models]
+
+    @property
+    def _wanted(self) -> dict[str, str]:
+        labels, seeds = self.params.labels.items(), self.params.seeds
+        return {f"{method}-{seed}": f"{label}, seed {seed}" for method, label in labels for seed in seeds}
 
     @property
     def command(self) -> str:
         """What makes everything that is missing."""
         preset = f" PRESET={self.root.name}" if self.root.parent.name == "presets" else ""
         return f"`make repro{preset}`"
-
-    def _labels(self):
-        return self.params.labels.items()
 
     def _shelf(self, task: str) -> Shelf:
         loaded = load_task(self.root, self.params, task)
