@@ -1,6 +1,8 @@
 """The report: everything on one page, numbers that are the records', and what to run where something is missing."""
 
+import re
 import shutil
+from html import unescape
 
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from hierclip.evaluate import RECORDS, RecordError, load_records, save_record
 from hierclip.evaluate.records import parse_record
 from hierclip.params import load_params
 from hierclip.plots.frames import save_metrics
+from hierclip.plots.table import split_words
 from hierclip.report import captions
 from hierclip.report.page import Table, Text
 from hierclip.report.results import Results, load_results
@@ -32,6 +35,17 @@ def project(tmp_path_factory):
     return root
 
 
+def tables(page) -> dict[str, pd.DataFrame]:
+    """By caption, what stands in a page's tables."""
+    found = {}
+    for table in re.findall(r"<table>(.*?)</table>", page, re.S):
+        lines = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.S)
+        heads, *rows = [[unescape(c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line)] for line in lines]
+        caption = re.search(r"<caption>(.*?)</caption>", table)
+        found[unescape(caption[1]) if caption else ""] = pd.DataFrame(rows, columns=heads)
+    return found
+
+
 def text_of(sections) -> str:
     parts = [part for section in sections for part in section.parts]
     return "\n".join(part.markdown if isinstance(part, Text) else part.caption for part in parts)
@@ -43,10 +57,29 @@ def test_the_page_holds_every_part_and_names_what_is_missing_with_the_command(pr
     assert path == project / "data/results/report.html" and all(f"{title}</h2>" in page for title in SECTIONS)
     assert len(missing) == 4 and all("strip.png; make repro makes it." in line for line in missing)  # of five methods
     assert page.count("data:image/png;base64,") == len(list((project / "data/results/figures").glob("*.png"))) + 1
-    for r in load_records(project / RECORDS):
-        assert f"{100 * r.path_robust['direct']:.1f}" in page
     before = path.read_bytes()
     assert write_report(project)[0].read_bytes() == before
+
+
+def test_the_pages_tables_hold_the_figures_of_the_records_in_their_rows_and_columns(project):
+    shown, labels = tables(write_report(project)[0].read_text(encoding="utf8")), load_results(project).params.labels
+    for r in load_records(project / RECORDS):
+        results = shown[f"{split_words(r.split)}: {r.images} pictures."].set_index(["method", "seed"])
+        row, direct = results.loc[(labels[r.method], str(r.seed))], r.intervals["direct"]
+        for column, value, (low, high) in (
+            ("clean leaf", r.clean["direct"][0], direct.clean[0]),
+            ("robust leaf", r.robust["direct"][0][0], direct.robust[0][0]),
+            ("worst level", r.worst_level[r.reading], r.intervals[r.reading].worst_level),
+            ("path-robust, direct", r.path_robust["direct"], direct.path_robust),
+            ("path-robust, roll-up", r.path_robust["roll_up"], r.intervals["roll_up"].path_robust),
+        ):
+            assert row[column] == f"{100 * value:.1f} [{100 * low:.1f},\N{NO-BREAK SPACE}{100 * high:.1f}]", column
+        checks = shown[f"Every check of the audit. {split_words(r.split)}."].set_index("check")
+        found = checks[f"{labels[r.method]}, seed {r.seed}"]
+        for name, check in r.audit.checks.items():
+            assert found[name] == f"{100 * check.value:.1f} %" + ("" if check.passed else ", failed")
+        threat = next(table for caption, table in shown.items() if f"{r.name} ({r.images} pictures)" in caption)
+        assert threat.set_index("what").loc["eps", "value"] == r.threat_model.eps
 
 
 def test_a_preset_says_its_own_command(project):
