@@ -88,6 +88,6 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
-	  | { grep --line-buffered -oE '^(Collecting|Installing) [^ ]+( packages)?' || true; }
+	  | { grep --line-buffered -oE '^(Collecting|Processing|Installing) [^ ]+( packages)?' || true; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)

@@ -240,6 +240,13 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     page.wait_for_function("() => document.querySelectorAll('figure img').length === 6", timeout=PATIENCE)
     boxes = [disk.bounding_box() or {} for disk in disks]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
+    method = page.locator(".widget-label", has_text=re.compile("^method$"))
+    lists = page.locator(".widget-inline-hbox").filter(has=method).locator("select").all()
+    chosen = [each.evaluate("s => s.selectedOptions[0].text") for each in lists]
+    assert chosen == ["TeCoA, seed 0", "Hierarchical, seed 0"]
+    for each, box in zip(lists, boxes, strict=True):  # each over its own disk
+        place = each.bounding_box() or {}
+        assert place["y"] < box["y"] and box["x"] < place["x"] < box["x"] + box["width"]
     keep(page, "compared")
 
 

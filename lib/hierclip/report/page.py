@@ -4,14 +4,12 @@ import base64
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from hierclip.plots.words import table_html
 
@@ -50,9 +48,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, its bytes, or a figure. caption: Markdown, says what to see; alt: what is there, for the blind."""
+    """A PNG file. caption: Markdown, says what to see; alt: what is there, for the blind."""
 
-    source: Path | bytes | Figure
+    file: Path
     caption: str
     alt: str
 
@@ -62,14 +60,7 @@ class Picture:
 
     @property
     def address(self) -> str:
-        return "data:image/png;base64," + base64.b64encode(self._png()).decode()
-
-    def _png(self) -> bytes:
-        if isinstance(self.source, Figure):
-            buffer = BytesIO()
-            self.source.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
-            return buffer.getvalue()
-        return self.source.read_bytes() if isinstance(self.source, Path) else self.source
+        return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode()
 
 
 @dataclass(frozen=True)
