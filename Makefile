@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: help repro report test slow lint sweep ablate lab verify lock clean
+.PHONY: help repro report test slow lint sweep ablate search lab verify lock clean
 
 # What can be made, and what each of it is: this list.
 help:
@@ -67,6 +67,11 @@ ablate: $(READY)
 	@cd $(ROOT) && $(RUN) notebooks/80_ablate.ipynb data/executed/80_ablate.ipynb
 	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
+
+# How `recall` was settled, on validation pictures, three seeds each.
+search: $(READY)
+	@cd $(ROOT) && $(BIN)/dvc repro pretrain
+	@cd $(ROOT) && $(RUN) notebooks/85_search.ipynb data/executed/85_search.ipynb
 
 # The records just made against the committed ones.
 verify: $(READY)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, holm, mcnemar, outcomes_path, paired_difference, path_robust
-from hierclip.params import Params
+from hierclip.params import AblationParams, Params
 from hierclip.plots.frames import in_order
 from hierclip.plots.words import READING, attack_words, audit_words, pipes, share
 from hierclip.studies import StudyRecord, ablation_table
@@ -83,15 +83,18 @@ def _row(r: Record, labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def ablation_markdown(study: StudyRecord | None, params: Params, split: str) -> str:
-    """The ablation's tables as `ablation_table` gives them, with the threat model they share."""
+    """The ablation's tables as `study_markdown` writes them; where there is none, that it was not run."""
     if study is None:
         return "No ablation was run here; `make ablate` runs it.\n"
-    tables = {
-        name: ablation_table(study.frame, params, params.ablation, name, split) for name in params.ablation.tables
-    }
+    return study_markdown(study, params, params.ablation, split, "make ablate")
+
+
+def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, split: str, command: str) -> str:
+    """A study's tables as `ablation_table` gives them, with the threat model they share. command: what runs it."""
+    tables = {name: ablation_table(study.frame, params, asked, name, split) for name in asked.tables}
     columns = {"clean": "clean leaf", "robust": "robust leaf", "path_direct": "path-robust, direct"}
     columns |= {"path_roll_up": "path-robust, roll-up"}
-    parts, absent = [], ["not run with these settings: `make ablate`", *[""] * len(columns)]
+    parts, absent = [], [f"not run with these settings: `{command}`", *[""] * len(columns)]
     for name, table in tables.items():
         rows = []
         for row, r in table.iterrows():

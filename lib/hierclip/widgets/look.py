@@ -1,6 +1,6 @@
 """What a model sees in a picture: where it stands in a tree, what it is called by level, and what an attack does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hierclip.attacks import AIMS, Budget, frozen, margin
 from hierclip.evaluate.matrix import attacked
 from hierclip.losses.hierarchical import roll_up
-from hierclip.margins import level_bounds, text_norm
-from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead
+from hierclip.margins import level_bounds
+from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead, RecallHead
 from hierclip.model.classifier import read
+from hierclip.model.memory import Memory
 from hierclip.trees import Tree
 from hierclip.widgets.disk import ball_radius, mean_angle, node_angles
 
@@ -31,16 +32,20 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Lens:
-    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` places."""
+    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` places. recall: the
+    memory of a head that has one.
+    """
 
     classifier: Classifier
     tree: Tree
     texts: Sequence[Tensor]
     crowd: Crowd
+    recall: Callable[[RecallHead], Memory] | None = None
 
     @property
     def head(self) -> Head:
-        return self.classifier.head
+        """What reads the levels above the leaves: in its space all is drawn."""
+        return self.classifier.head.at(1)
 
     @cached_property
     def paths(self) -> Tensor:
@@ -53,7 +58,8 @@ class Lens:
     @cached_property
     def norms(self) -> list[np.ndarray]:
         """By level, (K_l,): those of the texts."""
-        return [points.norm(dim=-1).cpu().numpy() for points in self.classifier.text_points]
+        points = [self.head.text_points(texts, level, self.tree.top) for level, texts in enumerate(self.texts)]
+        return [texts.norm(dim=-1).cpu().numpy() for texts in points]
 
     @property
     def rim(self) -> float:
@@ -69,7 +75,7 @@ class Lens:
         """By level: the largest norm among the texts, and the bounds of a pair and of all siblings at it; infinite, as
         its margins are, for a level of one text.
         """
-        levels = [(text_norm(self.classifier, level), level) for level in range(self.tree.top + 1)]
+        levels = [(float(norms.max()), level) for level, norms in enumerate(self.norms)]
         return [
             (eta, *(level_bounds(self.classifier, l) if self.tree.sizes[l] > 1 else (inf, inf))) for eta, l in levels
         ]
@@ -81,15 +87,25 @@ class Lens:
         """
         if not in_ball(self.head):
             raise TypeError(f"a {type(self.head).__name__} has no curvature")
-        head = replace(self.head, curvature=curvature)  # pyright: ignore
-        return make_lens(self.classifier.encoder, head, self.tree, self.texts, self.crowd)
+        bent = replace(self.head, curvature=curvature)  # pyright: ignore
+        whole = self.classifier.head
+        head = replace(whole, space=bent) if isinstance(whole, RecallHead) else bent
+        return make_lens(self.classifier.encoder, head, self.tree, self.texts, self.crowd, self.recall)
 
 
 @torch.no_grad()
-def make_lens(encoder: nn.Module, head: Head, tree: Tree, texts: Sequence[Tensor], crowd: Crowd) -> Lens:
+def make_lens(
+    encoder: nn.Module,
+    head: Head,
+    tree: Tree,
+    texts: Sequence[Tensor],
+    crowd: Crowd,
+    recall: Callable[[RecallHead], Memory] | None = None,
+) -> Lens:
     """Texts are placed by the head; for the rest see `Lens`."""
     points = [head.text_points(embeddings, level, tree.top) for level, embeddings in enumerate(texts)]
-    return Lens(Classifier(encoder, head, points).eval(), tree, texts, crowd)
+    memory = recall(head) if recall and isinstance(head, RecallHead) else None
+    return Lens(Classifier(encoder, head, points, memory).eval(), tree, texts, crowd, recall)
 
 
 def in_ball(head: Head) -> bool:
@@ -114,8 +130,9 @@ class Look:
 
     embedding: (1, D). nodes: nearest by level (direct); upward: the ancestors of the predicted leaf (roll-up).
     confidence: the softmax's share of `nodes`. margins: of the right node, as `measured_margins` has them. norms,
-    angles: of the picture's own point and, above it, of what it is rolled up to with the crowd by its true path, the
-    angle being that of the mean over the level's nodes by the softmax; only its own where a head rolls nothing up.
+    angles: of the picture's own point and, above it, of where what it recalls puts it, or else of what it is rolled up
+    to with the crowd by its true path, the angle being that of the mean over the level's nodes by the softmax; only its
+    own where a head does neither.
     """
 
     embedding: Tensor
@@ -136,12 +153,14 @@ def look(lens: Lens, image: Tensor, label: int) -> Look:
 @torch.no_grad()
 def look_again(lens: Lens, embedding: Tensor, label: int) -> Look:
     """The same from the picture's embedding (1, D)."""
-    head, texts = lens.head, lens.classifier.text_points
-    scores = [head.logits(head.image_points(embedding), points).cpu() for points in texts]
+    head, texts = lens.classifier.head, lens.classifier.text_points
+    scores = [level.cpu() for level in lens.classifier.read(embedding)]
     own = [AIMS["direct"](lens.paths, level).own[0][[label]] for level in range(len(texts))]
     readings = read(scores, lens.paths)
     points = _rolled_up(lens, embedding, label)
-    shares = [head.logits(p[None], t)[0].softmax(0).cpu().numpy() for p, t in zip(points, texts, strict=False)]
+    seen = enumerate(zip(points, texts, strict=False))
+    shares = [head.at(level).logits(p[None], t)[0].softmax(0).cpu().numpy() for level, (p, t) in seen]
+    points[0] = lens.head.image_points(embedding)[0]  # in the space that is drawn
     return Look(
         embedding=embedding,
         nodes=readings["direct"][0].numpy(),
@@ -155,7 +174,9 @@ def look_again(lens: Lens, embedding: Tensor, label: int) -> Look:
 
 def _rolled_up(lens: Lens, embedding: Tensor, label: int) -> list[Tensor]:
     """The picture's point and what it goes into, level by level, (D,) each; in the crowd it stands for its own leaf."""
-    head = lens.head
+    head = lens.classifier.head
+    if lens.classifier.memory:
+        return [lens.classifier.image_points(embedding, level)[0] for level in range(lens.tree.top + 1)]
     if not isinstance(head, PoincareHead):
         return [head.image_points(embedding)[0]]
     others = lens.crowd.labels != label
