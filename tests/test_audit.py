@@ -49,7 +49,7 @@ def shown(strength, n=9, wrong=0) -> Pictures:
 def test_an_honest_model_passes_every_check(head):
     found = audit(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.failed == [] and found.images == 9
-    left_out = {"cosine": {"unclamped", "cosine"}, "flat": {"unclamped"}}
+    left_out = {"cosine": {"unclamped", "cosine", "above: cosine"}, "flat": {"unclamped"}}
     surrogates = {CosineHead: left_out["cosine"], EuclideanHead: left_out["flat"]}.get(type(head), set())
     assert set(found.checks) == set(CHECKS) - surrogates
     for name, check in found.checks.items():
@@ -81,6 +81,28 @@ def test_a_quantised_models_gradient_is_found_missing_and_search_finds_what_it_h
     assert found.checks["zero gradients"].value == 1
     assert {"zero gradients", "gradient-free", "suite"} <= set(found.failed)
     assert found.checks["gradient-free"].value > 0.5
+
+
+def test_a_model_that_hides_the_gradient_of_a_level_above_the_leaves_alone_is_caught_there():
+    class Above(CosineHead):
+        def at(self, level):
+            return Coarse(10.0) if level else self
+
+    class Coarse(CosineHead):
+        def logits(self, images, texts):
+            return super().logits((8 * images).round() + 0 * images, texts)
+
+    budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
+    found = audit(model(Above(10.0)), shown(0.1), PATHS, budget, count=9, batch=2, seed=0)
+    assert found.checks["above: zero gradients"].value == 1 and found.checks["above: gradient-free"].value > 0.3
+    assert found.failed and all(name.startswith("above: ") for name in found.failed)
+
+
+@pytest.mark.parametrize("paths", [[[0], [1], [2]], [[0, 0], [1, 0], [2, 0]]], ids=["leaves alone", "one root"])
+def test_where_no_level_above_the_leaves_has_a_choice_none_is_audited(paths):
+    texts = [torch.eye(3), torch.ones(1, 3)][: len(paths[0])]
+    found = audit(Classifier(Colours(), CosineHead(10.0), texts), shown(0.2), torch.tensor(paths), BUDGET, 9, 2, seed=0)
+    assert not any(name.startswith("above: ") for name in found.checks) and found.failed == []
 
 
 def test_a_gradient_that_is_no_number_counts_as_none():

@@ -78,7 +78,7 @@ def test_model_that_knows_every_picture_is_right_on_its_split(openmoji, forest, 
     assert found.clean["roll_up"] == pytest.approx([1.0] * levels)
     assert found.clean["direct"] == pytest.approx([1.0] * levels)
     assert found.path_robust == pytest.approx({"direct": 1.0, "roll_up": 1.0})
-    assert found.audit.failed == ["large budget", "zero gradients"]
+    assert found.audit.failed == ["large budget", "zero gradients", "above: large budget", "above: zero gradients"]
     assert list(found.superclass) == [*(f"stay-{l}" for l in range(1, levels)), f"every-{levels - 1}"]
     assert all(value == high == 1 and 0.8 < low < 1 for value, low, high in found.superclass.values())
     for made in (found.mistakes["clean"], found.mistakes["attacked"]):

@@ -18,7 +18,7 @@ from torch import Tensor
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
 from hierclip.losses.hierarchical import roll_up
-from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead
+from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead, RecallHead
 from hierclip.trees import Tree
 
 
@@ -163,6 +163,30 @@ def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch
             row["image_edges"] = _nearer(rolled.points[rolled.groups], images[level - 1].points)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def recalled_norms(classifier: Classifier, pictures: Pictures, batch: int) -> np.ndarray:
+    """(N, L + 1): the norms of the points at which images stand by what they recall, level by level; at the leaves, of
+    their own. Raises TypeError for a head that recalls nothing.
+    """
+    if not isinstance(head := classifier.head, RecallHead):
+        raise TypeError(f"a {type(head).__name__} recalls nothing")
+    parts = []
+    for x in pictures.batches(batch, classifier.device):
+        seen = classifier.encoder(x)
+        above = [classifier.image_points(seen, level) for level in range(1, classifier.count)]
+        parts.append(torch.stack([points.norm(dim=-1) for points in (head.space.image_points(seen), *above)], dim=1))
+    return torch.cat(parts).cpu().numpy()
+
+
+def rising(norms: np.ndarray, labels: np.ndarray) -> float:
+    """The share of leaves whose mean norm, over their images, rises from each level to the next finer one.
+
+    norms: (N, L + 1), leaves first; labels: (N,) leaves.
+    """
+    means = np.stack([norms[labels == leaf].mean(0) for leaf in np.unique(labels)])
+    return float((np.diff(means, axis=1) < 0).all(1).mean())
 
 
 def _nearer(parents: Tensor, children: Tensor) -> float:

@@ -37,51 +37,58 @@ CHECKS = {
     "zero gradients": (0.02, "share of images whose margin the gradient moves by less than scores are rounded"),
     "clamps": (0.02, "share of image (clean or attacked) and text points that a projection acts on"),
 }
+ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero gradients")  # asked of a level above too
+CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
 
 
 def audit(
     classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, count: int, batch: int, *, seed: int
 ) -> Audit:
-    """Leaf accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others.
+    """Accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others: of the
+    leaves, and (the checks of ABOVE) of the direct reading of the level halfway up, or of the next below with a choice.
 
     batch: the most that are in the model at once. paths: (leaves, L + 1), the tree's. Attacks on surrogates count where
     they break the model itself. In L2 the budgets are as large as Linf ones that use every pixel.
     """
-    some = pictures[pictures.spread(count)]
-    broken = _Breaker(classifier, some.floats(), some.labels, AIMS["direct"](paths, 0), seed, batch)
-    steps, restarts = budget.steps, budget.restarts
+    some, top = pictures[pictures.spread(count)], paths.shape[1] - 1
+    above = next((level for level in range((top + 1) // 2, 0, -1) if paths[:, level].any()), 0)
     with frozen(classifier):
-        moved = broken.moved(budget)
-        native = broken.margins(moved) > 0
-        sizes = {n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255))) for n in BUDGETS}
-        asked = {("eps", n): {"eps": e, "step": 2.5 * e / steps} for n, e in sizes.items() if n}
-        asked |= {("steps", k * steps): {"steps": k * steps} for k in (2, 4)}
-        asked |= {("restarts", restarts + 2): {"restarts": restarts + 2}}
-        fell = {key: broken(replace(budget, **asked[key])) for key in progress(asked, f"audit of {len(some)} pictures")}
-        budgets = {0: broken.margins(broken.images) > 0} | {n: fell["eps", n] for n in BUDGETS if n}
-        by_steps = {steps: native} | {k * steps: fell["steps", k * steps] for k in (2, 4)}
-        by_restarts = {restarts: native, restarts + 2: fell["restarts", restarts + 2]}
-        found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
-        values = {
-            "large budget": 1 - _share(budgets[64]),
-            "budget": max(_share(a) - _share(b) for a, b in itertools.pairwise(budgets.values())),
-            "steps": _share(by_steps[4 * steps] & ~native),
-            "restarts": _share(by_restarts[restarts + 2] & ~native),
-            **_by_other_attacks(broken, budget, native, found),
-            "zero gradients": _without_gradient(broken, budget),
-            "clamps": _clamped(classifier, batch, broken.images, moved),
-        }
-    limits = {name: limit for name, (limit, _) in CHECKS.items() if name in values}
-    return Audit(
-        images=len(some),
-        budgets={f"{n}/255": 1 - _share(fallen) for n, fallen in budgets.items()},
-        steps={str(k): 1 - _share(fallen) for k, fallen in by_steps.items()},
-        restarts={str(k): 1 - _share(fallen) for k, fallen in by_restarts.items()},
-        checks={
-            k: _check(values[k], limit, min(FEW, len(some)) if k == "float64" else len(some))
-            for k, limit in limits.items()
-        },
-    )
+        parts = []
+        for level in dict.fromkeys((0, above)):
+            broken = _Breaker(classifier, some.floats(), some.labels, AIMS["direct"](paths, level), seed, batch)
+            parts.append(_attacked_otherwise(broken, budget, f"audit of {len(some)} pictures, level {level}"))
+    (values, budgets, by_steps, by_restarts), *others = parts
+    values |= {f"above: {name}": found[name] for found, *_ in others for name in ABOVE if name in found}
+    few = min(FEW, len(some))
+    checks = {k: _check(values[k], CHECKS[k][0], few if k == "float64" else len(some)) for k in CHECKS if k in values}
+    return Audit(images=len(some), budgets=budgets, steps=by_steps, restarts=by_restarts, checks=checks)
+
+
+def _attacked_otherwise(broken: "_Breaker", budget: Budget, what: str) -> tuple[dict[str, float], ...]:
+    """The number of every check, and accuracies by budget, by steps and by restarts, for one aim."""
+    steps, restarts = budget.steps, budget.restarts
+    moved = broken.moved(budget)
+    native = broken.margins(moved) > 0
+    sizes = {n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255))) for n in BUDGETS}
+    asked = {("eps", n): {"eps": e, "step": 2.5 * e / steps} for n, e in sizes.items() if n}
+    asked |= {("steps", k * steps): {"steps": k * steps} for k in (2, 4)}
+    asked |= {("restarts", restarts + 2): {"restarts": restarts + 2}}
+    fell = {key: broken(replace(budget, **asked[key])) for key in progress(asked, what)}
+    budgets = {0: broken.margins(broken.images) > 0} | {n: fell["eps", n] for n in BUDGETS if n}
+    by_steps = {steps: native} | {k * steps: fell["steps", k * steps] for k in (2, 4)}
+    by_restarts = {restarts: native, restarts + 2: fell["restarts", restarts + 2]}
+    found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
+    values = {
+        "large budget": 1 - _share(budgets[64]),
+        "budget": max(_share(a) - _share(b) for a, b in itertools.pairwise(budgets.values())),
+        "steps": _share(by_steps[4 * steps] & ~native),
+        "restarts": _share(by_restarts[restarts + 2] & ~native),
+        **_by_other_attacks(broken, budget, native, found),
+        "zero gradients": _without_gradient(broken, budget),
+        "clamps": _clamped(broken.classifier, broken.batch, broken.images, moved),
+    }
+    curves = {f"{n}/255": fallen for n, fallen in budgets.items()}, by_steps, by_restarts
+    return values, *({str(k): 1 - _share(fallen) for k, fallen in curve.items()} for curve in curves)
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,8 @@ class _Breaker:
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
-        parts = [self.classifier(x.to(self.classifier.device), [0])[0].cpu() for x in images.split(self.batch)]
+        levels = list(self.aim.sources)
+        parts = [self.classifier(x.to(self.classifier.device), levels)[0].cpu() for x in images.split(self.batch)]
         return torch.cat(parts)
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -117,7 +125,7 @@ class _Breaker:
         found = []
         for x, y in zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True):
             x = x.to(self.classifier.device).requires_grad_(True)
-            (scores,) = self.classifier(x, [0])
+            (scores,) = self.classifier(x, list(self.aim.sources))
             total = margin(scores, self.aim.own[0][y].to(scores.device)).sum()
             found.append(torch.autograd.grad(total, x)[0].cpu())
         return torch.cat(found)

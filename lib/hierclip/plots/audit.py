@@ -20,9 +20,9 @@ def audit_figure(records: Sequence[Record], split: str, params: Params) -> Figur
     The first seed of each method, with exact 95 % intervals; a check's goes up only, as the record has it.
     """
     shown = first_seeds(records, split, params)
-    panels, ratios, height = [["budgets", "checks"], ["effort", "checks"]], [1.2, 1], 4.4
+    panels, ratios, height = [["budgets", "checks"], ["effort", "checks"]], [1.2, 1], 5.2
     if (width := params.plots.width) < PAGE:
-        panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 8
+        panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 10
     figure, axes = plt.subplot_mosaic(panels, figsize=(width, height), width_ratios=ratios, layout="constrained")  # pyright: ignore
     checks = list(dict.fromkeys(name for r in shown for name in r.audit.checks))
     for k, r in enumerate(shown):
