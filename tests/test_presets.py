@@ -23,7 +23,14 @@ def sections(folder: Path) -> dict:
 
 def test_the_presets_are_those_that_the_readme_lists():
     table = (ROOT / "README.md").read_text(encoding="utf8")
-    assert [path.name for path in PRESETS] == ["openmoji-full", "paper", "smoke", "tiny-imagenet"]
+    assert [path.name for path in PRESETS] == [
+        "openmoji-8",
+        "openmoji-full",
+        "openmoji-seeds",
+        "paper",
+        "smoke",
+        "tiny-imagenet",
+    ]
     assert all(f"| `presets/{path.name}` |" in table for path in PRESETS)
 
 
@@ -92,7 +99,10 @@ def test_a_preset_runs_from_the_pictures_to_the_report():
 def test_a_preset_that_is_not_there_is_refused_beside_the_known():
     said = subprocess.run(["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 2
-    assert "no preset papers; known are openmoji openmoji-8 openmoji-full openmoji-seeds paper smoke tiny-imagenet" in said.stderr
+    assert (
+        "no preset papers; known are openmoji openmoji-8 openmoji-full openmoji-seeds paper smoke tiny-imagenet"
+        in said.stderr
+    )
 
 
 def test_the_root_may_be_named_in_the_environment(monkeypatch):

@@ -105,7 +105,7 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
     parts.append(
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
-        f"pictures at most, {study.gradients} gradient evaluations unless the row says otherwise. "
+        f"{'validation ' if study.part == 'val' else ''}pictures at most, {study.gradients} gradient evaluations unless the row says otherwise. "
         "Seconds are taken with another run beside. "
         f"{attack_words(threat)}."
     )
