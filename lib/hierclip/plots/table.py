@@ -103,11 +103,11 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
             rows.append([row, *(cells if r["seeds"] else absent)])
         parts.append(pipes(pd.DataFrame(rows, columns=[name, *columns.values(), "seconds a step"])))
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
+    shown = "validation pictures" if study.part == "val" else "pictures"
     parts.append(
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
-        f"{'validation ' if study.part == 'val' else ''}pictures at most, {study.gradients} gradient evaluations unless the row says otherwise. "
-        "Seconds are taken with another run beside. "
-        f"{attack_words(threat)}."
+        f"{shown} at most, {study.gradients} gradient evaluations unless the row says otherwise. "
+        f"Seconds are taken with another run beside. {attack_words(threat)}."
     )
     return "\n\n".join(parts) + "\n"
 
