@@ -29,8 +29,8 @@ CHANGES = {
     "zero_shot": {},
     "model": {"pretrained": "weights.safetensors", "accelerator": "cpu", "precision": "32-true"},
     "finetune": {"gradients": 8, "batch": 32, "accumulate": 2},
-    "attack": {"suite": ["apgd_margin"], "steps": 2, "batch": 32, "bootstrap": 20, "queries": 2, "reading_images": 16, "forest_images": 8,
-               "audit_images": 4},
+    "attack": {"suite": ["apgd_margin"], "steps": 2, "queries": 2, "batch": 32, "bootstrap": 20, "audit_images": 4,
+               "reading_images": 16, "forest_images": 8},
 }  # fmt: skip
 
 
