@@ -242,7 +242,7 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     method = page.locator(".widget-label", has_text=re.compile("^method$"))
     lists = page.locator(".widget-inline-hbox").filter(has=method).locator("select").all()
-    chosen = [each.evaluate("s => s.selectedOptions[0].text") for each in lists]
+    chosen = [each.evaluate("s => s.selectedOptions[0].text").replace("\xa0", " ") for each in lists]
     assert chosen == ["TeCoA, seed 0", "Hierarchical, seed 0"]
     for each, box in zip(lists, boxes, strict=True):  # each over its own disk
         place = each.bounding_box() or {}
