@@ -1,4 +1,4 @@
-# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, lab and verify work on that one's results.
+# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, search, lab and verify work on that one's results.
 SHELL := bash
 PRESET ?= openmoji
 ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
@@ -52,9 +52,9 @@ lint: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-# JupyterLab on the notebooks, which it saves without outputs: looking at one changes nothing.
+# JupyterLab on the notebooks, which it saves without outputs: looking at one changes nothing. LAB= passes options on.
 lab: $(READY)
-	@HIERCLIP_ROOT=$(CURDIR)/$(ROOT) $(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py
+	@HIERCLIP_ROOT=$(CURDIR)/$(ROOT) $(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py $(LAB)
 
 # Learning rate and logit scale of every method, on validation pictures; the choice goes into params.yaml by hand.
 sweep: $(READY)

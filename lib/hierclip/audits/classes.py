@@ -71,7 +71,7 @@ def _tree(leaves: Mapping[str, str], wanted, synsets: Path | None, widths: Seque
     except TreeError as error:
         head, *senses = str(error).splitlines()
         raise TreeError(
-            "\n".join([f"{head}; say which in a file of lines `dog: dog.n.01`, synsets", *senses])
+            "\n".join([f"{head}; say which by --synsets FILE, of lines `dog: dog.n.01`", *senses])
         ) from None
     known = {leaf: found[name] for leaf, name in leaves.items() if leaf not in under}
     return wordnet_tree(WORDNET, leaves, widths, synsets=known, under=under)

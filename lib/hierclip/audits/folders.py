@@ -69,7 +69,8 @@ def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
     counts = torch.bincount(test.labels, minlength=len(rows)).tolist()
     if lost := [c for c, count in zip(source.classes, counts, strict=True) if not count]:
         which = f", of the first {limit}," if limit else ""
-        raise DataError(f"{folder}: no picture{which} of class {', '.join(lost[:5])} can be read; mend or remove them")
+        said = f"{folder}: no picture{which} of class {', '.join(lost[:5])} can be read; mend or remove"
+        raise DataError(f"{said} {', '.join(broken[:5])}")
     leaves = tuple(Leaf(identifier, words, "tuned") for identifier, words in source.classes.items())
     return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test}, broken)
 

@@ -62,6 +62,7 @@ class Page(ui.VBox):
         wanted = [*zip(self.models, models, strict=True), (self.task, task), (self.tree, tree)]
         gone = [(w, name) for w, name in wanted if name not in ("", w.value)]
         self.instead = [f"There is no {w.description} {name} here: {w.label} is shown instead." for w, name in gone]
+        self.instead += [f"{self.store.command} makes what `params.yaml` names."] if gone else []
         self.quiet = Quiet()
         tie = self.quiet.tie
         tie(partial(self._open_guarded, self._task_changed), self.task)
