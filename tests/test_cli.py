@@ -274,7 +274,11 @@ def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses
     (place / "names.txt").write_text("tennis_ball\nsoccer_ball\ncrane\n\n", encoding="utf8")
     code, _, err = run("tree", "--classes", "names.txt")
     head, *senses = err.splitlines()
-    assert code == 2 and "1 of 3 class names need a synset" in head and "`dog: dog.n.01`, synsets" in head
+    assert (
+        code == 2
+        and "1 of 3 class names need a synset" in head
+        and "by --synsets FILE, of lines `dog: dog.n.01`" in head
+    )
     assert len(senses) == 1 and senses[0].startswith("  crane: crane.n.") and senses[0].count(".n.") > 1
     (place / "which.yaml").write_text("crane: crane.n.05\n", encoding="utf8")
     (place / "which.csv").write_text("class,synset,under\ncrane,,wading_bird.n.01\n", encoding="utf8")
