@@ -20,9 +20,14 @@ class Results:
     params: Params
     records: Sequence[Record]  # of the methods and seeds in the parameters, in their order
 
+    @property
+    def preset(self) -> str:
+        """The preset's name; nothing for the default."""
+        return self.root.name if self.root.parent.name == "presets" else ""
+
     def make(self, target: str) -> str:
         """The command that makes a target of the Makefile here."""
-        return f"make {target}" + (f" PRESET={self.root.name}" if self.root.parent.name == "presets" else "")
+        return f"make {target}" + (f" PRESET={self.preset}" if self.preset else "")
 
     def missing(self, what: str, target: str = "repro") -> Text:
         return Text(f"{MISSING} {what}; `{self.make(target)}` makes it.")

@@ -132,7 +132,8 @@ def strips(found: Results) -> Parts:
     """Pictures under attack, for each method."""
     for r in first_seeds(found.records, "tuned", found.params):
         path = strip_path(found.root, f"{r.method}-{r.seed}").with_suffix(".png")
-        yield found.picture(path, captions.strip(r, found.params.labels), "pictures clean, the change, and attacked")
+        part = found.picture(path, captions.strip(r, found.params.labels), "pictures clean, the change, and attacked")
+        yield Text(f"{part.markdown[:-1]}, where an attack turns a picture.") if isinstance(part, Text) else part
 
 
 def depth(found: Results) -> Parts:

@@ -21,6 +21,6 @@ def write_report(root: Path) -> tuple[Path, list[str]]:
     """
     found, path = load_results(root), root / RESULTS / "report.html"
     sections = all_sections(found)
-    write_page(path, f"hierclip: robustness at every level, {found.records[0].dataset}", LEAD, sections)
+    write_page(path, f"hierclip: robustness at every level, {found.preset or found.records[0].dataset}", LEAD, sections)
     texts = [part.markdown for section in sections for part in section.parts if isinstance(part, Text)]
     return path, [text.replace("**", "").replace("`", "") for text in texts if text.startswith(MISSING)]
