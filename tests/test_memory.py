@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hierclip import model
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead, RecallHead
+from hierclip.model.classifier import read
 from hierclip.model.memory import Memory, make_memory
 from hierclip.trees import tree_from_graph
 from tests.conftest import LEAVES, sizes_graph, tiny_graph
@@ -79,7 +80,7 @@ def test_an_image_that_recalls_nothing_is_read_by_prompts(backbone, tree):
 def test_an_image_that_is_sure_of_its_leaf_is_read_as_rolled_up(backbone, tree):
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     logits = model.make_classifier(backbone, head_of(sharpness=1e5, own=-1.0), tree, TEMPLATE, [tree])(images)
-    readings = model.read(logits, torch.from_numpy(tree.paths))
+    readings = read(logits, torch.from_numpy(tree.paths))
     assert torch.equal(readings["direct"], readings["roll_up"])
 
 

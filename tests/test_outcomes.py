@@ -152,6 +152,9 @@ def test_a_model_that_stands_is_not_attacked_beyond_the_direct_aims(calls):
 class Linear:
     """A head whose logits are linear in the embedding."""
 
+    def at(self, level):
+        return self
+
     def image_points(self, embeddings):
         return embeddings
 
