@@ -70,7 +70,7 @@ ablate: $(READY)
 
 # How `recall` was settled, on validation pictures, three seeds each.
 search: $(READY)
-	@cd $(ROOT) && $(BIN)/dvc repro pretrain
+	@cd $(ROOT) && $(BIN)/dvc repro attack@recall-0
 	@cd $(ROOT) && $(RUN) notebooks/85_search.ipynb data/executed/85_search.ipynb
 
 # The records just made against the committed ones.

@@ -15,7 +15,7 @@ from hierclip.model.memory import Memory, make_memory
 from hierclip.trees import Tree, forest_levels, level_prompts, load_tree, save_tree
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name
-TREES = "trees"  # and the trees that it remembers
+REMEMBERED = "trees"  # and the trees that it remembers
 READINGS = ("direct", "roll_up")
 
 
@@ -112,7 +112,7 @@ def save_model(model: Model, folder: Path) -> None:
     save(model.backbone, folder)
     names = [tree.name for tree in model.remembered]
     for tree in model.remembered:
-        save_tree(tree, folder / TREES / f"{tree.name}.json")
+        save_tree(tree, folder / REMEMBERED / f"{tree.name}.json")
     entries = {"method": model.method, "head": head_to_dict(model.head)} | ({"remembered": names} if names else {})
     (folder / HEAD).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
 
@@ -123,5 +123,5 @@ def load_model(folder: Path) -> Model:
     if not (folder / HEAD).exists():
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
-    remembered = [load_tree(folder / TREES / f"{name}.json") for name in entries.get("remembered", ())]
+    remembered = [load_tree(folder / REMEMBERED / f"{name}.json") for name in entries.get("remembered", ())]
     return Model(backbone, head_from_dict(entries["head"]), entries["method"], tuple(remembered))
