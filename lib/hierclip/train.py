@@ -60,9 +60,8 @@ def finetune(
     if isinstance(method, NoneParams):
         return make_head(method, scale, 1.0, 1.0), []
     objective, places = OBJECTIVES[method.loss], places_of(dataset, trees[0].ids)
-    original = (
-        Towers(copy.deepcopy(backbone), trees, template, fabric.autocast).eval().requires_grad_(False).to(fabric.device)
-    )
+    original = Towers(copy.deepcopy(backbone), trees, template, fabric.autocast, fold=True)
+    original = original.eval().requires_grad_(False).to(fabric.device)
     paths = [torch.from_numpy(tree.paths) for tree in trees]
     parents = [[fabric.to_device(torch.tensor(level)) for level in tree.parents] for tree in trees]
     top = max(tree.top for tree in trees)

@@ -1,5 +1,7 @@
 """open_clip models: made, loaded, saved in open_clip's own layout, and their two towers."""
 
+import copy
+import itertools
 import json
 import logging
 import math
@@ -16,8 +18,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hierclip.params import ModelParams
 
@@ -100,7 +102,8 @@ def open_backbone(name: str, pretrained: str | None) -> Backbone:
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # torch, safetensors and open_clip each raise their own for a bad file
         said = shorten(str(error), 200, placeholder=" ...")
-        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {said}") from error
+        hint = "; a checkpoint file needs no network" if open_clip.is_pretrained_cfg(name, pretrained or "") else ""
+        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {said}{hint}") from error
     finally:
         root.setLevel(level)
     own = getattr(text_tower(clip), "text_projection", None)
@@ -131,7 +134,7 @@ class ImageEncoder(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         visual = backbone.clip.visual
-        self.visual = fuse(visual.eval()) if fold and isinstance(visual, ModifiedResNet) else visual
+        self.visual = _folded(visual) if fold and isinstance(visual, ModifiedResNet) else visual
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
@@ -164,6 +167,16 @@ class ImageEncoder(nn.Module):
         if side**2 != tokens.shape[1] or tokens.shape[2] != len(visual.proj):
             raise ModelError(f"a ViT that pools by {visual.pool_type!r} keeps no square of places for local features")
         return pooled, (tokens @ visual.proj).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+
+def _folded(visual: ModifiedResNet) -> ModifiedResNet:
+    visual = copy.deepcopy(visual).eval()
+    for module in visual.modules():
+        for (conv, before), (norm, after) in itertools.pairwise(list(module.named_children())):
+            if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(before, after))
+                setattr(module, norm, nn.Identity())
+    return visual
 
 
 def text_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:

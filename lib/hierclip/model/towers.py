@@ -26,11 +26,14 @@ class Towers(nn.Module):
         trees: Sequence[Tree],
         template: str,
         precision: Callable[[], AbstractContextManager] = nullcontext,
+        fold: bool = False,
     ):
-        """precision: the context to compute in, such as `fabric.autocast`, for towers that Fabric does not wrap."""
+        """precision: the context to compute in, such as `fabric.autocast`, for towers that Fabric does not wrap.
+        fold: as `ImageEncoder` has it, for towers that are not trained.
+        """
         super().__init__()
         self.precision = precision
-        self.encoder = ImageEncoder(backbone)
+        self.encoder = ImageEncoder(backbone, fold)
         self.projection = backbone.text_projection
         self.sizes = [[len(level) for level in tree.levels] for tree in trees]
         prompts = [prompt for tree in trees for level in level_prompts(tree, template) for prompt in level]
