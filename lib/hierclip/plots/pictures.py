@@ -13,6 +13,8 @@ from torch import Tensor
 from hierclip.model import Classifier
 from hierclip.trees import Tree
 
+WRONG = "#b00020"
+
 
 def sheet(images: Tensor, names: Sequence[str], columns: int, credit: str) -> Figure:
     """Pictures (N, 3, H, W) in [0, 1] with their names."""
@@ -44,11 +46,11 @@ def magnified(before: Tensor, after: Tensor) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def attack_strip(
-    classifier: Classifier, before: Tensor, after: Tensor, tree: Tree, credit: str, width: float
+    classifier: Classifier, before: Tensor, after: Tensor, labels: Tensor, tree: Tree, credit: str, width: float
 ) -> Figure:
-    """Pictures (N, 3, H, W) in [0, 1], what was added to them (`magnified`), and what came of it; under each the path
-    that it is given, nearest node by level, leaf first; bold is what the attack changed. classifier: over the levels of
-    `tree`; width in inches.
+    """Pictures (N, 3, H, W) in [0, 1], what was added to them (`magnified`), and what came of it; above them the leaf
+    that is true (labels: (N,)), under each the path that it is given, nearest node by level, leaf first; bold and in
+    colour is what is wrong. classifier: over the levels of `tree`; width in inches.
     """
     columns = max(4, len(before))
     size = (width, 2.6 * width / columns + 0.25 * len(tree.levels) + 0.5)
@@ -59,6 +61,7 @@ def attack_strip(
     paths = [
         torch.stack([level.argmax(1) for level in classifier(images)], dim=1).tolist() for images in (before, after)
     ]
+    truth = tree.paths[labels.cpu()].tolist()
     shown = ((before, "clean", paths[0]), (noise, f"change, ×{times:.0f}", None), (after, "attacked", paths[1]))
     for row, (images, what, nodes) in enumerate(shown):
         axes[row, 0].set_ylabel(what)
@@ -66,15 +69,21 @@ def attack_strip(
             axes[row, column].imshow(image.permute(1, 2, 0).cpu().numpy())
             axes[row, column].set(xticks=[], yticks=[])
             if nodes:
-                _path(axes[row, column], nodes[column], paths[0][column], tree)
+                _path(axes[row, column], nodes[column], truth[column], tree)
+    for column, path in enumerate(truth):
+        axes[0, column].set_title(_shortened(tree.levels[0][path[0]].name), size=7)
     figure.supxlabel(credit, size=7, color="0.4")
     return figure
 
 
-def _path(axis: Axes, nodes: list[int], before: list[int], tree: Tree) -> None:
-    """The names of a path under a picture, leaf first, bold where it was another one before."""
-    names = [textwrap.shorten(tree.levels[l][node].name, 20, placeholder="…") for l, node in enumerate(nodes)]
+def _shortened(name: str) -> str:
+    return textwrap.shorten(name, 20, placeholder="…")
+
+
+def _path(axis: Axes, nodes: list[int], truth: list[int], tree: Tree) -> None:
+    """The names of a path under a picture, leaf first, bold and in colour where the true one is another."""
+    names = [_shortened(tree.levels[l][node].name) for l, node in enumerate(nodes)]
     axis.set_xlabel("\n".join(names), size=7, alpha=0)  # keeps the room
-    for l, (node, old, name) in enumerate(zip(nodes, before, names, strict=True)):
-        style = {"ha": "center", "va": "top", "size": 7, "weight": "normal" if node == old else "bold"}
+    for l, (node, true, name) in enumerate(zip(nodes, truth, names, strict=True)):
+        style = {"ha": "center", "va": "top", "size": 7} | ({"weight": "bold", "color": WRONG} if node != true else {})
         axis.annotate(name, (0.5, 0), (0, -4 - 8.6 * l), "axes fraction", "offset points", **style)

@@ -16,14 +16,21 @@ def percent(value: float) -> str:
 
 def levels(rows: Sequence[Record], labels: Labels) -> str:
     """Of `plots.results.level_bars`."""
-    best = {reading: max(rows, key=lambda r: r.worst_level[reading]) for reading in READINGS}
-    least = {k: f"{labels[r.method]}, {percent(r.worst_level[k])} at its worst level" for k, r in best.items()}
+    least = {k: _best(rows, labels, [r.worst_level[k] for r in rows], " at the worst level") for k in READINGS}
     return (
         f"Accuracy at each level of the tree {next(iter(rows[0].trees))}: clean (pale), and under the attacks on that "
         f"very level (full), with 95 % intervals over {rows[0].images} pictures. **See** which method holds at every "
         f"level: read from the level's own prompts (left) it is {least['direct']}; read from the predicted leaf "
         f"(right) {least['roll_up']}."
     )
+
+
+def _best(rows: Sequence[Record], labels: Labels, values: Sequence[float], where: str) -> str:
+    """Who has the highest of the values, all of them where several do, and what it is; nobody where it is 0."""
+    if not (best := max(values)):
+        return "none"
+    names = [labels[r.method] for r, value in zip(rows, values, strict=True) if value == best]
+    return f"{' and '.join(names)}, {percent(best)}{where}"
 
 
 def matrix(rows: Sequence[Record], labels: Labels) -> str:
@@ -70,8 +77,8 @@ def strip(record: Record, labels: Labels) -> str:
     return (
         f"{labels[record.method]}: pictures of which the attack on level {middle} (direct reading, {threat.norm} "
         f"{threat.eps}) made that level wrong. Above, as they are; below, attacked; between, the change, magnified. "
-        "**See** how little the eye finds between above and below, and in bold what the model then reads, leaf first: "
-        "an attack on a superclass need not touch the leaf."
+        "Over each its true leaf. **See** how little the eye finds between above and below, and in bold what the model "
+        "reads wrong, leaf first: an attack on a superclass need not touch the leaf."
     )
 
 
