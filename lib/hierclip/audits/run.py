@@ -21,7 +21,7 @@ from hierclip.plots.levels import level_table
 from hierclip.progress import work_hash
 from hierclip.trees import Tree
 
-RECORD, WORK = "record.json", "work"
+RECORD, WORK, TEMPLATE = "record.json", "work", "a photo of a(n) {}"
 CHECKOUT = Path(__file__).parents[3]
 
 
@@ -57,7 +57,7 @@ def audit(
     batch: int = 64,
     limit: int | None = None,
     checks: int = 20,
-    template: str = "a photo of a(n) {}",
+    template: str | None = None,
     device: str = "auto",
     seed: int = 0,
     out: str | Path = "hierclip-audit",
@@ -67,12 +67,13 @@ def audit(
 
     model, pretrained: as `open_model` takes them. images: class folders. tree, synsets, widths: as `audit_trees` takes
     them. eps, suite, steps, queries: as `attack_params`. limit: pictures of a class; all if None. checks: pictures that
-    the attack is checked on, and other trees measured. say: is told what is found before the long work begins.
+    the attack is checked on, and other trees measured. template: a prompt; None is the one that a model of this project
+    was trained with, else "a photo of a(n) {}". say: is told what is found before the long work begins.
     Writes to `out`. A run that was stopped goes on from what it left there; of one that is whole the record is read.
     Raises ValueError, or one of its kind, for whatever is not right in what is given.
     """
     params = attack_params(eps, suite, steps, queries, checks, norm=norm, restarts=restarts, batch=batch, seed=seed)
-    if "{}" not in template:
+    if template is not None and "{}" not in template:
         raise ValueError(f"template {template!r} has no {{}} for the class's name; write it like 'a photo of a {{}}'")
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit}: a class needs one picture at least")
@@ -80,6 +81,7 @@ def audit(
     wanted = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
     trees, said = audit_trees(picture_source(folder).classes, wanted, Path(synsets) if synsets else None, widths)
     audited, size = open_model(model, pretrained)
+    template = template or audited.template or TEMPLATE
     if any(path.is_file() for path in (out, *out.parents)):
         raise ValueError(f"{out} is a file, or in one; name a folder for what comes out")
     dataset = read_folder(folder, size, limit)

@@ -7,6 +7,7 @@ import typer
 
 from hierclip.cli.tree import Synsets, Widths, parse_widths
 
+PROMPT = "the one that a model of this project was trained with, else a photo of a(n) {}"
 Out = Annotated[Path, typer.Option(help="a folder for what comes out")]
 
 
@@ -26,7 +27,7 @@ def audit(
     batch: Annotated[int, typer.Option(min=1, help="pictures at a time")] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="pictures of a class", show_default="all")] = None,
     checks: Annotated[int, typer.Option(min=1, help="pictures that the attack itself is checked on")] = 20,
-    template: Annotated[str, typer.Option(help="a prompt, {} for the name")] = "a photo of a(n) {}",
+    template: Annotated[str | None, typer.Option(help="a prompt, {} for the name", show_default=PROMPT)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
     out: Out = Path("hierclip-audit"),

@@ -102,18 +102,20 @@ class Model:
     head: Head
     method: str
     remembered: tuple[Tree, ...] = ()  # the trees of fine-tuning, where the head reads through them
+    template: str | None = None  # the prompt that it was trained with, where that is known
 
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
         return make_classifier(self.backbone, self.head, trees, template, self.remembered)
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """open_clip's layout, and the head beside it, with the trees that it remembers."""
+    """open_clip's layout, and the head beside it, with the trees that it remembers and the prompt."""
     save(model.backbone, folder)
     names = [tree.name for tree in model.remembered]
     for tree in model.remembered:
         save_tree(tree, folder / REMEMBERED / f"{tree.name}.json")
     entries = {"method": model.method, "head": head_to_dict(model.head)} | ({"remembered": names} if names else {})
+    entries |= {"template": model.template} if model.template else {}
     (folder / HEAD).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
 
 
@@ -124,4 +126,5 @@ def load_model(folder: Path) -> Model:
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
     remembered = [load_tree(folder / REMEMBERED / f"{name}.json") for name in entries.get("remembered", ())]
-    return Model(backbone, head_from_dict(entries["head"]), entries["method"], tuple(remembered))
+    head, template = head_from_dict(entries["head"]), entries.get("template")
+    return Model(backbone, head, entries["method"], tuple(remembered), template)

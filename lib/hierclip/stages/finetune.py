@@ -28,7 +28,7 @@ def finetune_stage(root: Path, params: Params, method: str, seed: int) -> tuple[
         head, history = finetune(fabric := make_fabric(params.model, params.machine), *todo)
         if rank() == 0:
             remembered = tuple(tuned) if isinstance(head, RecallHead) else ()
-            save_model(Model(backbone, head, method, remembered), folder)
+            save_model(Model(backbone, head, method, remembered, params.model.template), folder)
             keep_history(history, folder)
         fabric.barrier()  # the others read it when it is whole
     return load_model(folder), read_history(folder)

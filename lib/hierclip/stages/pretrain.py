@@ -35,7 +35,7 @@ def pretrain_stage(root: Path, params: Params) -> tuple[Model, pd.DataFrame]:
             history = pretrain(fabric := make_fabric(params.model, machine), *todo)
         if rank() == 0:
             scale = float(backbone.clip.logit_scale.detach().exp())
-            save_model(Model(backbone, CosineHead(scale), "base"), folder)
+            save_model(Model(backbone, CosineHead(scale), "base", template=params.model.template), folder)
             keep_history(history, folder)
         if scratch:
             fabric.barrier()  # the others read it when it is whole
