@@ -260,4 +260,4 @@ def test_a_file_names_its_leaves_as_they_are_written(tmp_path, read):
     assert set(leaves_of(tmp_path / "food.yaml")) == {"apple", "lemon", "n3", "carrot", "dog"}
     save_tree(read("food.yaml", OUTLINE), tmp_path / "food.json")
     assert leaves_of(tmp_path / "food.json") == LEAVES
-    refused(lambda: leaves_of(tmp_path / "none.yaml"), "none.yaml: ", "No such file")
+    refused(lambda: leaves_of(tmp_path / "none.yaml"), "none.yaml: ", "no such file")

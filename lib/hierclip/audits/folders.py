@@ -55,21 +55,26 @@ def class_names(folder: Path) -> dict[str, str]:
 
 
 def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
-    """The first `limit` pictures of each class, or all, cut to squares of `size` pixels, kept as bytes: part "test".
+    """The first `limit` pictures of each class that can be read, or all, cut to squares of `size` pixels, kept as bytes: part "test".
 
     Part "val", which chooses the reading, is the picture after them of each class, or where there is none of any, the
     same ones. A picture that cannot be read is left out.
     Raises DataError as `picture_source` does, and for a class of which no picture can be read.
     """
     source, broken = picture_source(folder), []
-    rows, name = by_class(source), folder.resolve().name
-    beyond = [row for found in rows for row in (found[limit : limit + 1] if limit else [])]
-    test = _pictures(source.take([row for found in rows for row in found[:limit]]), size, name, broken)
+    left, name, parts = by_class(source), folder.resolve().name, []
+    wanted = [limit or len(rows) for rows in left]
+    while any(tried := [rows[:count] for rows, count in zip(left, wanted, strict=True)]):
+        parts.append(_pictures(source.take([row for rows in tried for row in rows]), size, name, broken))
+        counts = torch.bincount(parts[-1].labels, minlength=len(left)).tolist()
+        wanted = [count - found for count, found in zip(wanted, counts, strict=True)]
+        left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
+    labels = torch.cat([part.labels for part in parts])
+    test = Pictures(torch.cat([part.images for part in parts]), labels)[labels.argsort(stable=True)]
+    beyond = [row for rows in left for row in rows[:1]]
     val = _pictures(source.take(beyond), size, f"{name}, to choose the reading", broken) if beyond else test
-    counts = torch.bincount(test.labels, minlength=len(rows)).tolist()
-    if lost := [c for c, count in zip(source.classes, counts, strict=True) if not count]:
-        which = f", of the first {limit}," if limit else ""
-        said = f"{folder}: no picture{which} of class {', '.join(lost[:5])} can be read; mend or remove"
+    if lost := [c for k, c in enumerate(source.classes) if k not in labels]:
+        said = f"{folder}: no picture of class {', '.join(lost[:5])} can be read; mend or remove"
         raise DataError(f"{said} {', '.join(broken[:5])}")
     leaves = tuple(Leaf(identifier, words, "tuned") for identifier, words in source.classes.items())
     return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test}, broken)

@@ -102,6 +102,11 @@ def leaves_of(path: Path) -> dict[str, str]:
 def _naming(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise TreeError(f"{path}: no such file") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise TreeError(f"{path}: {line}{error.problem}, which is no YAML") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
         raise TreeError(f"{path}: {' '.join(str(error).split())}") from error
 
