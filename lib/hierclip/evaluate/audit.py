@@ -33,7 +33,10 @@ CHECKS = {
     "gradient-free": (0.02, "share that Square breaks and no gradient attack does"),
     "unclamped": (0.02, "share that a surrogate without clamps breaks and the native attacks do not"),
     "cosine": (0.02, "share that a cosine surrogate breaks and the native attacks do not"),
-    "float64": (0.07, "share of 16 that an attack in float64 breaks and the native attacks do not"),
+    "float64": (
+        0.07,
+        "share, of 16 at most, that an attack in float64 breaks and the native attacks do not",
+    ),
     "zero gradients": (0.02, "share of images whose margin the gradient moves by less than scores are rounded"),
     "clamps": (0.02, "share of image (clean or attacked) and text points that a projection acts on"),
 }

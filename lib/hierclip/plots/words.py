@@ -85,5 +85,6 @@ def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         if not check.passed
     ]
     found = f"{len(checks) - len(failed)} of {len(checks)} checks passed."
-    words = f"Audit of {records[0].audit.images} pictures a record: {found}"
+    count = records[0].audit.images
+    words = f"Audit of {count} picture{'s' * (count != 1)} a record: {found}"
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
