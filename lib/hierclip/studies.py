@@ -239,7 +239,7 @@ def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation_table(frame: pd.DataFrame, params: Params, study: AblationParams, table: str, split: str) -> pd.DataFrame:
-    """The rows of one table: for every figure the mean over seeds and half its 95 % interval (Student's t)."""
+    """The rows of one table: for every figure the mean over seeds and half its 95 % interval (Student's t); the steps."""
     figures_of = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
     for row, changes in study.tables[table].items():
@@ -248,4 +248,5 @@ def ablation_table(frame: pd.DataFrame, params: Params, study: AblationParams, t
         found = frame[(frame["variant"] == key) & seeds & (frame["split"] == split)][figures_of]
         half = found.std() / np.sqrt(len(found)) * student(len(found) - 1).ppf(0.975)
         rows[row] = {"seeds": len(found), **found.mean(), **half.add_suffix("_half")}
+        rows[row]["steps"] = frame["steps"][found.index].mean() if "steps" in frame else np.nan
     return pd.DataFrame(rows).T.rename_axis(table)

@@ -75,7 +75,7 @@ def _row(r: Record, labels: Mapping[str, str]) -> dict[str, str]:
         "worst level": share(r.worst_level[r.reading], b[r.reading].worst_level),
         "path-robust, direct": share(r.path_robust["direct"], b["direct"].path_robust),
         "path-robust, roll-up": share(r.path_robust["roll_up"], b["roll_up"].path_robust),
-        f"worst tree of {len(r.forest)}": (
+        f"worst tree of {len(r.forest)} ({worst.images} pictures)": (
             f"{share(worst.path_robust[r.reading], worst.intervals[r.reading])} ({r.worst_tree})"
         ),
         "reading": READING[r.reading],
@@ -102,12 +102,16 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
             cells.append(f"{r['seconds']:.2f} ± {r['seconds_half']:.2f}")
             rows.append([row, *(cells if r["seeds"] else absent)])
         parts.append(pipes(pd.DataFrame(rows, columns=[name, *columns.values(), "seconds a step"])))
+    steps = {row: count for table in tables.values() for row, count in table["steps"].items()}
+    most = max(steps.values(), default=0)
+    few = [f"{row} ({count:.0f} of {most:.0f})" for row, count in steps.items() if count < most / 2]
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
     shown = "validation pictures" if study.part == "val" else "pictures"
     parts.append(
         f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
         f"{shown} at most, {study.gradients} gradient evaluations unless the row says otherwise. "
         f"Seconds are taken with another run beside. {attack_words(threat)}."
+        + (f" Far fewer steps than others, so not to be compared: {', '.join(few)}." if few else "")
     )
     return "\n\n".join(parts) + "\n"
 

@@ -11,7 +11,8 @@ from hierclip.trees import Tree
 
 def sunburst(tree: Tree) -> Figure:
     """Rings from the coarsest level inside to the leaves on the rim: an angle for each leaf, a wedge for each node."""
-    figure, axis = plt.subplots(figsize=(13, 13))
+    side = min(13.0, 3.5 + len(tree.leaves) / 15)
+    figure, axis = plt.subplots(figsize=(side, side))
     turn, rings = 360 / len(tree.leaves), len(tree.levels)
     tops = sns.color_palette("husl", tree.sizes[-1])
     for level in range(rings):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 import yaml
 
+from hierclip.params import FlatParams
 from hierclip.plots.frames import check_frame, mistakes_table, superclass_attacks
 from hierclip.plots.methods import first_seeds
 from hierclip.plots.pictures import strip_path
@@ -57,9 +58,10 @@ def run(found: Results) -> Parts:
     methods = []
     for name in params.methods:
         settings = params.method[name].model_dump(mode="json")
-        label, loss, _ = settings.pop("label"), settings.pop("loss"), settings.pop("trees", None)
+        label, loss, trees = settings.pop("label"), settings.pop("loss"), settings.pop("trees", ["leaves alone"])
+        settings.pop("perturbation" if isinstance(params.method[name], FlatParams) else "", None)  # it has no other
         own = yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=10**9).strip("{}\n")
-        methods.append((label, loss, ", ".join(params.trees_of(params.method[name])), own))
+        methods.append((label, loss, ", ".join(trees) if loss != "none" else "–", own))
     columns = ["method", "loss", "trees", "settings"]
     yield Table(pd.DataFrame(methods, columns=columns), "Methods, as params.yaml has them.")
     first = found.records[0]
