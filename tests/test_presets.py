@@ -26,7 +26,6 @@ def test_the_presets_are_those_that_the_readme_lists():
     assert [path.name for path in PRESETS] == [
         "openmoji-8",
         "openmoji-full",
-        "openmoji-seeds",
         "paper",
         "smoke",
         "tiny-imagenet",
@@ -99,10 +98,7 @@ def test_a_preset_runs_from_the_pictures_to_the_report():
 def test_a_preset_that_is_not_there_is_refused_beside_the_known():
     said = subprocess.run(["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 2
-    assert (
-        "no preset papers; known are openmoji openmoji-8 openmoji-full openmoji-seeds paper smoke tiny-imagenet"
-        in said.stderr
-    )
+    assert "no preset papers; known are openmoji openmoji-8 openmoji-full paper smoke tiny-imagenet" in said.stderr
 
 
 def test_the_root_may_be_named_in_the_environment(monkeypatch):
