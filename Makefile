@@ -28,6 +28,7 @@ help:
 repro: $(READY) $(wildcard presets/*/dvc.yaml)
 	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
+	@echo "results: $(ROOT)/data/results/table.md, figures beside it; make report$(if $(filter-out .,$(ROOT)), PRESET=$(PRESET)) puts all on a page"
 
 # Presets have the pipeline as copies: DVC compares commits, and follows no link in one.
 presets/%/dvc.yaml: dvc.yaml
@@ -98,6 +99,6 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
-	  | { grep --line-buffered -oE '^(Collecting|Processing|Installing) [^ ]+( packages)?' || true; }
+	  | sed -un -e 's/^\(Collecting\|Processing\) \([^ ]*\).*/\1 \2/p' -e 's/^Installing collected.*/unpacking them: some minutes without a word/p'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)

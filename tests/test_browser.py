@@ -162,7 +162,7 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     # the level: larger dots, its names outside the rim
     answers = []
     for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
-        radius, took = changed(page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level", key))
+        radius, took = changed(page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level shown", key))
         answers.append(took)
         assert radius == "5"
         assert page.locator(".labels text").all_text_contents() == [node.name for node in tree.levels[level]]
@@ -187,7 +187,7 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     assert_within(2, answers, "attack")
 
     # the attacked level
-    move(page, "at level", "End")
+    move(page, "level attacked", "End")
     page.wait_for_function("() => document.body.innerText.includes('nearest node at level 3')", timeout=PATIENCE)
 
     # the bound: its curve moves with the curvature, what the gap asks for with the gap
@@ -227,6 +227,7 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
 
 def test_two_methods_are_compared_in_a_browser(opened, known):
     page = opened("91_compare.ipynb")
+    page.set_viewport_size({"width": 1440, "height": 1800})
     page.wait_for_function(
         "() => document.querySelectorAll('.hierclip-disk .point-clean').length >= 2", timeout=PATIENCE
     )

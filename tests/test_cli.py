@@ -294,8 +294,8 @@ def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses
         (["--classes", "a,b", "--images", "zoo"], "both --classes and --images"),
         (["--classes", "dog"], "--classes dog: 1 names; two or more are needed, each once"),
         (["--classes", "dog,cat,dog"], "3 names; two or more are needed, each once"),
-        (["--tree", "tree.json", "--out", "t.yaml"], "--out t.yaml: a tree's file ends in .json"),
-        (["--tree", "tree.json", "--draw", "t.xyz"], "Format 'xyz' is not supported"),
+        (["--tree", "tree.json", "--out", "t.yaml"], "--out t.yaml: its name has to end in .json"),
+        (["--tree", "tree.json", "--draw", "t.xyz"], "--draw t.xyz: its name has to end in .png or .pdf or .svg"),
         (["--classes", "dog,cat"], "no synset chosen for dog, cat; to look names up takes a full WordNet 3.0: nltk"),
     ],
 )

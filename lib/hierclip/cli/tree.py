@@ -34,13 +34,15 @@ def tree(
       hierclip tree --classes lion,eagle,shark --synsets which.yaml
       hierclip tree --tree zoo.yaml
     """
+    for option, path, endings in (("--out", out, (".json",)), ("--draw", draw, (".png", ".pdf", ".svg"))):
+        if path is not None and path.suffix.lower() not in endings:
+            raise ValueError(f"{option} {path}: its name has to end in {' or '.join(endings)}")
+    wanted = parse_widths(widths)
     from hierclip.audits import class_trees, same_words
     from hierclip.trees import level_prompts, save_tree
 
-    if out is not None and out.suffix.lower() != ".json":
-        raise ValueError(f"--out {out}: a tree's file ends in .json")
     leaves = _leaves(classes, images, tree)
-    (made,) = class_trees(leaves, [tree or "wordnet"], synsets, parse_widths(widths))
+    (made,) = class_trees(leaves, [tree or "wordnet"], synsets, wanted)
     typer.echo("\n".join(outline(made)))
     typer.echo(f"\ntree {made.name}: levels of {', '.join(map(str, made.sizes))} nodes, leaves first")
     for level, prompts in enumerate(level_prompts(made, template)):

@@ -23,7 +23,7 @@ def bound_chart(lens: Lens, looks: Sequence[Look], zeta: float, trained: Lens) -
     lens: perhaps at another curvature than the `trained` one, whose curve is drawn too. zeta: diamonds are the least
     norms that an order with such gaps asks for, on the curve; none where the head has no depth.
     """
-    figure = Figure(figsize=(5.0, 3.3), layout="constrained")
+    figure = Figure(figsize=(5.0, 3.8), layout="constrained")
     axis = figure.subplots()
     levels = lens.bounds()
     norms = [eta for eta, _, _ in (*levels, *trained.bounds())]
@@ -45,7 +45,7 @@ def bound_chart(lens: Lens, looks: Sequence[Look], zeta: float, trained: Lens) -
     axis.set(xlim=ends, ylim=(min(0, *margins) - 0.07 * high, high))
     axis.set(xlabel="norm of the level's texts", ylabel="margin (logits)")
     axis.axhline(0, color="0.3", lw=0.6)
-    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=2)
     return figure
 
 

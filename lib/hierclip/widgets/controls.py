@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as ui
 
-NAMED, SIZE = {"description_width": "80px"}, {"width": "242px"}
+NAMED, SIZE = {"description_width": "92px"}, {"width": "312px"}
 ROW = {"flex_flow": "row wrap", "width": "100%"}
 
 

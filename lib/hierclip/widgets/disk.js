@@ -86,6 +86,7 @@ function render({ model, el }) {
   const drawMarks = () => {  // the true path; before in black, after in red: the picture, its roll-ups, the nearest nodes
     const { nodes, edges } = model.get("scene"), { path, looks, moved } = model.get("marks");
     layers.marks.replaceChildren();
+    tip.style.display = "none";
     if (!nodes || !path) return;
     const line = (edge, more) => put(layers.marks, "path", { d: way(edge), fill: "none", "pointer-events": "none", ...more });
     path.forEach((k) => line(edges[k], { stroke: "#222", "stroke-width": 2.2, "stroke-opacity": 0.55 }));
@@ -105,6 +106,7 @@ function render({ model, el }) {
     });
   };
 
+  svg.addEventListener("pointerleave", () => (tip.style.display = "none"));
   const redraw = { scene: [drawTree, drawMarks], level: [drawLevel], marks: [drawMarks] };
   for (const [name, draws] of Object.entries(redraw)) model.on(`change:${name}`, () => draws.forEach((draw) => draw()));
   drawTree();

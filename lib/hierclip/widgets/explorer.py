@@ -30,10 +30,10 @@ class Explorer(Page):
         if self.missing:
             return
         left = ui.VBox([self.views[0].disk, ui.HTML(sheet(HELP), layout={"width": "680px"})])
-        beside = [self.says[0], self.views[0].strip, self.views[0].path, self.curvature, self.zeta, self.chart]
+        beside = [self.views[0].strip, self.views[0].path, self.curvature, self.zeta, self.chart]
         beside += [self.numbers, ui.HTML(sheet(BOUND))]
         right = ui.VBox(beside, layout={"width": "560px"})
-        self.children = [*self._chosen(*self.models), ui.HBox([left, right], layout=ROW), *self._gone()]
+        self.children = [*self._chosen(*self.models), self.says[0], ui.HBox([left, right], layout=ROW), *self._gone()]
 
     def _make(self, *args) -> None:
         self.curvature = slider("curvature", -DECADES, DECADES, 1.0, 0.02, kind=ui.FloatLogSlider, layout=WIDE)

@@ -52,9 +52,9 @@ class Page(ui.VBox):
         self.task = choice("classes", params.tasks, task)
         self.tree = choice("tree", [t.name for t in self.store.shelf(self.task.value).task.trees], tree)
         self.leaf, self.number = choice("picture of", self._leaves()), slider("number", 0, 0, 0)
-        self.level, self.stretch = slider("level", 0, 0, 0), slider("depth scale", 0.1, 1.0, 0.6, 0.05)
+        self.level, self.stretch = slider("level shown", 0, 0, 0), slider("depth scale", 0.1, 1.0, 0.6, 0.05)
         self.aim = choice("attack on", [(AIMED.get(name, name).strip(","), name) for name in AIMS])
-        self.attacked = slider("at level", 0, 0, 0)
+        self.attacked = slider("level attacked", 0, 0, 0)
         self.budget = slider("budget /255", 0.0, 4 * eps, eps, eps / 8)
         self.views = [View(width) for _ in models]
         self.says = [ui.HTML() for _ in models]

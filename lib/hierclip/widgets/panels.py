@@ -16,7 +16,7 @@ from hierclip.widgets.look import Lens, Look, ordered_norms
 from hierclip.widgets.scene import png
 
 STYLE = """<style>
-.hierclip-sheet {background: #fff; color: #222; font: 13px/1.35 sans-serif; padding: 4px}
+.hierclip-sheet {background: #fff; color: #222; font: 13px/1.35 sans-serif; padding: 4px; overflow-x: auto}
 .hierclip-sheet table {border-collapse: collapse; font-size: 12px; color: #222; margin: 0}
 .hierclip-sheet tr {background: none !important; vertical-align: top}
 .hierclip-sheet th, .hierclip-sheet td {text-align: left !important; padding: 1px 10px 1px 2px}
@@ -90,4 +90,4 @@ def _both(looks: Sequence[Look], level: int) -> str:
 
 def number(value: float) -> str:
     """One digit after the point; a level of one text has no margin and no bound."""
-    return f"{value:.1f}" if isfinite(value) else "none"
+    return f"{round(value, 1) + 0.0:.1f}" if isfinite(value) else "none"  # no minus before 0.0
