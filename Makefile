@@ -1,4 +1,4 @@
-# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, search, depth, lab and verify work on that one's results.
+# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, search, verdict, lab and verify work on that one's results.
 SHELL := bash
 PRESET ?= openmoji
 ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
@@ -16,13 +16,13 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: help repro report test slow lint sweep ablate search depth lab verify lock clean
+.PHONY: help repro report test slow lint sweep ablate search verdict lab verify lock clean
 
 # What can be made, and what each of it is: this list.
 help:
 	@awk '/^# /{said = said " " substr($$0, 3); next} /^[a-z]+:/{sub(/:.*/, ""); printf "make %-7s%s\n", $$0, said} {said = ""}' Makefile
 	@echo
-	@echo 'PRESET=NAME, for repro, report, sweep, ablate, search, depth, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
+	@echo 'PRESET=NAME, for repro, report, sweep, ablate, search, verdict, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
 
 # The environment, then every result; it goes on where it was stopped.
 repro: $(READY) $(wildcard presets/*/dvc.yaml)
@@ -74,10 +74,11 @@ search: $(READY)
 	@cd $(ROOT) && $(BIN)/dvc repro pretrain
 	@cd $(ROOT) && $(RUN) notebooks/85_search.ipynb data/executed/85_search.ipynb
 
-# Whether the depth of `recall` is real: norms by level, and what they and margins tell of the attack.
-depth: $(READY)
+# `recall` against every other method over all seeds, and whether its depth is real.
+verdict: $(READY)
 	@cd $(ROOT) && $(BIN)/dvc repro
-	@cd $(ROOT) && $(RUN) notebooks/86_depth.ipynb data/executed/86_depth.ipynb
+	@cd $(ROOT) && $(RUN) notebooks/86_verdict.ipynb data/executed/86_verdict.ipynb
+	@$(BIN)/hierclip readme
 
 # The records just made against the committed ones.
 verify: $(READY)

@@ -162,7 +162,9 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     # the level: larger dots, its names outside the rim
     answers = []
     for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
-        radius, took = changed(page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level shown", key))
+        radius, took = changed(
+            page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level shown", key)
+        )
         answers.append(took)
         assert radius == "5"
         assert page.locator(".labels text").all_text_contents() == [node.name for node in tree.levels[level]]

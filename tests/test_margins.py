@@ -19,6 +19,7 @@ from hierclip.margins import (
     level_bounds,
     measured_margins,
     rank_correlation,
+    recalled_depth,
     recalled_norms,
     rising,
     separation,
@@ -300,6 +301,21 @@ def test_norms_of_what_is_recalled_are_those_of_the_points_that_levels_are_read_
     assert found[:, 0] == pytest.approx(tanh(2.0), abs=1e-6)  # one radius at the leaves
     points = memory(F.normalize(shown.floats().flatten(1)), 1)
     np.testing.assert_allclose(found[:, 1], points.norm(dim=1), rtol=1e-5)
+    paths, clean = (
+        torch.tensor([[0, 0], [1, 0], [2, 1]]),
+        np.array([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1]], dtype=bool),
+    )
+    broken = np.array([[1, 1], [0, 0], [1, 0], [0, 1], [1, 1]], dtype=bool)
+    depth = recalled_depth(classifier, shown, paths, clean, broken, 2, 50, 0)
+    assert depth["right"].tolist() == [4, 4] and (depth["rising"] == rising(found, np.zeros(5))).all()
+    assert depth["norm"].to_numpy() == pytest.approx(found.mean(0))
+    margins = measured_margins(classifier, shown, paths, 2).pivot(index="picture", columns="level", values="margin")
+    for level, right in enumerate(clean.T):
+        for what, values in (("norm", found[:, level]), ("margin", margins[level].to_numpy())):
+            expected = rank_correlation(values[right], broken[right, level], 50, 0)
+            np.testing.assert_equal(
+                depth.loc[level, [f"rho of {what}", f"{what} low", f"{what} high"]].to_numpy(float), expected
+            )
     with pytest.raises(TypeError, match="a CosineHead recalls nothing"):
         recalled_norms(Classifier(nn.Flatten(), head.leaf, texts), shown, batch=2)
 

@@ -7,10 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from hierclip.cli import DEFAULT, RESULTS, TABLE, app, main, write_readme
+from hierclip.cli.project import VERDICT
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.params import find_root, load_params
 from hierclip.plots.frames import frame, in_order
 from hierclip.plots.table import markdown, paired
+from hierclip.plots.versus import versus, versus_markdown
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.test_evaluate import record
 
@@ -21,12 +23,16 @@ LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
 
 def test_readme_shows_the_committed_records():
     readme = (ROOT / "README.md").read_text(encoding="utf8")
-    shown = {name: text for _, name, text, _ in RESULTS.findall(readme)}
+    shown = {name: text for _, kind, name, text, _ in RESULTS.findall(readme) if kind == "results"}
     assert DEFAULT in shown
     for name, text in shown.items():
         root = ROOT if name == DEFAULT else ROOT / "presets" / name
         table = markdown(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
         assert text.strip() == table.strip()
+    for _, _, name, text, _ in (found for found in RESULTS.findall(readme) if found[1] == "verdict"):
+        folder = ROOT / "presets" / name
+        table = pd.read_csv(folder / VERDICT.replace(".md", ".csv"))
+        assert versus_markdown(table, "recall", load_params(folder / "params.yaml")) == text
 
 
 @pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
@@ -81,6 +87,31 @@ def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_pat
     (row,) = paired(made, LABELS, tmp_path, 100).to_dict("records")
     assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
     assert row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0  # one each way but one
+
+
+def test_a_method_is_set_against_another_over_all_seeds_on_the_same_pictures(tmp_path):
+    read = {
+        ("hier", 0): [[0, 0], [0, 0], [0, 1], [0, 1]],  # leaves all right, two whole paths
+        ("hier", 1): [[0, 0], [0, 0], [0, 0], [1, 1]],  # three of each
+        ("tecoa", 0): [[0, 1], [0, 0], [1, 1], [0, 1]],  # three leaves, a path
+        ("tecoa", 1): [[0, 1], [0, 1], [0, 1], [0, 1]],  # four leaves, no path
+    }
+    for (method, seed), nodes in read.items():
+        outcomes(nodes).save(outcomes_path(tmp_path, method, seed, "tuned"))
+    params = load_params(ROOT / "params.yaml").model_copy(update={"seeds": (0, 1)})
+    with pytest.raises(FileNotFoundError):
+        versus("hier", ["tecoa"], params, tmp_path)  # nothing of the held-out classes
+    for (method, seed), nodes in read.items():
+        outcomes(nodes).save(outcomes_path(tmp_path, method, seed, "held_out"))
+    table = versus("hier", ["tecoa"], params, tmp_path)
+    paths, leaves, clean = table[table["split"] == "tuned"].to_dict("records")
+    assert (paths["ours"], paths["theirs"], paths["points"]) == (62.5, 12.5, 50.0)
+    assert (paths["least"], paths["most"]) == (25, 75) and paths["low"] <= 50 <= paths["high"] < 100
+    assert (leaves["ours"], leaves["theirs"], leaves["points"], leaves["pictures"]) == (87.5, 87.5, 0, 4)
+    assert (clean["ours"], clean["low"], clean["high"]) == (100, 0, 0)
+    words = versus_markdown(table, "hier", params)
+    assert "(4 pictures)" in words and "means over 2 seeds" in words
+    assert "| TeCoA | 12.5 | +50.0 [" in words and "| Hierarchical | 62.5 | – |" in words
 
 
 def test_frame_has_a_row_for_each_level_and_reading():

@@ -189,6 +189,35 @@ def rising(norms: np.ndarray, labels: np.ndarray) -> float:
     return float((np.diff(means, axis=1) < 0).all(1).mean())
 
 
+def recalled_depth(
+    classifier: Classifier,
+    pictures: Pictures,
+    paths: Tensor,
+    clean: np.ndarray,
+    broken: np.ndarray,
+    batch: int,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """By level: the mean of `recalled_norms`, `rising`, and of norms and of margins the `rank_correlation` with being
+    broken, among the `right` pictures that are so without an attack.
+
+    clean, broken: (N, L + 1) bool, of the pictures at each level. For the rest see `measured_margins`.
+    """
+    norms, rows = recalled_norms(classifier, pictures, batch), []
+    margins = measured_margins(classifier, pictures, paths, batch).pivot(
+        index="picture", columns="level", values="margin"
+    )
+    rises = rising(norms, pictures.labels.numpy())
+    for level, right in enumerate(clean.T):
+        row = {"level": level, "norm": norms[:, level].mean(), "rising": rises, "right": int(right.sum())}
+        for what, values in (("norm", norms[:, level]), ("margin", margins[level].to_numpy())):
+            rho = rank_correlation(values[right], broken[right, level], resamples, seed)
+            row |= dict(zip((f"rho of {what}", f"{what} low", f"{what} high"), rho, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def _nearer(parents: Tensor, children: Tensor) -> float:
     return float((parents.norm(dim=-1) < children.norm(dim=-1)).float().mean())
 

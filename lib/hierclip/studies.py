@@ -239,7 +239,7 @@ def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation_table(frame: pd.DataFrame, params: Params, study: AblationParams, table: str, split: str) -> pd.DataFrame:
-    """The rows of one table: for every figure the mean over seeds and half its 95 % interval (Student's t); the steps."""
+    """The rows of one table: for every figure the mean over seeds and half its 95 % interval (Student's t)."""
     figures_of = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
     for row, changes in study.tables[table].items():

@@ -55,7 +55,8 @@ def class_names(folder: Path) -> dict[str, str]:
 
 
 def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
-    """The first `limit` pictures of each class that can be read, or all, cut to squares of `size` pixels, kept as bytes: part "test".
+    """The first `limit` pictures of each class that can be read, or all, cut to squares of `size` pixels, kept as
+    bytes: part "test".
 
     Part "val", which chooses the reading, is the picture after them of each class, or where there is none of any, the
     same ones. A picture that cannot be read is left out.

@@ -8,14 +8,14 @@ import typer
 
 from hierclip.params import find_root
 
-DEFAULT, TABLE = "openmoji", "data/results/table.md"
+DEFAULT, TABLE, VERDICT = "openmoji", "data/results/table.md", "data/results/verdict.md"
 RESULTS = re.compile(
-    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
+    r"(<!-- (results|verdict) of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
 )
 
 
 def readme() -> None:
-    """Put the results tables, which the report makes out of the records, between the README's markers.
+    """Put what the report and `make verdict` make out of records and outcomes between the README's markers.
 
     \b
     Example:
@@ -25,7 +25,7 @@ def readme() -> None:
 
 
 def write_readme(root: Path) -> bool:
-    """Puts each preset's table between its markers in the README; gives whether that changed it.
+    """Puts each preset's tables between their markers in the README; gives whether that changed it.
 
     Raises ValueError where the README has no markers.
     """
@@ -35,8 +35,9 @@ def write_readme(root: Path) -> bool:
         raise ValueError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
 
     def filled(found: re.Match) -> str:
-        table = root / ("" if found[2] == DEFAULT else f"presets/{found[2]}") / TABLE
-        return found[1] + (table.read_text(encoding="utf8") if table.exists() else "Not run yet.\n") + found[4]
+        place = root / ("" if found[3] == DEFAULT else f"presets/{found[3]}")
+        table = place / (TABLE if found[2] == "results" else VERDICT)
+        return found[1] + (table.read_text(encoding="utf8") if table.exists() else "Not run yet.\n") + found[5]
 
     new = RESULTS.sub(filled, text)
     if new != text:

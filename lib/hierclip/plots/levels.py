@@ -69,7 +69,9 @@ def measured(record: Record) -> str:
 def checked(record: Record) -> str:
     """What the checks of the attack say."""
     weak = " The model is weaker than the table says, or the attack is blind." if record.audit.failed else ""
-    weak += "" if record.robust["direct"][0][0] else " No leaf stood under the attack: a stronger one had none to break."
+    weak += (
+        "" if record.robust["direct"][0][0] else " No leaf stood under the attack: a stronger one had none to break."
+    )
     return audit_words([record], {record.method: record.method}) + weak
 
 
