@@ -141,6 +141,10 @@ BAD = {  # what is given instead, and what the line has to say
         {"--model": "ViT-Z-99"},
         "no model 'ViT-Z-99': neither a folder, nor hf-hub:NAME, nor one of open_clip",
     ),
+    "path of a model": (
+        {"--model": "models/hier-0", "--pretrained": None},
+        "no folder 'models/hier-0' with a model in",
+    ),
     "which weights": ({"--pretrained": None}, "hierclip-vit: which weights? none are published for it"),
     "which tag": ({"--model": "ViT-B-32", "--pretrained": None}, "ViT-B-32: which weights? published are openai, "),
     "weights": ({"--pretrained": "none.pt"}, "no weights 'none.pt', and no such file; none are published"),
@@ -156,7 +160,7 @@ BAD = {  # what is given instead, and what the line has to say
     "one class": ({"--images": "one"}, "one: one class only (dog); there must be two"),
     "classes of one name": ({"--images": "twins"}, "twins: big cat, big_cat have one name; give each its own"),
     "broken pictures": ({"--images": "broken", "--tree": None}, "broken: no picture of class cat can be read"),
-    "tree": ({"--tree": "none.yaml"}, "none.yaml: "),
+    "tree": ({"--tree": "none.yaml"}, "none.yaml: no such file"),
     "kind of tree": ({"--tree": "zoo"}, "zoo: no reader for ''; a tree's file ends in"),
     "tree that lacks a class": ({"--tree": "lacks.yaml"}, "lacks.yaml: leaf bus (bus) is missing"),
     "tree with another class": ({"--tree": "extra.yaml"}, "extra.yaml: unknown leaf 'tram' under vehicle"),
@@ -334,11 +338,14 @@ def test_what_is_said_of_a_head_is_true(backbone, tree, head):
 
 
 def test_a_model_of_the_project_is_audited_as_it_is_read(place, run, backbone):
-    model.save_model(Model(backbone, HEADS[-1], "hier"), place / "hier-0")
+    model.save_model(Model(backbone, HEADS[-1], "hier", template="a drawing of {}"), place / "hier-0")
     arguments = ["audit", "--model", "hier-0", "--images", "zoo", "--tree", "tree.json", *QUICK, "--limit", "1"]
     code, out, err = run(*arguments)
     record = json.loads((place / "hierclip-audit/record.json").read_text(encoding="utf8"))
     assert code in (0, 1) and record["method"] == "hier-0" and record["images"] == 5
+    assert record["threat_model"]["prompt"] == "a drawing of {}"  # its own
+    run(*arguments, "--template", "a {}", "--out", "other")
+    assert json.loads((place / "other/record.json").read_text(encoding="utf8"))["threat_model"]["prompt"] == "a {}"
     assert "cosine" in record["audit"]["checks"]  # a check of models that are read otherwise
 
 
@@ -350,6 +357,16 @@ def test_the_first_pictures_of_a_class_are_audited_and_the_next_one_chooses_the_
     assert some.pictures("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
     assert torch.equal(some.pictures("val").images, images[2::COUNT])
     assert every.pictures("val") is every.pictures("test")
+
+
+def test_the_next_picture_of_a_class_stands_for_one_that_cannot_be_read(place):
+    images = read_folder(place / "zoo", 16, None).pictures("test").images
+    (place / "zoo/cat/1.jpg").write_text("none", encoding="utf8")
+    some = read_folder(place / "zoo", 16, 1)
+    firsts = [k * COUNT + (sorted(LEAVES)[k] == "cat") for k in range(5)]
+    assert some.pictures("test").labels.tolist() == list(range(5)) and some.broken == ["zoo/cat/1.jpg"]
+    assert torch.equal(some.pictures("test").images, images[firsts])
+    assert torch.equal(some.pictures("val").images, images[[first + 1 for first in firsts]])
 
 
 def test_the_one_picture_of_a_class_also_chooses_the_reading_and_it_is_said(place, run, weights):

@@ -138,7 +138,7 @@ REFUSED = {
     "list and mapping in JSON": ("t.json", '{"a": ["apple"], "a": {"b": "dog"}}', ["node a stands twice"]),
     "node that is a list": ("t.yaml", "? [a, b]\n: [apple]", ["['a', 'b']", "no text"]),
     "no superclasses": ("t.yaml", "all: [apple, lemon, lime, carrot, dog]", ["no superclasses", "two nodes"]),
-    "no YAML": ("t.yaml", "a: [apple", ["expected"]),
+    "no YAML": ("t.yaml", "a: [apple", ["line 1: ", "expected", "which is no YAML"]),
     "no JSON": ("t.json", "{", ["line 1"]),
     "no CSV": ("t.csv", '"apple,a', ["unexpected end"]),
     "nested too deep": ("t.json", "[" * 100_000, ["recursion"]),

@@ -50,10 +50,10 @@ def test_the_levels_asked_for_are_those_of_all_in_the_order_asked(classifier, im
 
 @pytest.mark.parametrize("head", HEADS, ids=NAMES)
 def test_a_saved_model_gives_the_same_logits(tmp_path, backbone, tree, images, head):
-    saved = model.Model(backbone, head, "hier")
+    saved = model.Model(backbone, head, "hier", template=TEMPLATE)
     model.save_model(saved, tmp_path / "model")
     loaded = model.load_model(tmp_path / "model")
-    assert (loaded.head, loaded.method) == (head, "hier")
+    assert (loaded.head, loaded.method, loaded.template) == (head, "hier", TEMPLATE)
     assert (loaded.backbone.mean, loaded.backbone.std) == (backbone.mean, backbone.std)
     for before, after in zip(*(m.classifier(tree, TEMPLATE)(images) for m in (saved, loaded)), strict=True):
         close(after, before)
