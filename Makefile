@@ -76,7 +76,8 @@ search: $(READY)
 
 # `recall` against every other method over all seeds, and whether its depth is real.
 verdict: $(READY)
-	@cd $(ROOT) && $(BIN)/dvc repro
+	@grep -qE '^methods:.*\brecall\b' $(ROOT)/params.yaml || { echo 'verdict: recall is not among the methods of $(ROOT)/params.yaml'; exit 2; }
+	@$(MAKE) --no-print-directory repro PRESET=$(PRESET)
 	@cd $(ROOT) && $(RUN) notebooks/86_verdict.ipynb data/executed/86_verdict.ipynb
 	@$(BIN)/hierclip readme
 
@@ -100,6 +101,6 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
-	  | sed -un -e 's/^\(Collecting\|Processing\) \([^ ]*\).*/\1 \2/p' -e 's/^Installing collected.*/unpacking them: some minutes without a word/p'
+	  | awk '/^(Collecting|Processing) /{print $$1, $$2; fflush()} /^Installing coll/{print "unpacking them: some minutes without a word"; fflush()}'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)

@@ -150,7 +150,7 @@ def test_captions_say_the_numbers_of_the_best():
     worse = record(worst_level={"direct": 0.1, "roll_up": 0.2})
     better = record(method="hier", worst_level={"direct": 0.345, "roll_up": 0.15})
     said = captions.levels([worse, better], LABELS)
-    assert "Hierarchical, 34.5 % at its worst level" in said and "TeCoA, 20.0 % at its worst level" in said
+    assert "Hierarchical, 34.5 % at the worst level" in said and "TeCoA, 20.0 % at the worst level" in said
     spread = captions.trees([record()], LABELS)
     figures = {name: f"{100 * tree.path_robust['direct']:.1f} % in {name}" for name, tree in record().forest.items()}
     assert all(words in spread for words in figures.values())

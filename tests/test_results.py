@@ -29,10 +29,12 @@ def test_readme_shows_the_committed_records():
         root = ROOT if name == DEFAULT else ROOT / "presets" / name
         table = markdown(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
         assert text.strip() == table.strip()
-    for _, _, name, text, _ in (found for found in RESULTS.findall(readme) if found[1] == "verdict"):
-        folder = ROOT / "presets" / name
-        table = pd.read_csv(folder / VERDICT.replace(".md", ".csv"))
-        assert versus_markdown(table, "recall", load_params(folder / "params.yaml")) == text
+    verdicts = {name: text for _, kind, name, text, _ in RESULTS.findall(readme) if kind == "verdict"}
+    assert "openmoji-full" in verdicts
+    for name, text in verdicts.items():
+        root = ROOT / "presets" / name
+        table = pd.read_csv(root / VERDICT.replace(".md", ".csv"))
+        assert versus_markdown(table, "recall", load_params(root / "params.yaml")) == text
 
 
 @pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
@@ -104,14 +106,16 @@ def test_a_method_is_set_against_another_over_all_seeds_on_the_same_pictures(tmp
     for (method, seed), nodes in read.items():
         outcomes(nodes).save(outcomes_path(tmp_path, method, seed, "held_out"))
     table = versus("hier", ["tecoa"], params, tmp_path)
-    paths, leaves, clean = table[table["split"] == "tuned"].to_dict("records")
+    paths, rolled, leaves, clean = table[table["split"] == "tuned"].to_dict("records")
     assert (paths["ours"], paths["theirs"], paths["points"]) == (62.5, 12.5, 50.0)
     assert (paths["least"], paths["most"]) == (25, 75) and paths["low"] <= 50 <= paths["high"] < 100
+    assert (rolled["ours"], rolled["theirs"]) == (87.5, 87.5)  # the leaf's superclass is right where the leaf is
     assert (leaves["ours"], leaves["theirs"], leaves["points"], leaves["pictures"]) == (87.5, 87.5, 0, 4)
     assert (clean["ours"], clean["low"], clean["high"]) == (100, 0, 0)
     words = versus_markdown(table, "hier", params)
-    assert "(4 pictures)" in words and "means over 2 seeds" in words
-    assert "| TeCoA | 12.5 | +50.0 [" in words and "| Hierarchical | 62.5 | – |" in words
+    assert "(4 pictures)" in words and "the mean over 2 seeds" in words
+    assert "| TeCoA | 12.5; +50.0 [" in words and "(+25.0 to +75.0) | 87.5; +0.0 [" in words
+    assert "| Hierarchical | 62.5 | 87.5 | 87.5 | 100.0 |" in words
 
 
 def test_frame_has_a_row_for_each_level_and_reading():
@@ -120,20 +124,21 @@ def test_frame_has_a_row_for_each_level_and_reading():
     assert rows["robust"].between(0, 1).all()
 
 
-def marked(name: str, text: str) -> str:
-    return f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+def marked(name: str, text: str, kind: str = "results") -> str:
+    return f"<!-- {kind} of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
 
 
 def test_readme_is_written_between_its_markers_once(tmp_path):
     for folder, text in (("", "one\n"), ("presets/tiny-b", "two\n")):
         (tmp_path / folder / TABLE).parent.mkdir(parents=True)
         (tmp_path / folder / TABLE).write_text(text, encoding="utf8")
+    (tmp_path / "presets/tiny-b" / VERDICT).write_text("three\n", encoding="utf8")
     readme = tmp_path / "README.md"
-    readme.write_text(
-        "a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", "") + marked("c", ""), encoding="utf8"
-    )
+    old = marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", "") + marked("tiny-b", "", "verdict") + marked("c", "")
+    readme.write_text("a\n" + old, encoding="utf8")
     assert write_readme(tmp_path)
-    filled = marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n") + marked("c", "Not run yet.\n")
+    filled = marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n")
+    filled += marked("tiny-b", "three\n", "verdict") + marked("c", "Not run yet.\n")
     assert readme.read_text(encoding="utf8") == "a\n" + filled
     assert not write_readme(tmp_path)
 

@@ -200,7 +200,7 @@ def recalled_depth(
     seed: int,
 ) -> pd.DataFrame:
     """By level: the mean of `recalled_norms`, `rising`, and of norms and of margins the `rank_correlation` with being
-    broken, among the `right` pictures that are so without an attack.
+    broken, among the pictures right without an attack, of which there are `right`; nan where norms are all the same.
 
     clean, broken: (N, L + 1) bool, of the pictures at each level. For the rest see `measured_margins`.
     """
@@ -211,7 +211,7 @@ def recalled_depth(
     rises = rising(norms, pictures.labels.numpy())
     for level, right in enumerate(clean.T):
         row = {"level": level, "norm": norms[:, level].mean(), "rising": rises, "right": int(right.sum())}
-        for what, values in (("norm", norms[:, level]), ("margin", margins[level].to_numpy())):
+        for what, values in (("norm", norms[:, level].round(5)), ("margin", margins[level].to_numpy())):
             rho = rank_correlation(values[right], broken[right, level], resamples, seed)
             row |= dict(zip((f"rho of {what}", f"{what} low", f"{what} high"), rho, strict=True))
         rows.append(row)

@@ -70,15 +70,20 @@ def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
         counts = torch.bincount(parts[-1].labels, minlength=len(left)).tolist()
         wanted = [count - found for count, found in zip(wanted, counts, strict=True)]
         left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
-    labels = torch.cat([part.labels for part in parts])
-    test = Pictures(torch.cat([part.images for part in parts]), labels)[labels.argsort(stable=True)]
+    test = parts[0] if len(parts) == 1 else _joined(parts)
     beyond = [row for rows in left for row in rows[:1]]
     val = _pictures(source.take(beyond), size, f"{name}, to choose the reading", broken) if beyond else test
-    if lost := [c for k, c in enumerate(source.classes) if k not in labels]:
+    if lost := [c for k, c in enumerate(source.classes) if k not in test.labels]:
         said = f"{folder}: no picture of class {', '.join(lost[:5])} can be read; mend or remove"
         raise DataError(f"{said} {', '.join(broken[:5])}")
     leaves = tuple(Leaf(identifier, words, "tuned") for identifier, words in source.classes.items())
     return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test}, broken)
+
+
+def _joined(parts: Sequence[Pictures]) -> Pictures:
+    """Class by class, those of each in their order."""
+    labels = torch.cat([part.labels for part in parts])
+    return Pictures(torch.cat([part.images for part in parts]), labels)[labels.argsort(stable=True)]
 
 
 def _pictures(source: Source, size: int, what: str, broken: list[str]) -> Pictures:

@@ -40,7 +40,7 @@ def open_model(model: str, pretrained: str | None) -> tuple[Model, int]:
 def _check(model: str, pretrained: str | None) -> None:
     """Raises ModelError for an architecture, or weights of one, that there is not."""
     if any(mark in model for mark in "/\\") or model.startswith("."):
-        raise ModelError(f"no folder {model!r} with a model in it")
+        raise ModelError(f"no folder {model!r} with a model in it; one of the hub is hf-hub:NAME")
     if model not in open_clip.list_models():
         raise ModelError(
             f"no model {model!r}: neither a folder, nor hf-hub:NAME, nor one of open_clip, `open_clip.list_models()`"

@@ -13,6 +13,7 @@ from hierclip.plots.words import pipes
 
 MEASURES: dict[str, Callable[[Outcomes], np.ndarray]] = {  # (N,) bool: which pictures count
     "path-robust, direct": lambda seen: path_robust(seen, "direct"),
+    "path-robust, roll-up": lambda seen: path_robust(seen, "roll_up"),
     "robust leaf": lambda seen: seen.robust["direct"][0, :, 0],
     "clean leaf": lambda seen: seen.clean["direct"][:, 0],
 }
@@ -44,20 +45,20 @@ def versus(ours: str, others: Sequence[str], params: Params, root: Path) -> pd.D
 
 
 def versus_markdown(table: pd.DataFrame, ours: str, params: Params) -> str:
-    """What `versus` gives, a table for each split: for each figure what the method has, and what ours has more."""
+    """What `versus` gives, a table for each split: for each figure what a method has, and how much more ours has."""
     parts = []
     for split, rows in table.groupby("split", sort=False):
-        figures, words = rows.groupby("figure", sort=False), {}
-        words["method"] = [params.labels[m] for m in (ours, *dict.fromkeys(rows["method"]))]
-        for name, found in figures:
-            apart = [
-                f"{p:+.1f} [{low:+.1f}, {high:+.1f}]" for p, low, high in found[["points", "low", "high"]].to_numpy()
-            ]
-            words[name] = [f"{v:.1f}" for v in (found["ours"].iloc[0], *found["theirs"])]
-            words[f"{params.labels[ours]} less it, {name}"] = ["–", *apart]
+        words = {"method": [params.labels[m] for m in (ours, *dict.fromkeys(rows["method"]))]}
+        for name, found in rows.groupby("figure", sort=False):
+            cells = (found[["theirs", "points", "low", "high", "least", "most"]].round(1) + 0.0).to_numpy()
+            row = "{:.1f}; {:+.1f} [{:+.1f}, {:+.1f}] ({:+.1f} to {:+.1f})"
+            words[str(name)] = [f"{found['ours'].iloc[0]:.1f}", *(row.format(*cell) for cell in cells)]
         parts += [f"**{split_words(str(split))}** ({rows['pictures'].iloc[0]} pictures)", pipes(pd.DataFrame(words))]
     seeds = len(params.seeds)
-    return "\n\n".join(parts) + (
-        f"\n\nPercent and points; means over {seeds} seed{'s' * (seeds != 1)}. In brackets the 95 % interval of a "
-        "paired bootstrap over pictures.\n"
+    parts.append(
+        f"What a method has, in percent, the mean over {seeds} seed{'s' * (seeds != 1)}; and how many points more "
+        f"{params.labels[ours]} has, with the 95 % interval of a paired bootstrap over pictures in square brackets (for "
+        "the models as they were trained, not adjusted for the number of comparisons) and the least and the most of "
+        "single seeds in round ones."
     )
+    return "\n\n".join(parts) + "\n"

@@ -16,7 +16,7 @@ def percent(value: float) -> str:
 
 def levels(rows: Sequence[Record], labels: Labels) -> str:
     """Of `plots.results.level_bars`."""
-    least = {k: _best(rows, labels, [r.worst_level[k] for r in rows], " at the worst level") for k in READINGS}
+    least = {k: _best(rows, labels, [r.worst_level[k] for r in rows]) for k in READINGS}
     return (
         f"Accuracy at each level of the tree {next(iter(rows[0].trees))}: clean (pale), and under the attacks on that "
         f"very level (full), with 95 % intervals over {rows[0].images} pictures. **See** which method holds at every "
@@ -25,12 +25,12 @@ def levels(rows: Sequence[Record], labels: Labels) -> str:
     )
 
 
-def _best(rows: Sequence[Record], labels: Labels, values: Sequence[float], where: str) -> str:
-    """Who has the highest of the values, all of them where several do, and what it is; nobody where it is 0."""
+def _best(rows: Sequence[Record], labels: Labels, values: Sequence[float]) -> str:
+    """Who has the highest of the values at the worst level, all of them where several do; nobody where it is 0."""
     if not (best := max(values)):
         return "none"
     names = [labels[r.method] for r, value in zip(rows, values, strict=True) if value == best]
-    return f"{' and '.join(names)}, {percent(best)}{where}"
+    return f"{' and '.join(names)}, {percent(best)} at the worst level"
 
 
 def matrix(rows: Sequence[Record], labels: Labels) -> str:

@@ -25,7 +25,7 @@ def write_report(root: Path) -> tuple[Path, list[str]]:
     """
     found, path = load_results(root), root / RESULTS / "report.html"
     sections = all_sections(found)
-    few = min(r.images for r in found.records)
+    few = max(r.images for r in found.records)
     lead = LEAD + (TRIAL.format(few=few) if few < MANY else "")
     write_page(path, f"hierclip: robustness at every level, {found.preset or found.records[0].dataset}", lead, sections)
     texts = [part.markdown for section in sections for part in section.parts if isinstance(part, Text)]
