@@ -1,5 +1,5 @@
-import logging
 import copy
+import logging
 import subprocess
 import sys
 from pathlib import Path

@@ -57,7 +57,7 @@ def versus_markdown(table: pd.DataFrame, ours: str, params: Params) -> str:
     seeds = len(params.seeds)
     parts.append(
         f"What a method has, in percent, the mean over {seeds} seed{'s' * (seeds != 1)}; and how many points more "
-        f"{params.labels[ours]} has, with the 95 % interval of a paired bootstrap over pictures in square brackets (for "
+        f"{params.labels[ours]} has, with the 95 % interval of a paired bootstrap over pictures in square brackets (of "
         "the models as they were trained, not adjusted for the number of comparisons) and the least and the most of "
         "single seeds in round ones."
     )
