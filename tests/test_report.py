@@ -93,6 +93,21 @@ def test_a_preset_says_its_own_command(project):
         assert what in said
 
 
+def test_a_report_on_few_pictures_says_that_it_is_a_trial(project, tmp_path):
+    assert "A trial run" not in write_report(project)[0].read_text(encoding="utf8")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    save_record(record(), tmp_path / RECORDS)
+    assert "A trial run:</strong> 40 pictures" in write_report(tmp_path)[0].read_text(encoding="utf8")
+
+
+def test_a_flat_method_has_no_trees_and_no_choice_of_perturbation(project):
+    page = tables(write_report(project)[0].read_text(encoding="utf8"))
+    methods = page["Methods, as params.yaml has them."].set_index("method")
+    assert methods.loc["TeCoA", "trees"] == "leaves alone" and "perturbation" not in methods.loc["TeCoA", "settings"]
+    assert methods.loc["Hierarchical", "trees"] == "wordnet"
+    assert "perturbation: universal" in methods.loc["Hierarchical", "settings"]
+
+
 def test_without_records_it_says_what_makes_them(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     with pytest.raises(RecordError, match="make repro"):
@@ -151,6 +166,10 @@ def test_captions_say_the_numbers_of_the_best():
     better = record(method="hier", worst_level={"direct": 0.345, "roll_up": 0.15})
     said = captions.levels([worse, better], LABELS)
     assert "Hierarchical, 34.5 % at the worst level" in said and "TeCoA, 20.0 % at the worst level" in said
+    tied = captions.levels([worse, record(method="hier", worst_level={"direct": 0.1, "roll_up": 0.0})], LABELS)
+    assert "it is TeCoA and Hierarchical, 10.0 % at the worst level" in tied
+    fallen = [record(method=method, worst_level={"direct": 0.0, "roll_up": 0.0}) for method in ("tecoa", "hier")]
+    assert "it is none; read from the predicted leaf (right) none." in captions.levels(fallen, LABELS)
     spread = captions.trees([record()], LABELS)
     figures = {name: f"{100 * tree.path_robust['direct']:.1f} % in {name}" for name, tree in record().forest.items()}
     assert all(words in spread for words in figures.values())

@@ -52,7 +52,7 @@ def test_table_gives_the_figures_of_the_record():
     low, high = made.intervals["direct"].path_robust
     assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
     assert "Linf 4/255, apgd_ce, 10 steps each" in table and "| TeCoA | 0 |" in table
-    assert "worst tree of 2 (40 pictures)" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
+    assert "worst tree of 2 (8 pictures)" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
 
 
 def test_table_names_the_checks_that_failed():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 import yaml
 
-from hierclip.params import FlatParams
+from hierclip.params.methods import FlatParams
 from hierclip.plots.frames import check_frame, mistakes_table, superclass_attacks
 from hierclip.plots.methods import first_seeds
 from hierclip.plots.pictures import strip_path
