@@ -46,19 +46,19 @@ def versus(ours: str, others: Sequence[str], params: Params, root: Path) -> pd.D
 
 def versus_markdown(table: pd.DataFrame, ours: str, params: Params) -> str:
     """What `versus` gives, a table for each split: for each figure what a method has, and how much more ours has."""
-    parts = []
+    parts, seeds = [], len(params.seeds)
+    row = "{:.1f}; {:+.1f} [{:+.1f}, {:+.1f}]" + (" ({:+.1f} to {:+.1f})" if seeds > 1 else "")
     for split, rows in table.groupby("split", sort=False):
         words = {"method": [params.labels[m] for m in (ours, *dict.fromkeys(rows["method"]))]}
         for name, found in rows.groupby("figure", sort=False):
             cells = (found[["theirs", "points", "low", "high", "least", "most"]].round(1) + 0.0).to_numpy()
-            row = "{:.1f}; {:+.1f} [{:+.1f}, {:+.1f}] ({:+.1f} to {:+.1f})"
             words[str(name)] = [f"{found['ours'].iloc[0]:.1f}", *(row.format(*cell) for cell in cells)]
         parts += [f"**{split_words(str(split))}** ({rows['pictures'].iloc[0]} pictures)", pipes(pd.DataFrame(words))]
-    seeds = len(params.seeds)
+    over = f", the mean over {seeds} seeds," if seeds > 1 else ""
+    single = " The least and the most of single seeds in round brackets." if seeds > 1 else ""
     parts.append(
-        f"What a method has, in percent, the mean over {seeds} seed{'s' * (seeds != 1)}; and how many points more "
-        f"{params.labels[ours]} has, with the 95 % interval of a paired bootstrap over pictures in square brackets (of "
-        "the models as they were trained, not adjusted for the number of comparisons) and the least and the most of "
-        "single seeds in round ones."
+        f"What a method has, in percent{over}; and how many points more {params.labels[ours]} has, with the 95 % "
+        "interval of a paired bootstrap over pictures, of the models as they were trained, not adjusted for the number "
+        f"of comparisons.{single}"
     )
     return "\n\n".join(parts) + "\n"
