@@ -241,6 +241,7 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     assert points[0] != points[1]
     assert ["none has a depth" in (disk.text_content() or "") for disk in disks] == [True, False]
     page.wait_for_function("() => document.querySelectorAll('figure img').length === 6", timeout=PATIENCE)
+    keep(page, "compared")
     boxes = [disk.bounding_box() or {} for disk in disks]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     method = page.locator(".widget-label", has_text=re.compile("^method$"))
@@ -250,7 +251,6 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     for each, box in zip(lists, boxes, strict=True):  # each over its own disk
         place = each.bounding_box() or {}
         assert place["y"] < box["y"] and box["x"] < place["x"] < box["x"] + box["width"]
-    keep(page, "compared")
 
 
 def test_the_page_says_what_to_run_in_a_browser(opened, explored):

@@ -9,7 +9,7 @@ from hierclip.widgets.controls import ROW
 from hierclip.widgets.page import HELP, Page
 from hierclip.widgets.panels import sheet
 
-WIDTH = 500  # two of them fit beside the file list on a screen of 1440 pixels
+WIDTH = 470  # two of them fit beside the file list on a screen of 1440 pixels
 
 
 class Compare(Page):
@@ -21,6 +21,7 @@ class Compare(Page):
             return
         columns = []
         for model, says, view in zip(self.models, self.says, self.views, strict=True):
+            says.layout.min_height = "56px"  # two lines, so that both disks start at one height
             parts = [model, says, view.disk, view.strip, view.path]
             columns.append(ui.VBox(parts, layout={"width": f"{WIDTH + 10}px"}))
         self.children = [*self._chosen(), ui.HBox(columns, layout=ROW), ui.HTML(sheet(HELP)), *self._gone()]
