@@ -85,5 +85,6 @@ def _path(axis: Axes, nodes: list[int], truth: list[int], tree: Tree) -> None:
     names = [_shortened(tree.levels[l][node].name) for l, node in enumerate(nodes)]
     axis.set_xlabel("\n".join(names), size=7, alpha=0)  # keeps the room
     for l, (node, true, name) in enumerate(zip(nodes, truth, names, strict=True)):
-        style = {"ha": "center", "va": "top", "size": 7} | ({"weight": "bold", "color": WRONG} if node != true else {})
+        weight, colour = ("normal", "black") if node == true else ("bold", WRONG)
+        style = {"ha": "center", "va": "top", "size": 7, "weight": weight, "color": colour}
         axis.annotate(name, (0.5, 0), (0, -4 - 8.6 * l), "axes fraction", "offset points", **style)

@@ -102,7 +102,7 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
             cells.append(f"{r['seconds']:.2f} ± {r['seconds_half']:.2f}")
             rows.append([row, *(cells if r["seeds"] else absent)])
         parts.append(pipes(pd.DataFrame(rows, columns=[name, *columns.values(), "seconds a step"])))
-    steps = {row: count for table in tables.values() for row, count in table["steps"].dropna().items()}
+    steps = {row: float(n) for table in tables.values() for row, n in table["steps"].dropna().items()}  # pyright: ignore
     most = max(steps.values(), default=0)
     few = [f"{row} ({count:.0f} of {most:.0f})" for row, count in steps.items() if count < most / 2]
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
