@@ -54,7 +54,7 @@ def versus_markdown(table: pd.DataFrame, ours: str, params: Params) -> str:
             cells = (found[["theirs", "points", "low", "high", "least", "most"]].round(1) + 0.0).to_numpy()
             words[str(name)] = [f"{found['ours'].iloc[0]:.1f}", *(row.format(*cell) for cell in cells)]
         parts += [f"**{split_words(str(split))}** ({rows['pictures'].iloc[0]} pictures)", pipes(pd.DataFrame(words))]
-    over = f", the mean over {seeds} seeds," if seeds > 1 else ""
+    over = f", the mean over {seeds} seeds" if seeds > 1 else ""
     single = " The least and the most of single seeds in round brackets." if seeds > 1 else ""
     parts.append(
         f"What a method has, in percent{over}; and how many points more {params.labels[ours]} has, with the 95 % "
