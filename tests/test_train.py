@@ -130,13 +130,14 @@ def changed(backbone, before) -> set[str]:
 
 @pytest.fixture
 def towers(monkeypatch):
-    """All towers that fine-tuning makes, the original ones first, each with what it held then."""
-    made = []
+    """All towers that fine-tuning makes, the original ones first, each with what it held and gave for pictures then."""
+    made, pictures = [], torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     class Watched(Towers):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append((self, copy.deepcopy(self.state_dict())))
+        def __init__(self, *arguments, **choices):
+            super().__init__(*arguments, **choices)
+            with torch.no_grad():
+                made.append((self, copy.deepcopy(self.state_dict()), self.eval()(pictures)))
 
     monkeypatch.setattr(train, "Towers", Watched)
     return made
@@ -165,9 +166,11 @@ def test_a_method_changes_the_image_encoder_alone_and_the_hierarchy_the_text_pro
     _, history = tune(fabric, name, params, backbone, forest, checkpoint)
     text = {"text_projection"} if method.loss == "hier" else set()
     assert changed(backbone, before) == visual | text  # weights alone: BatchNorm's statistics are no parameters
-    (original, held), (trained, start) = towers
+    (original, held, first), (trained, _, start) = towers
     assert all(torch.equal(value, held[key]) for key, value in original.state_dict().items())
-    assert all(torch.equal(value, held[key]) for key, value in start.items())  # both begin alike
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in original.modules())
+    for one, other in zip(first, start, strict=True):  # both begin alike, but that the original's BatchNorm is folded
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     assert same(trained.encoder.visual, backbone.clip.visual)
     cost = gradient_evaluations(method, 2)
     assert len(history) == 2 and passes == [True] * 2 * cost  # what a step is charged for is what it takes
