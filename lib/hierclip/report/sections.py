@@ -59,7 +59,8 @@ def run(found: Results) -> Parts:
     for name in params.methods:
         settings = params.method[name].model_dump(mode="json")
         label, loss, trees = settings.pop("label"), settings.pop("loss"), settings.pop("trees", ["leaves alone"])
-        settings.pop("perturbation" if isinstance(params.method[name], FlatParams) else "", None)  # it has no other
+        if isinstance(params.method[name], FlatParams):
+            del settings["perturbation"]  # there is no other
         own = yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=10**9).strip("{}\n")
         methods.append((label, loss, ", ".join(trees) if loss != "none" else "–", own))
     columns = ["method", "loss", "trees", "settings"]
