@@ -30,7 +30,7 @@ class Told:
         self.clean, self.moved = (embeddings.requires_grad_(True) for embeddings in draw)
         draw = [torch.randn(IMAGES, DIMENSIONS, 2, 2, generator=generator) for _ in range(2)]
         self.local_clean, self.local_moved = (features.requires_grad_(True) for features in draw)
-        self.texts = torch.randn(LEAVES + 2, DIMENSIONS, generator=generator)  # of the leaves, and of a level above
+        self.texts = torch.randn(LEAVES + 5, DIMENSIONS, generator=generator)  # of the leaves, and of two levels above
         self.asked: list[bool] = []  # for local features
 
     def __call__(self, images, local=False):
@@ -41,7 +41,7 @@ class Told:
         return embeddings, 1 * features if local else images.new_zeros(0), self.texts
 
     def by_tree(self, texts):
-        return [[texts[:LEAVES], texts[LEAVES:]]]
+        return [list(texts.split([LEAVES, 3, 2]))]
 
 
 @pytest.fixture(params=range(3))
@@ -69,9 +69,9 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
-def leaf_logits(embeddings, texts):
-    """SCALE times the cosine with the leaves' texts."""
-    texts = texts[:LEAVES]
+def leaf_logits(embeddings, texts, rows=slice(LEAVES)):
+    """SCALE times the cosine with the leaves' texts, or with others."""
+    texts = texts[rows]
     unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (embeddings, texts)]
     return SCALE * unit[0] @ unit[1].T
 
@@ -124,7 +124,11 @@ def agft_by_hand(c, params):
 
 def recall_by_hand(c, params):
     moved, clean = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (c.own_moved, c.original_clean))
-    return agft_by_hand(c, params) + params.anchor * (1 - (moved * clean).sum(1)).mean()
+    upper = [
+        kl(*(leaf_logits(*seen, rows) for seen in ((c.original_clean, c.original_texts), (c.own_moved, c.own_texts))))
+        for rows in (slice(LEAVES, LEAVES + 3), slice(LEAVES + 3, LEAVES + 5))
+    ]
+    return agft_by_hand(c, params) + params.anchor * (1 - (moved * clean).sum(1)).mean() + params.upper * np.mean(upper)
 
 
 BY_HAND = {

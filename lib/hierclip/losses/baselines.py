@@ -76,16 +76,23 @@ def agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
 
 
 def anchored_agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
-    """`agft`, and `anchor` times 1 - cosine of the adversarial embedding with the original model's clean one."""
-    loss, embeddings = _agft(context, moved, params)
-    return loss + params.anchor * (1 - F.cosine_similarity(embeddings, context.original_clean[0])).mean()
+    """`agft`, and two terms that keep of the original model what no leaf asks about, both by its clean embedding:
+    `anchor` times 1 - cosine of the adversarial embedding with it, and `upper` times the divergence of the adversarial
+    prediction from what it predicts, at the leaf's scale, mean over the levels above the leaves of every tree.
+    """
+    loss, embeddings, texts = _agft(context, moved, params)
+    loss = loss + params.anchor * (1 - F.cosine_similarity(embeddings, context.original_clean[0])).mean()
+    if not params.upper:
+        return loss
+    own, kept = (context.upper_logits(*seen) for seen in ((embeddings, texts), context.original_clean))
+    return loss + params.upper * torch.stack([divergence(*levels) for levels in zip(own, kept, strict=True)]).mean()
 
 
-def _agft(context: Context, moved: Moved, params: AgftParams) -> tuple[Tensor, Tensor]:
-    """The loss, and the embeddings (B, D)."""
+def _agft(context: Context, moved: Moved, params: AgftParams) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and the embeddings of the images (B, D) and of all prompts (K, D)."""
     embeddings, _, texts = context.towers(moved.images)
     logits = context.leaf_logits(embeddings, texts)
     with torch.no_grad():
         soft = (params.gamma * context.leaf_logits(*context.original_clean)).softmax(1)
     target = (1 - params.hard) * soft + params.hard * F.one_hot(context.labels, logits.shape[1])
-    return F.cross_entropy(logits, target), embeddings
+    return F.cross_entropy(logits, target), embeddings, texts

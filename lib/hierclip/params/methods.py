@@ -41,6 +41,7 @@ class AgftParams(FlatParams):
     gamma: PositiveFloat  # the target's logit scale by the trained model's
     hard: float = Field(ge=0, le=1)  # share of the target that is one-hot
     anchor: float = Field(default=0.0, ge=0)  # weight of how far embeddings turn from the original model's clean ones
+    upper: float = Field(default=0.0, ge=0)  # weight of how far predictions above the leaves turn from its clean ones
 
 
 class RecallParams(AgftParams):
