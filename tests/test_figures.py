@@ -116,18 +116,19 @@ def test_a_check_is_filled_where_it_failed():
     assert filled == {0: "white", 1: PARAMS.plots.palette["tecoa"]}
 
 
-def test_a_strip_shows_what_is_read_and_in_bold_what_is_wrong(tree):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_strip_shows_what_is_read_and_in_bold_what_is_wrong(tree, count):
     def classify(images):
-        """The second picture's leaf, once it was made brighter."""
-        leaves = torch.eye(5)[[0, int(images[1].mean() > 0.4)]]
-        return [leaves, torch.eye(3)[[0, 0]], torch.eye(2)[[0, 0]]]
+        """The last picture's leaf is another, once it was made brighter."""
+        leaves = torch.eye(5)[[*[0] * (count - 1), int(images[-1].mean() > 0.4)]]
+        return [leaves, torch.eye(3)[[0] * count], torch.eye(2)[[0] * count]]
 
-    before = torch.full((2, 3, 8, 8), 0.3)
-    figure = attack_strip(classify, before, before + 0.25, torch.tensor([0, 0]), tree, "credit", 7.0)  # pyright: ignore
+    before, labels = torch.full((count, 3, 8, 8), 0.3), torch.zeros(count, dtype=torch.long)
+    figure = attack_strip(classify, before, before + 0.25, labels, tree, "credit", 7.0)  # pyright: ignore
     bold = {text.get_text() for axis in figure.axes for text in axis.texts if text.get_fontweight() == "bold"}
     assert bold == {tree.levels[0][1].name}
-    assert [axis.get_title() for axis in figure.axes[:2]] == [tree.levels[0][0].name] * 2
-    assert sum(len(axis.texts) for axis in figure.axes) == 2 * 2 * 3
+    assert [axis.get_title() for axis in figure.axes[:count]] == [tree.levels[0][0].name] * count
+    assert sum(len(axis.texts) for axis in figure.axes) == count * 2 * 3
     assert figure.axes[4].get_ylabel() == "change, ×2"  # 0.25 of half the range, 0.5
 
 

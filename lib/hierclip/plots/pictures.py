@@ -61,7 +61,7 @@ def attack_strip(
     paths = [
         torch.stack([level.argmax(1) for level in classifier(images)], dim=1).tolist() for images in (before, after)
     ]
-    truth = tree.paths[labels.cpu()].tolist()
+    truth = tree.paths[labels.cpu().numpy()].tolist()  # a tensor of one would count as a number
     shown = ((before, "clean", paths[0]), (noise, f"change, ×{times:.0f}", None), (after, "attacked", paths[1]))
     for row, (images, what, nodes) in enumerate(shown):
         axes[row, 0].set_ylabel(what)
