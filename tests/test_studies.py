@@ -283,6 +283,15 @@ def test_a_study_that_was_not_run_is_not_there_and_the_report_says_so(tmp_path, 
     assert ablation_markdown(None, small, "tuned") == "No ablation was run here; `make ablate` runs it.\n"
 
 
+def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project):
+    for seeds, shown in (((0, 1), "mean over 2 fine-tunings"), ((0,), "one fine-tuning on")):
+        study = small.ablation.model_copy(update={"seeds": seeds})
+        asked = small.model_copy(update={"ablation": study})
+        made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
+        text = ablation_markdown(made, asked, "tuned")
+        assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
+
+
 def test_a_study_record_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="Extra inputs"):
         StudyRecord.model_validate({"colour": "red"})

@@ -76,9 +76,8 @@ def agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
 
 
 def anchored_agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
-    """`agft`, and two terms that keep of the original model what no leaf asks about, both by its clean embedding:
-    `anchor` times 1 - cosine of the adversarial embedding with it, and `upper` times the divergence of the adversarial
-    prediction from what it predicts, at the leaf's scale, mean over the levels above the leaves of every tree.
+    """`agft`, and `anchor` times 1 - cosine of the adversarial embedding with the original model's clean one, and
+    `upper` times how far predictions above the leaves diverge from those of the latter, mean over all trees' levels.
     """
     loss, embeddings, texts = _agft(context, moved, params)
     loss = loss + params.anchor * (1 - F.cosine_similarity(embeddings, context.original_clean[0])).mean()

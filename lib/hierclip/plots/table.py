@@ -99,7 +99,7 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
         rows = []
         for row, r in table.iterrows():
             cells = [f"{100 * r[c]:.1f} ± {100 * r[f'{c}_half']:.1f}" for c in columns]
-            cells.append(f"{r['seconds']:.2f} ± {r['seconds_half']:.2f}")
+            cells = [cell.replace(" ± nan", "") for cell in (*cells, f"{r['seconds']:.2f} ± {r['seconds_half']:.2f}")]
             rows.append([row, *(cells if r["seeds"] else absent)])
         parts.append(pipes(pd.DataFrame(rows, columns=[name, *columns.values(), "seconds a step"])))
     steps = {row: float(n) for table in tables.values() for row, n in table["steps"].dropna().items()}  # pyright: ignore
@@ -107,9 +107,10 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
     few = [f"{row} ({count:.0f} of {most:.0f})" for row, count in steps.items() if count < most / 2]
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
     shown = "validation pictures" if study.part == "val" else "pictures"
+    several = f"mean over {seeds} fine-tunings with their 95 % interval (Student's t), each"
     parts.append(
-        f"Percent; mean over {seeds} fine-tunings with their 95 % interval (Student's t), each on {study.images} "
-        f"{shown} at most, {study.gradients} gradient evaluations unless the row says otherwise. "
+        f"Percent; {several if seeds > 1 else 'one fine-tuning'} on {study.images} {shown} at most, "
+        f"{study.gradients} gradient evaluations unless the row says otherwise. "
         f"Seconds are taken with another run beside. {attack_words(threat)}."
         + (f" Far fewer steps than others, so not to be compared: {', '.join(few)}." if few else "")
     )
