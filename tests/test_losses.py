@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 close = torch.testing.assert_close
 METHOD = load_params(ROOT / "params.yaml").method
 TRAINED = {name: method for name, method in METHOD.items() if method.loss != "none"}
-TRAINED["recall"] = TRAINED["recall"].model_copy(update={"anchor": 2.0})  # the default has none
+TRAINED["recall"] = TRAINED["recall"].model_copy(update={"anchor": 2.0, "upper": 0.5})
 FLAT = [name for name, method in TRAINED.items() if method.loss != "hier"]
 IMAGES, LEAVES, DIMENSIONS, SCALE = 4, 5, 3, 4.0
 CLEAN, MOVED = torch.zeros(IMAGES, 3, 2, 2), torch.ones(IMAGES, 3, 2, 2)
@@ -31,7 +31,7 @@ class Told:
         self.clean, self.moved = (embeddings.requires_grad_(True) for embeddings in draw)
         draw = [torch.randn(IMAGES, DIMENSIONS, 2, 2, generator=generator) for _ in range(2)]
         self.local_clean, self.local_moved = (features.requires_grad_(True) for features in draw)
-        self.texts = torch.randn(LEAVES + 5, DIMENSIONS, generator=generator)  # of the leaves, and of two levels above
+        self.texts = torch.randn(2 * LEAVES + 5, DIMENSIONS, generator=generator)  # of two trees
         self.asked: list[bool] = []  # for local features
 
     def __call__(self, images, local=False):
@@ -42,7 +42,8 @@ class Told:
         return embeddings, 1 * features if local else images.new_zeros(0), self.texts
 
     def by_tree(self, texts):
-        return [list(texts.split([LEAVES, 3, 2]))]
+        first, second, third, leaves, fifth = texts.split([LEAVES, 2, 1, LEAVES, 2])
+        return [[first, second, third], [leaves, fifth]]
 
 
 @pytest.fixture(params=range(3))
@@ -127,7 +128,7 @@ def recall_by_hand(c, params):
     moved, clean = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (c.own_moved, c.original_clean))
     upper = [
         kl(*(leaf_logits(*seen, rows) for seen in ((c.original_clean, c.original_texts), (c.own_moved, c.own_texts))))
-        for rows in (slice(LEAVES, LEAVES + 3), slice(LEAVES + 3, LEAVES + 5))
+        for rows in (slice(LEAVES, LEAVES + 2), slice(LEAVES + 2, LEAVES + 3), slice(2 * LEAVES + 3, 2 * LEAVES + 5))
     ]
     return agft_by_hand(c, params) + params.anchor * (1 - (moved * clean).sum(1)).mean() + params.upper * np.mean(upper)
 

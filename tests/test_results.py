@@ -106,16 +106,18 @@ def test_a_method_is_set_against_another_over_all_seeds_on_the_same_pictures(tmp
     for (method, seed), nodes in read.items():
         outcomes(nodes).save(outcomes_path(tmp_path, method, seed, "held_out"))
     table = versus("hier", ["tecoa"], params, tmp_path)
-    paths, rolled, leaves, clean = table[table["split"] == "tuned"].to_dict("records")
+    paths, rolled, leaves, clean, clean_paths, level = table[table["split"] == "tuned"].to_dict("records")
     assert (paths["ours"], paths["theirs"], paths["points"]) == (62.5, 12.5, 50.0)
     assert (paths["least"], paths["most"]) == (25, 75) and paths["low"] <= 50 <= paths["high"] < 100
     assert (rolled["ours"], rolled["theirs"]) == (87.5, 87.5)  # the leaf's superclass is right where the leaf is
     assert (leaves["ours"], leaves["theirs"], leaves["points"], leaves["pictures"]) == (87.5, 87.5, 0, 4)
     assert (clean["ours"], clean["low"], clean["high"]) == (100, 0, 0)
+    assert (clean_paths["figure"], clean_paths["ours"]) == ("clean path, direct", 100)
+    assert level["figure"] == "robust level 1, direct"
     words = versus_markdown(table, "hier", params)
     assert "(4 pictures)" in words and "the mean over 2 seeds" in words
     assert "| TeCoA | 12.5; +50.0 [" in words and "(+25.0 to +75.0) | 87.5; +0.0 [" in words
-    assert "| Hierarchical | 62.5 | 87.5 | 87.5 | 100.0 |" in words
+    assert "| Hierarchical | 62.5 | 87.5 | 87.5 | 100.0 | 100.0 |" in words
 
 
 def test_frame_has_a_row_for_each_level_and_reading():

@@ -149,7 +149,8 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
 def test_what_differs_in_its_reading_alone_is_trained_once(small, project, monkeypatch):
     """And gives what it gives trained by itself."""
     row = {"method": "recall", "trees": ["wordnet", "letters"]}
-    rows = {"here": row, "there": row | {"own": -1.0, "trees": ["wordnet"]}}
+    rows = {"here": row, "there": row | {"own": -1.0}, "other trees": row | {"upper": 0.5, "trees": ["wordnet"]}}
+    rows["more trees"] = rows["other trees"] | {"trees": row["trees"]}  # with `upper`, they are learnt from
     study = small.ablation.model_copy(update={"tables": {"one": rows}, "part": "val", "left_out": 3})
     runs, trained = ablation_runs(small, study), []
 
@@ -159,10 +160,10 @@ def test_what_differs_in_its_reading_alone_is_trained_once(small, project, monke
 
     monkeypatch.setattr(studies, "finetune", finetune)
     together = run_study(runs, small, study, project, "search")
-    assert len(trained) == 1 and list(together.frame["split"]) == ["tuned", "left_out"] * 2
+    assert len(trained) == 3 and list(together.frame["split"]) == ["tuned", "left_out"] * 4
     shutil.rmtree(project / KEPT)
-    alone = run_study(runs[1:], small, study, project, "search")
-    assert untimed(alone.rows) == untimed(together.rows[2:]) and len(trained) == 2
+    alone = run_study(runs[1:2], small, study, project, "search")
+    assert untimed(alone.rows) == untimed(together.rows[2:4]) and len(trained) == 4
 
 
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):

@@ -30,7 +30,7 @@ def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> di
 
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
-    """The mean of ours - theirs over the same pictures, (N,) bool each, with its 95 % bootstrap interval.
+    """The mean of ours - theirs over the same pictures, (N,) each, with its 95 % bootstrap interval.
 
     Raises ValueError where they are not of the same pictures.
     """

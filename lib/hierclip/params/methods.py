@@ -46,7 +46,7 @@ class AgftParams(FlatParams):
 
 class RecallParams(AgftParams):
     loss: Literal["recall"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    trees: tuple[TreeName, ...] = Field(min_length=1)  # read through; it is trained on leaves alone
+    trees: tuple[TreeName, ...] = Field(min_length=1)  # read through; training looks at them where `upper` is above 0
     geometry: Literal["poincare", "euclidean"]
     curvature: PositiveFloat  # the rest as in HierParams
     text_radius: PositiveFloat
@@ -55,7 +55,7 @@ class RecallParams(AgftParams):
     sharpness: PositiveFloat  # how many times as fast as the leaf's softmax what is recalled falls with the cosine
     own: float = Field(ge=-1, le=2)  # the cosine at which a leaf counts as much as the image itself
 
-    READING: ClassVar = {"trees", "geometry", "curvature", "text_radius", "top_radius", "tau", "sharpness", "own"}
+    READING: ClassVar = {"geometry", "curvature", "text_radius", "top_radius", "tau", "sharpness", "own"}
 
 
 class HierParams(Section):
