@@ -16,7 +16,7 @@ MEASURES: dict[str, Callable[[Outcomes], np.ndarray]] = {  # (N,) bool: which pi
     "path-robust, roll-up": lambda seen: path_robust(seen, "roll_up"),
     "robust leaf": lambda seen: seen.robust["direct"][0, :, 0],
     "clean leaf": lambda seen: seen.clean["direct"][:, 0],
-    "clean path, direct": lambda seen: seen.clean["direct"].all(1),
+    "clean path, direct": lambda seen: seen.clean["direct"].min(1),
 }
 
 
