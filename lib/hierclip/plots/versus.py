@@ -53,10 +53,9 @@ def versus_markdown(table: pd.DataFrame, ours: str, params: Params) -> str:
     row = "{:.1f}; {:+.1f} [{:+.1f}, {:+.1f}]" + (" ({:+.1f} to {:+.1f})" if seeds > 1 else "")
     for split, rows in table.groupby("split", sort=False):
         words = {"method": [params.labels[m] for m in (ours, *dict.fromkeys(rows["method"]))]}
-        for name in MEASURES:
-            found = rows[rows["figure"] == name]
+        for name, found in rows[rows["figure"].isin(MEASURES)].groupby("figure", sort=False):
             cells = (found[["theirs", "points", "low", "high", "least", "most"]].round(1) + 0.0).to_numpy()
-            words[name] = [f"{found['ours'].iloc[0]:.1f}", *(row.format(*cell) for cell in cells)]
+            words[str(name)] = [f"{found['ours'].iloc[0]:.1f}", *(row.format(*cell) for cell in cells)]
         parts += [f"**{split_words(str(split))}** ({rows['pictures'].iloc[0]} pictures)", pipes(pd.DataFrame(words))]
     over = f", the mean over {seeds} seeds" if seeds > 1 else ""
     single = " The least and the most of single seeds in round brackets." if seeds > 1 else ""
