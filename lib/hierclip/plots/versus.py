@@ -53,7 +53,9 @@ def versus_markdown(table: pd.DataFrame, ours: str, params: Params) -> str:
     row = "{:.1f}; {:+.1f} [{:+.1f}, {:+.1f}]" + (" ({:+.1f} to {:+.1f})" if seeds > 1 else "")
     for split, rows in table.groupby("split", sort=False):
         words = {"method": [params.labels[m] for m in (ours, *dict.fromkeys(rows["method"]))]}
-        for name, found in rows[rows["figure"].isin(MEASURES)].groupby("figure", sort=False):
+        for name, found in rows.groupby("figure", sort=False):
+            if name not in MEASURES:
+                continue
             cells = (found[["theirs", "points", "low", "high", "least", "most"]].round(1) + 0.0).to_numpy()
             words[str(name)] = [f"{found['ours'].iloc[0]:.1f}", *(row.format(*cell) for cell in cells)]
         parts += [f"**{split_words(str(split))}** ({rows['pictures'].iloc[0]} pictures)", pipes(pd.DataFrame(words))]
