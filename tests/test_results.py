@@ -113,7 +113,7 @@ def test_a_method_is_set_against_another_over_all_seeds_on_the_same_pictures(tmp
     assert (leaves["ours"], leaves["theirs"], leaves["points"], leaves["pictures"]) == (87.5, 87.5, 0, 4)
     assert (clean["ours"], clean["low"], clean["high"]) == (100, 0, 0)
     assert (clean_paths["figure"], clean_paths["ours"]) == ("clean path, direct", 100)
-    assert level["figure"] == "robust level 1, direct"
+    assert (level["figure"], level["ours"], level["theirs"]) == ("robust level 1, direct", 62.5, 12.5)
     words = versus_markdown(table, "hier", params)
     assert "(4 pictures)" in words and "the mean over 2 seeds" in words
     assert "| TeCoA | 12.5; +50.0 [" in words and "(+25.0 to +75.0) | 87.5; +0.0 [" in words
