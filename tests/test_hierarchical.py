@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hierclip.losses import Context, Moved
-from hierclip.losses.hierarchical import (
-    Level,
-    hierarchical,
-    hita,
-    image_gap,
-    level_weight,
-    negatives,
-    text_gap,
-    vicinity,
-)
+from hierclip.losses import Context, Moved, make_nodes
+from hierclip.losses.hierarchical import Placed, hierarchical, hita, image_gap, level_weights, text_gap, vicinity
+from hierclip.losses.levels import RolledUp, group_levels, roll_up, rolled_up
 from hierclip.model import PoincareHead
 from hierclip.params import load_params
 from tests.conftest import LEAVES, ROOT
@@ -53,9 +45,9 @@ def make(trees, seed=0, **changes) -> SimpleNamespace:
     radii = params.curvature, params.image_radius, params.text_radius, params.top_radius
     head = PoincareHead(*radii, params.tau, params.norms, image_norm=3.0, text_norm=2.0)
     paths = [torch.from_numpy(tree.paths)[labels] for tree in trees]
-    parents = [[torch.tensor(level) for level in tree.parents] for tree in trees]
+    nodes = [make_nodes(tree.parents, tree.sizes[-1]) for tree in trees]
     towers = Linear(trees, seed)
-    context = Context(images, paths, parents, towers, towers, lambda: head)
+    context = Context(images, paths, nodes, towers, towers, lambda: head)
     return SimpleNamespace(context=context, trees=trees, params=params, head=head, labels=labels, images=images)
 
 
@@ -195,10 +187,6 @@ def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective):
     close(torch.stack(parts).sum(), whole)
 
 
-def names(tree, level, logits):
-    return {node.id for node, logit in zip(tree.levels[level], logits[0].tolist(), strict=True) if np.isfinite(logit)}
-
-
 @pytest.mark.parametrize(
     ("level", "node", "finer", "coarser"),
     [
@@ -214,24 +202,37 @@ def names(tree, level, logits):
 def test_negatives_are_the_nodes_of_the_levels_beside_that_share_no_edge_with_the_true_one(
     tree, level, node, finer, coarser
 ):
-    case = make([tree])
-    nodes = [torch.randn(size, DIMENSIONS) / 9 for size in tree.sizes]
-    own = torch.tensor([[n.id for n in tree.levels[level]].index(node)])
-    points = Level(torch.zeros(1, DIMENSIONS), own, torch.zeros(1, dtype=torch.long))
-    parents = case.context.parents[0]
-    for sides, wanted in (("finer", finer), ("coarser", coarser)):
-        found = negatives(case.head, points, nodes, parents, level, (sides,))
-        beside = level - 1 if sides == "finer" else level + 1
-        assert [names(tree, beside, logits) for logits in found] == ([] if wanted is None else [wanted])
-    both = negatives(case.head, points, nodes, parents, level, ("finer", "coarser"))
-    assert len(both) == (finer is not None) + (coarser is not None)
-    assert negatives(case.head, points, nodes, parents, level, ()) == []
+    names = [n.id for level in tree.levels for n in level]
+    places = [(l, n.id) for l, level in enumerate(tree.levels) for n in level]
+    leaf = next(k for k, path in enumerate(tree.paths) if tree.levels[level][path[level]].id == node)
+    nodes = make_nodes(tree.parents, tree.sizes[-1])
+    beside = {"finer": {(level - 1, name) for name in finer or ()}, "coarser": {(level + 1, n) for n in coarser or ()}}
+    of_level = {(level, n.id) for n in tree.levels[level]}
+    for sides in ((), ("finer",), ("coarser",), ("finer", "coarser")):
+        rolled = rolled_up(nodes, torch.from_numpy(tree.paths)[[leaf]], sides)
+        assert names[rolled.nodes[level]] == node
+        told_apart = {place for place, barred in zip(places, rolled.barred[level].tolist(), strict=True) if not barred}
+        assert told_apart == of_level.union(*(beside[side] for side in sides))
+
+
+def test_a_batch_is_rolled_up_to_the_points_of_every_level(tree):
+    labels = torch.tensor([1, 4, 0, 1, 2])  # cat, bus, dog, cat, eagle
+    rolled = rolled_up(make_nodes(tree.parents, tree.sizes[-1]), torch.from_numpy(tree.paths)[labels], ())
+    names = [n.id for level in tree.levels for n in level]
+    assert [names[k] for k in rolled.nodes] == [
+        *("cat", "bus", "dog", "cat", "eagle"),
+        *("mammal", "eagle", "vehicle"),
+        *("animal", "vehicle"),
+    ]
+    assert rolled.levels.tolist() == [0] * 5 + [1] * 3 + [2] * 2
+    assert rolled.parents.tolist() == [5, 7, 5, 5, 6, 8, 8, 9]
+    close(rolled.shares, torch.tensor([1 / 5] * 5 + [1 / 3] * 3 + [1 / 2] * 2))
 
 
 def test_level_weights_fall_evenly_from_one_and_those_above_the_leaves_are_scaled():
-    assert [level_weight(l, 3, 1.0) for l in range(4)] == [1, 0.75, 0.5, 0.25]
-    assert [level_weight(l, 3, 0.5) for l in range(4)] == [1, 0.375, 0.25, 0.125]
-    assert level_weight(0, 0, 0.5) == 1
+    assert level_weights(3, 1.0) == [1, 0.75, 0.5, 0.25]
+    assert level_weights(3, 0.5) == [1, 0.375, 0.25, 0.125]
+    assert level_weights(0, 0.5) == [1]
 
 
 def on_a_line(*depths):
@@ -239,32 +240,33 @@ def on_a_line(*depths):
     return torch.tensor([[np.tanh(depth / 2), 0.0] for depth in depths], dtype=torch.float32)
 
 
-def level(points, own, groups=()):
-    return Level(points, torch.tensor(own), torch.tensor(groups, dtype=torch.long))
+def made_of(parents, nodes=()):
+    """Roll-ups of which only what goes into what, and the points' nodes, matter."""
+    none = torch.zeros(0)
+    return RolledUp([], none, torch.tensor(nodes, dtype=torch.long), none, torch.tensor(parents))
 
 
 BALL = PoincareHead(1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
-    images, texts = level(on_a_line(1.0, 2.0, 4.0), [0, 0, 1]), on_a_line(0.5, 1.5)
-    close(vicinity(BALL, [images], [texts], 1.0)[0], torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
-    assert not vicinity(BALL, [images], [texts], 2.6)[0].any()
+    images, texts = on_a_line(1.0, 2.0, 4.0), on_a_line(0.5, 1.5)
+    distances = BALL.pairwise_distance(images, texts)
+    placed = Placed(make_nodes([], 2), made_of([], [0, 0, 1]), texts, images, distances)
+    close(vicinity(placed, 1.0), torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
+    assert not vicinity(placed, 2.6).any()
 
 
 def test_a_text_is_to_be_nearer_to_the_centre_than_those_below_it_by_zeta():
-    leaves, above = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8]]), torch.tensor([[0.0, 0.5], [0.4, 0.0]])
-    (found,) = text_gap([leaves, above], [torch.tensor([0, 0, 1])], 0.05)
-    close(found, torch.tensor([0.0, 0.25, 0.0]))  # 0.5 - 0.6 + 0.05, 0.5 - 0.3 + 0.05, 0.4 - 0.8 + 0.05
-    (found,) = text_gap([leaves, above], [torch.tensor([0, 0, 1])], 0.5)
-    close(found, torch.tensor([0.4, 0.7, 0.1]))
+    texts = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
+    nodes = make_nodes([[0, 0, 1]], 2)
+    close(text_gap(nodes, texts, 0.05), torch.tensor([0.0, 0.25, 0.0]))  # such as 0.5 - 0.3 + 0.05
+    close(text_gap(nodes, texts, 0.5), torch.tensor([0.4, 0.7, 0.1]))
 
 
 def test_a_roll_up_is_to_be_nearer_to_the_centre_than_the_points_that_went_into_it_by_zeta():
-    below = level(torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8]]), [0, 1, 2])
-    above = level(torch.tensor([[0.0, 0.5], [0.4, 0.0]]), [0, 1], [0, 0, 1])
-    (found,) = image_gap([below, above], 0.05)
-    close(found, torch.tensor([0.0, 0.25, 0.0]))
+    points = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
+    close(image_gap(made_of([3, 3, 4]), points, 0.05), torch.tensor([0.0, 0.25, 0.0]))
 
 
 def test_penalties_are_nothing_where_they_are_satisfied(tree):
@@ -274,7 +276,7 @@ def test_penalties_are_nothing_where_they_are_satisfied(tree):
     book = Book(case)
     assert book.vic == [0] and book.gap_text == [0]
     satisfied = Context(
-        case.images, case.context.paths, case.context.parents, *[case.context.towers] * 2, lambda: case.head
+        case.images, case.context.paths, case.context.nodes, *[case.context.towers] * 2, lambda: case.head
     )
     difference = hierarchical(satisfied, Moved(case.images), case.params) - hita(
         satisfied, Moved(case.images), case.params
@@ -311,7 +313,7 @@ def test_hita_asks_nothing_of_the_order_of_images(forest):
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
     paths = [rows[order] for rows in case.context.paths]
     towers = case.context.towers
-    turned = Context(case.images[order], paths, case.context.parents, towers, towers, case.context.head)
+    turned = Context(case.images[order], paths, case.context.nodes, towers, towers, case.context.head)
     loss = hita(case.context, Moved(case.images), case.params)
     close(hita(turned, Moved(case.images[order]), case.params), loss)
 
@@ -327,10 +329,8 @@ def test_descending_the_loss_makes_every_level_right(tree):
         optimizer.zero_grad()
         hierarchical(case.context, Moved(images), case.params).backward()
         optimizer.step()
-    head, paths = case.head, case.context.paths[0]
-    points = head.image_points(towers(images)[0])
+    head, groups = case.head, group_levels(case.context.paths[0])
+    levels = roll_up(head, head.image_points(towers(images)[0]), groups)  # a superclass is read off its midpoint
+    own = [case.context.paths[0][:, 0], *(group.nodes for group in groups)]
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
-        if l:  # a superclass is read off its members' midpoint
-            paths, groups = torch.unique(paths[:, 1:], dim=0, return_inverse=True)
-            points = head.midpoints(points, groups, len(paths))
-        assert torch.equal(head.logits(points, head.text_points(texts, l, tree.top)).argmax(1), paths[:, 0])
+        assert torch.equal(head.logits(levels[l], head.text_points(texts, l, tree.top)).argmax(1), own[l])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
+from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head, make_nodes
 from hierclip.losses.baselines import attention
 from hierclip.losses.context import shifted
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead
@@ -52,7 +52,7 @@ def case(request) -> SimpleNamespace:
     own, original = Told(10 + request.param), Told(20 + request.param)
     labels = torch.tensor([0, 3, 3, 1])
     paths = [torch.stack([labels, labels // 3], dim=1)]
-    context = Context(CLEAN, paths, [[torch.tensor([0, 0, 0, 1, 1])]], own, original, lambda: CosineHead(SCALE))
+    context = Context(CLEAN, paths, [make_nodes([[0, 0, 0, 1, 1]], 2)], own, original, lambda: CosineHead(SCALE))
 
     def numbers(tensor):
         return tensor.detach().double().numpy()

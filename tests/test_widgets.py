@@ -13,7 +13,7 @@ import torch
 from ipywidgets import HBox, VBox
 
 from hierclip.attacks import budget_of
-from hierclip.losses.hierarchical import roll_up
+from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import measured_margins
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead, RecallHead
 from hierclip.model.memory import make_memory
@@ -82,8 +82,11 @@ def test_a_picture_of_the_crowd_is_rolled_up_as_training_does(ball, store, pictu
     shelf, leaf = store.shelf("tuned"), 4
     found = seen(ball, pictures, int(shelf.first[leaf]))
     points = ball.head.image_points(ball.crowd.embeddings)
-    levels = roll_up(ball.head, points, ball.paths[ball.crowd.labels], ball.tree.top)
-    own = [level.points[level.own == node] for level, node in zip(levels, ball.paths[leaf], strict=True)]
+    paths = ball.paths[ball.crowd.labels]
+    groups = group_levels(paths)
+    nodes = [paths[:, 0], *(group.nodes for group in groups)]
+    levels = zip(roll_up(ball.head, points, groups), nodes, ball.paths[leaf], strict=True)
+    own = [level[of == node] for level, of, node in levels]
     np.testing.assert_allclose(found.norms, [float(p.norm()) for p in own], rtol=1e-4)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
-from hierclip.losses.hierarchical import roll_up
+from hierclip.losses.levels import group_levels, roll_up
 from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead, RecallHead
 from hierclip.trees import Tree
 
@@ -153,14 +153,15 @@ def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch
     points = torch.cat(
         [head.image_points(classifier.encoder(x)).cpu() for x in pictures.batches(batch, classifier.device)]
     )
-    images, rows = roll_up(head, points, paths[pictures.labels], len(texts) - 1), []
+    groups, rows = group_levels(paths[pictures.labels]), []
+    images = roll_up(head, points, groups)
     for level, (nodes, rolled) in enumerate(zip(texts, images, strict=True)):
         row = {"level": level, "texts": float(nodes.norm(dim=-1).mean())}
-        row["images"] = float(rolled.points.norm(dim=-1).mean())
+        row["images"] = float(rolled.norm(dim=-1).mean())
         if level:
             child, parent = torch.unique(paths[:, level - 1 : level + 1], dim=0).T
             row["text_edges"] = _nearer(nodes[parent], texts[level - 1][child])
-            row["image_edges"] = _nearer(rolled.points[rolled.groups], images[level - 1].points)
+            row["image_edges"] = _nearer(rolled[groups[level - 1].members], images[level - 1])
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from hierclip.params import find_root
-
 DEFAULT, TABLE, VERDICT = "openmoji", "data/results/table.md", "data/results/verdict.md"
 RESULTS = re.compile(
     r"(<!-- (results|verdict) of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
@@ -21,6 +19,8 @@ def readme() -> None:
     Example:
       hierclip readme
     """
+    from hierclip.params import find_root
+
     typer.echo("README.md: results " + ("written" if write_readme(find_root()) else "are up to date"))
 
 
@@ -52,6 +52,7 @@ def report() -> None:
     Example:
       hierclip report
     """
+    from hierclip.params import find_root
     from hierclip.report.write import write_report
 
     path, missing = write_report(find_root())
@@ -66,6 +67,7 @@ def verify() -> None:
       hierclip verify
     """
     from hierclip.evaluate import verify as compare
+    from hierclip.params import find_root
 
     agreements = compare(find_root())
     differing = [agreement for agreement in agreements if not agreement.agrees]
@@ -88,6 +90,7 @@ def check(
     """
     from hierclip.check import check_record
     from hierclip.evaluate import RECORDS, load_records
+    from hierclip.params import find_root
 
     root, differing = find_root(), False
     names = names or [record.name for record in load_records(root / RECORDS)]

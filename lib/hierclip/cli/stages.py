@@ -1,11 +1,12 @@
 """Stages of a project's pipeline, without their notebooks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hierclip.params import FILE, Params, find_root, load_params
+if TYPE_CHECKING:  # reading parameters takes longer than all the rest of `hierclip --help`
+    from hierclip.params import Params
 
 MethodName = Annotated[str, typer.Argument(help="an entry of `method` in params.yaml")]
 SeedNumber = Annotated[int, typer.Argument(min=0)]
@@ -18,6 +19,7 @@ def pretrain() -> None:
     Example:
       hierclip pretrain
     """
+    from hierclip.params import FILE, find_root, load_params
     from hierclip.stages.pretrain import pretrain_stage
 
     pretrain_stage(root := find_root(), load_params(root / FILE))
@@ -67,7 +69,9 @@ def attack(method: MethodName, seed: SeedNumber = 0) -> None:
             typer.echo(f"the record: {root / RECORDS / record.name}.json")
 
 
-def _project(method: str) -> tuple[Path, Params]:
+def _project(method: str) -> "tuple[Path, Params]":
+    from hierclip.params import FILE, find_root, load_params
+
     root = find_root()
     params = load_params(root / FILE)
     if method not in params.method:

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hierclip.losses.levels import Nodes, RolledUp, rolled_up
 from hierclip.model import Head, Towers
 
 
@@ -25,21 +26,32 @@ class Context:
 
     images: Tensor  # (B, 3, H, W) in [0, 1]
     paths: Sequence[Tensor]  # by tree: (B, L + 1), the node of each image at every level
-    parents: Sequence[Sequence[Tensor]]  # by tree and level l < L: (K_l,), each node's place at level l + 1
+    nodes: Sequence[Nodes]  # by tree
     towers: Callable[..., tuple[Tensor, Tensor, Tensor]]
     original: Towers
     head: Callable[[], Head]  # with its learned numbers as they are now
     counts: dict[str, float] = field(default_factory=dict)  # what the last loss logged
+    _rolled: dict[tuple[str, ...], list[RolledUp]] = field(default_factory=dict)
 
     @property
     def labels(self) -> Tensor:
         """(B,): each image's leaf."""
         return self.paths[0][:, 0]
 
-    def see(self, moved: Moved) -> tuple[Tensor, list[list[Tensor]]]:
-        """Image embeddings (B, D), and for each tree and level text embeddings (K_l, D)."""
+    def see(self, moved: Moved) -> tuple[Tensor, Tensor]:
+        """Image embeddings (B, D), and text embeddings of all prompts (K, D)."""
         embeddings, _, texts = self.towers(moved.images)
-        return embeddings, self.original.by_tree(shifted(texts, moved.shift))
+        return embeddings, shifted(texts, moved.shift)
+
+    def rolled_up(self, sides: tuple[str, ...]) -> list[RolledUp]:
+        """Give the batch's points at every level, by tree: the same in every pass of a step.
+
+        sides: as `rolled_up` takes them.
+        """
+        if sides not in self._rolled:
+            pairs = zip(self.nodes, self.paths, strict=True)
+            self._rolled[sides] = [rolled_up(nodes, paths, sides) for nodes, paths in pairs]
+        return self._rolled[sides]
 
     def leaf_logits(self, embeddings: Tensor, texts: Tensor) -> Tensor:
         """(B, leaves), from image embeddings and the text embeddings of all prompts."""

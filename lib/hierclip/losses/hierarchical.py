@@ -11,143 +11,110 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.losses.context import Context, Moved
+from hierclip.losses.levels import Nodes, RolledUp, roll_up
 from hierclip.model import PoincareHead
 from hierclip.params import HierParams
 
 
-class Level(NamedTuple):
-    """A batch rolled up to a level: a point for each node that the batch has there."""
+class Placed(NamedTuple):
+    """A tree's texts and a batch's roll-ups in the ball, of all levels in one row each."""
 
-    points: Tensor  # (N, D) in the ball
-    own: Tensor  # (N,), the points' nodes
-    groups: Tensor  # which of them each point of the level below went into
+    nodes: Nodes
+    rolled: RolledUp
+    texts: Tensor  # (K, D)
+    points: Tensor  # (M, D)
+    distances: Tensor  # (M, K)
 
 
-def roll_up(head: PoincareHead, points: Tensor, paths: Tensor, top: int) -> list[Level]:
-    """Levels 0..top: a class's point is the HypAvg of the points one level below that share that ancestor.
+def level_weights(top: int, upper: float) -> list[float]:
+    """Give w_l = 1 - l / (L + 1), times `upper` above the leaves, by level."""
+    return [1.0, *(upper * (1 - level / (top + 1)) for level in range(1, top + 1))]
 
-    points: (B, D), the images'; paths: (B, L + 1).
+
+def alignment(placed: Placed, params: HierParams, tau: Tensor | float, wanted: Sequence[int] | None = None) -> Tensor:
+    """Give HITA on one tree: the sum over l of w_l CE(softmax(-tau d(phi^l, texts))), each the mean over points.
+
+    The softmax holds what a point is told apart from (`RolledUp`). wanted: the levels that count; None: all.
     """
-    levels = [Level(points, paths[:, 0], torch.arange(len(points), device=points.device))]
-    for _ in range(top):  # rows of `paths` that share an ancestor are equal from there on
-        paths, groups = torch.unique(paths[:, 1:], dim=0, return_inverse=True)
-        levels.append(Level(head.midpoints(levels[-1].points, groups, len(paths)), paths[:, 0], groups))
-    return levels
+    nodes, rolled = placed.nodes, placed.rolled
+    weights = level_weights(nodes.top, params.upper_weight)
+    kept = [weight if wanted is None or level in wanted else 0.0 for level, weight in enumerate(weights)]
+    losses = F.cross_entropy(rolled.barred - tau * placed.distances, rolled.nodes, reduction="none")
+    return (losses.new_tensor(kept)[rolled.levels] * rolled.shares) @ losses
 
 
-def level_weight(level: int, top: int, upper: float) -> float:
-    """w_l = 1 - l / (L + 1), times `upper` above the leaves."""
-    return (1 - level / (top + 1)) * (upper if level else 1.0)
+def vicinity(placed: Placed, zeta: float) -> Tensor:
+    """Give relu(d(image, text) - zeta) of every point and its node: (M,). Near their texts, not on top of them."""
+    return F.relu(placed.distances.gather(1, placed.rolled.nodes[:, None])[:, 0] - zeta)
 
 
-def alignment(
-    head: PoincareHead,
-    levels: Sequence[Level],
-    nodes: Sequence[Tensor],
-    parents: Sequence[Tensor],
-    params: HierParams,
-    wanted: tuple[int, ...] | None = None,
-) -> Tensor:
-    """HITA on one tree: the sum over l of w_l CE(softmax(-tau d(phi^l, texts of level l))), each the mean over points.
-
-    levels: from `roll_up`, as many as `wanted` needs; nodes: by level, text points (K_l, D); wanted: which levels.
-    """
-    top, total = len(nodes) - 1, levels[0].points.new_zeros(())
-    for l in range(top + 1) if wanted is None else [level for level in wanted if level <= top]:
-        scores = [head.logits(levels[l].points, nodes[l])]
-        scores += negatives(head, levels[l], nodes, parents, l, params.negatives)
-        term = F.cross_entropy(torch.cat(scores, dim=1), levels[l].own)
-        total = total + level_weight(l, top, params.upper_weight) * term
-    return total
+def text_gap(nodes: Nodes, texts: Tensor, zeta: float) -> Tensor:
+    """Give relu(|parent| - |child| + zeta) of every text below the coarsest level: a parent is nearer to the centre."""
+    return _gap(texts.norm(dim=-1), nodes.parents[: -nodes.sizes[-1]], zeta)
 
 
-def negatives(
-    head: PoincareHead, level: Level, nodes: Sequence[Tensor], parents: Sequence[Tensor], l: int, sides: Sequence[str]
-) -> list[Tensor]:
-    """HNSA: logits (N, K) against the nodes of level l - 1 ("finer") and l + 1 ("coarser"), those that share an edge
-    with the true node left out. A node that stands on both levels shares one with itself.
-    """
-    out = []
-    if "finer" in sides and l:
-        shares = parents[l - 1] == level.own[:, None]
-        out.append(head.logits(level.points, nodes[l - 1]).masked_fill(shares, -torch.inf))
-    if "coarser" in sides and l < len(nodes) - 1:
-        shares = parents[l][level.own][:, None] == torch.arange(len(nodes[l + 1]), device=level.own.device)
-        out.append(head.logits(level.points, nodes[l + 1]).masked_fill(shares, -torch.inf))
-    return out
+def image_gap(rolled: RolledUp, points: Tensor, zeta: float) -> Tensor:
+    """Give the same for image roll-ups: each point below the coarsest level and the one that it went into."""
+    return _gap(points.norm(dim=-1), rolled.parents, zeta)
 
 
-def vicinity(head: PoincareHead, levels: Sequence[Level], nodes: Sequence[Tensor], zeta: float) -> list[Tensor]:
-    """relu(d(image, text) - zeta) of every level's points: near their texts, not on top of them."""
-    pairs = zip(levels, nodes, strict=True)
-    return [F.relu(head.distance(level.points, texts[level.own]) - zeta) for level, texts in pairs]
-
-
-def text_gap(nodes: Sequence[Tensor], parents: Sequence[Tensor], zeta: float) -> list[Tensor]:
-    """relu(|parent| - |child| + zeta) of every edge between text nodes: a parent is nearer to the centre."""
-    return [_gap(nodes[l + 1][above], nodes[l], zeta) for l, above in enumerate(parents)]
-
-
-def image_gap(levels: Sequence[Level], zeta: float) -> list[Tensor]:
-    """The same for image roll-ups: each point and the one that it went into."""
-    return [_gap(b.points[b.groups], a.points, zeta) for a, b in zip(levels, levels[1:], strict=False)]
-
-
-def _gap(parents: Tensor, children: Tensor, zeta: float) -> Tensor:
-    return F.relu(parents.norm(dim=-1) - children.norm(dim=-1) + zeta)
+def _gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
+    return F.relu(norms[parents] - norms[: len(parents)] + zeta)
 
 
 def hita(context: Context, moved: Moved, params: HierParams) -> Tensor:
-    """The sum of `alignment` over the trees, at the levels of `moved`."""
-    head, trees = _trees(context, moved)
-    terms = [alignment(head, levels, nodes, parents, params, moved.levels) for levels, nodes, parents in trees]
-    return torch.stack(terms).sum()
+    """Give the sum of `alignment` over the trees, at the levels of `moved`."""
+    tau = context.head().tau
+    return torch.stack(
+        [alignment(placed, params, tau, moved.levels) for placed in _place(context, moved, params)]
+    ).sum()
 
 
 def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
-    """HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees; each penalty is the mean over
-    levels of its mean. Where `moved` is for some levels only, each of several in a step, penalties count in proportion.
+    """Give HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees.
+
+    Each penalty is the mean over levels of its mean. Where `moved` is for some levels only, each of several in a step,
+    penalties count in proportion.
 
     Logs the share of points that are projected from the rim and of pairs that each penalty acts on.
     """
-    head, trees = _trees(context, moved, whole=True)
+    tau = _head(context).tau
     losses, active = [], {"vic": [], "gap_text": [], "gap_image": []}
-    for levels, nodes, parents in trees:
-        penalties = {
-            "vic": vicinity(head, levels, nodes, params.zeta_vic),
-            "gap_text": text_gap(nodes, parents, params.zeta_gap),
-            "gap_image": image_gap(levels, params.zeta_gap),
-        }
-        share = sum(l < len(nodes) for l in moved.levels) / len(nodes) if moved.levels else 1.0
-        depth = _mean(penalties["gap_text"]) + _mean(penalties["gap_image"])
-        loss = alignment(head, levels, nodes, parents, params, moved.levels)
-        losses.append(loss + share * (params.vic * _mean(penalties["vic"]) + params.gap * depth))
-        active = {name: active[name] + [(part > 0).float() for part in parts] for name, parts in penalties.items()}
-    context.counts.update({f"{name}_active": float(torch.cat(parts).mean()) for name, parts in active.items() if parts})
+    for placed in _place(context, moved, params, log=True):
+        nodes, rolled = placed.nodes, placed.rolled
+        vic = vicinity(placed, params.zeta_vic)
+        of_texts = text_gap(nodes, placed.texts, params.zeta_gap)
+        of_images = image_gap(rolled, placed.points, params.zeta_gap)
+        for name, part in zip(active, (vic, of_texts, of_images), strict=True):
+            active[name].append((part > 0).float())
+        text_shares = 1 / torch.tensor(nodes.sizes, device=nodes.levels.device)[nodes.levels]
+        depth = of_texts @ text_shares[: len(of_texts)] + of_images @ rolled.shares[: len(of_images)]
+        penalty = params.vic * (vic @ rolled.shares) / (nodes.top + 1) + params.gap * depth / max(1, nodes.top)
+        share = sum(level <= nodes.top for level in moved.levels) / (nodes.top + 1) if moved.levels else 1.0
+        losses.append(alignment(placed, params, tau, moved.levels) + share * penalty)
+    context.counts.update({f"{name}_active": float(torch.cat(parts).mean()) for name, parts in active.items()})
     return torch.stack(losses).sum()
 
 
-def _trees(context: Context, moved: Moved, whole: bool = False):
-    """The head, and for each tree its levels, text points and parents. whole: every level, and projections counted."""
+def _head(context: Context) -> PoincareHead:
     head = context.head()
     assert isinstance(head, PoincareHead)  # `make_head` gives it one
-    embeddings, forest = context.see(moved)
-    images, texts = head.image_tangents(embeddings), [_text_tangents(head, levels) for levels in forest]
-    if whole:
+    return head
+
+
+def _place(context: Context, moved: Moved, params: HierParams, log: bool = False) -> list[Placed]:
+    """Place texts and roll-ups of every tree. log: count how many points are projected from the rim."""
+    head = _head(context)
+    embeddings, texts = context.see(moved)
+    images = head.image_tangents(embeddings)
+    shares = torch.cat([nodes.levels / max(1, nodes.top) for nodes in context.nodes])
+    texts = head.text_tangents_at(texts, shares[:, None])
+    if log:
         context.counts["rim_images"] = float(head.clamped(images).float().mean())
-        context.counts["rim_texts"] = float(torch.cat([head.clamped(v) for tree in texts for v in tree]).float().mean())
-    points, out = head.place(images), []
-    for tangents, paths, parents in zip(texts, context.paths, context.parents, strict=True):
-        top = len(tangents) - 1
-        highest = top if whole or not moved.levels else min(top, max(moved.levels))
-        out.append((roll_up(head, points, paths, highest), [head.place(vectors) for vectors in tangents], parents))
-    return head, out
-
-
-def _text_tangents(head: PoincareHead, texts: Sequence[Tensor]) -> list[Tensor]:
-    return [head.text_tangents(text, l, len(texts) - 1) for l, text in enumerate(texts)]
-
-
-def _mean(parts: Sequence[Tensor]) -> Tensor:
-    """The mean over levels of each level's mean; nothing where there is one level only."""
-    return torch.stack([part.mean() for part in parts]).mean() if parts else torch.zeros(())
+        context.counts["rim_texts"] = float(head.clamped(texts).float().mean())
+    images, placed = head.place(images), []
+    by_tree = head.place(texts).split([len(nodes.parents) for nodes in context.nodes])
+    for nodes, rolled, tree in zip(context.nodes, context.rolled_up(params.negatives), by_tree, strict=True):
+        points = torch.cat(roll_up(head, images, rolled.groups))
+        placed.append(Placed(nodes, rolled, tree, points, head.pairwise_distance(points, tree)))
+    return placed

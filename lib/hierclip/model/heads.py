@@ -87,7 +87,12 @@ class PoincareHead:
         return self.tangents(embeddings, self.image_radius, self.image_norm)
 
     def text_tangents(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        share = level / top if top else 0.0
+        return self.text_tangents_at(embeddings, level / top if top else 0.0)
+
+    def text_tangents_at(self, embeddings: Tensor, share: Scalar) -> Tensor:
+        """Give the tangent vectors of texts (K, D) at a share of the way from the leaves to the coarsest level, or at
+        one of its own for each (K, 1).
+        """
         return self.tangents(embeddings, (1 - share) * self.text_radius + share * self.top_radius, self.text_norm)
 
     def image_points(self, embeddings: Tensor) -> Tensor:
@@ -109,9 +114,9 @@ class PoincareHead:
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
         return poincare.pairwise_distance(u, v, self.curvature)
 
-    def midpoints(self, points: Tensor, groups: Tensor, count: int) -> Tensor:
-        """HypAvg of each group: (count, D)."""
-        return poincare.group_midpoints(points, groups, count, self.curvature)
+    def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
+        """HypAvg of each group of lifted points: (count, D + 1), lifted too."""
+        return poincare.group_midpoints(lifted, groups, count)
 
     def lift(self, points: Tensor) -> Tensor:
         """What the weighted sums go over whose `lower` is a midpoint: (..., D) to (..., D + 1)."""
@@ -144,9 +149,9 @@ class EuclideanHead(PoincareHead):
         gaps = u.square().sum(-1, keepdim=True) + v.square().sum(-1) - 2 * u @ v.T
         return 2 * gaps.clamp(min=0).add(poincare.TINY).sqrt()
 
-    def midpoints(self, points: Tensor, groups: Tensor, count: int) -> Tensor:
-        sums = points.new_zeros(count, points.shape[-1]).index_add(0, groups, points)
-        return sums / torch.bincount(groups, minlength=count)[:, None]
+    def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
+        sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
+        return sums / sums[:, -1:]
 
     def lift(self, points: Tensor) -> Tensor:
         return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).double()

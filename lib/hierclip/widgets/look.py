@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hierclip.attacks import AIMS, Budget, frozen, margin
 from hierclip.evaluate.matrix import attacked
-from hierclip.losses.hierarchical import roll_up
+from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
 from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead, RecallHead
 from hierclip.model.classifier import read
@@ -182,11 +182,12 @@ def _rolled_up(lens: Lens, embedding: Tensor, label: int) -> list[Tensor]:
     others = lens.crowd.labels != label
     embeddings = torch.cat([embedding, lens.crowd.embeddings[others]])
     paths = lens.paths[torch.cat([torch.tensor([label]), lens.crowd.labels[others]])]
-    levels = roll_up(head, head.image_points(embeddings), paths.to(embedding.device), lens.tree.top)
-    place, points = 0, []
-    for level in levels:
-        place = int(level.groups[place])
-        points.append(level.points[place])
+    groups = group_levels(paths.to(embedding.device))
+    levels = roll_up(head, head.image_points(embeddings), groups)
+    place, points = 0, [levels[0][0]]
+    for level, group in zip(levels[1:], groups, strict=True):
+        place = int(group.members[place])
+        points.append(level[place])
     return points
 
 
