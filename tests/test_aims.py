@@ -58,7 +58,7 @@ def test_the_margin_is_positive_exactly_where_an_aim_is_broken(seed):
     logits = [torch.randn(20, k, generator=generator(seed + k)) for k in (5, 3, 2)]
     nodes, labels = torch.stack([l.argmax(1) for l in logits], dim=1), torch.arange(20) % 5
     for aim in every_aim(paths):
-        margins = [margin(logits[l], own[labels]) for l, own in zip(aim.sources, aim.own, strict=True)]
+        margins = [margin(logits[l], own) for l, own in zip(aim.sources, aim.masks(labels), strict=True)]
         assert torch.equal(torch.stack(margins).amin(0) > 0, aim.broken(nodes, labels))
 
 
@@ -67,7 +67,7 @@ def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
     labels = torch.tensor([2, 0, 2, 3])  # the eagle is alone
     for norm in NORMS:
         whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)
-        moved, worst = attack(score, pictures(4), [aim.own[0][labels]], whole, 0)
+        moved, worst = attack(score, pictures(4), aim.masks(labels), whole, 0)
         assert (worst[[0, 2]] == -torch.inf).all() and (worst[[1, 3]] > 0).all() and moved.isfinite().all()
         assert not aim.broken(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
 

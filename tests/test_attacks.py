@@ -294,7 +294,7 @@ def test_an_attack_that_never_has_enough_goes_on_to_the_worst_point(name):
 def test_winning_a_level_costs_the_cross_entropy_of_several_nothing():
     scores = [torch.tensor([[0.1, 0.0, 0.0]]), torch.tensor([[0.5, 0.0]])]  # both levels right, by little
     won = [torch.tensor([[0.0, 0.1, 0.0]]), torch.tensor([[0.5, 0.0]])]
-    rights = [own(1, 3), own(1, 2)]
+    rights = [*own(1, 3), *own(1, 2)]
     siege = Siege(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
     total = over_parts(siege, cross_entropy)
     assert total(won, torch.tensor([0])) >= total(scores, torch.tensor([0]))

@@ -103,49 +103,54 @@ def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """How many images `attacked` was given for each aim, in order; the call that "stop" numbers is interrupted."""
-    found, real = {"counts": [], "stop": None}, matrix.attacked
+def attacks(monkeypatch):
+    """How many images were attacked for each aim, in order; the attack that "stop" names is interrupted."""
+    found, real = {"counts": {}, "stop": None}, matrix._besiege
 
     def counting(classifier, images, labels, aim, *rest):
-        found["counts"].append((aim.name, len(images)))
-        if len(found["counts"]) == found["stop"]:
+        if aim.name == found["stop"]:
             raise KeyboardInterrupt
+        found["counts"][aim.name] = found["counts"].get(aim.name, 0) + len(images)
         return real(classifier, images, labels, aim, *rest)
 
-    monkeypatch.setattr(matrix, "attacked", counting)
+    monkeypatch.setattr(matrix, "_besiege", counting)
     return found
 
 
-def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_path, calls):
+def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_path, attacks):
     whole = judge()
-    names = [name for name, _ in calls["counts"]]
+    names = [*attacks["counts"]]
     assert names == ["direct-0", "direct-1", "roll_up-1", "stay-1", "every-1"]
-    for stop in range(1, len(names) + 1):
-        calls.update(counts=[], stop=stop)
+    for done, stop in enumerate(names):
+        attacks.update(stop=stop)
         with pytest.raises(KeyboardInterrupt):
             judge(kept=tmp_path / f"{stop}.npz")
-        calls.update(counts=[], stop=None)
+        attacks.update(counts={}, stop=None)
         assert same(judge(kept=tmp_path / f"{stop}.npz"), whole)
-        assert [name for name, _ in calls["counts"]] == names[stop - 1 :]  # nothing that is done is done again
+        assert [*attacks["counts"]] == names[done:]  # nothing that is done is done again
 
 
-def test_only_pictures_for_which_an_aim_is_open_are_attacked(calls):
+def test_only_pictures_for_which_an_aim_is_open_are_attacked(attacks):
     """The first three fall, the others do not."""
     weak, strong = pictures(0.1, n=3), pictures(0.8, n=3)
     both = Pictures(torch.cat([weak.images, strong.images]), torch.cat([weak.labels, strong.labels]))
     out = level_matrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
-    counts = dict(calls["counts"])
+    counts = attacks["counts"]
     assert counts["direct-0"] == counts["direct-1"] == 6
     assert counts["roll_up-1"] == counts["stay-1"] == 3  # a leaf that stands leaves no superclass
     fallen = ~out.right["direct"][out.under("direct-0")][:, 0] & ~out.right["direct"][out.under("direct-1")][:, 1]
     assert counts["every-1"] == fallen.sum() <= 3
 
 
-def test_a_model_that_stands_is_not_attacked_beyond_the_direct_aims(calls):
+def test_a_model_that_stands_is_not_attacked_beyond_the_direct_aims(attacks):
     judge(0.8)
-    assert calls["counts"] == [("direct-0", 6), ("direct-1", 6)]
+    assert attacks["counts"] == {"direct-0": 6, "direct-1": 6}
+
+
+def test_an_image_is_attacked_by_itself_however_the_others_are_parted():
+    one, other = judge(batch=1), judge(batch=6)
+    assert np.array_equal(one.nodes, other.nodes) and np.array_equal(one.ranked, other.ranked)
 
 
 @dataclass(frozen=True)
@@ -182,13 +187,13 @@ def fallen(classifier, images, labels, aim) -> torch.Tensor:
     return aim.broken(torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels)
 
 
-def test_pruning_changes_nothing_but_which_pictures_are_attacked(calls):
+def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
     """Where every attack finds the optimum, the same pictures fall to every aim as when all are attacked."""
     classifier, shown, paths = linear_world()
     budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
     more = [*(AIMS["stay"](paths, level) for level in (1, 2)), AIMS["every"](paths, 2)]
     pruned = level_matrix(classifier, shown, paths, budget, seed=0, batch=60, more=more)
-    asked, images, labels = dict(calls["counts"]), shown.floats(), shown.labels
+    asked, images, labels = dict(attacks["counts"]), shown.floats(), shown.labels
     for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
         with frozen(classifier):
             moved = matrix.attacked(classifier, images, labels, aim, budget, (0, k), 60)[0]
@@ -198,7 +203,7 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(calls):
     assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
 
 
-def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclass(calls):
+def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclass(attacks):
     """One attack is no proof that a leaf stands: what it brought near the boundary, the next may break."""
     paths = torch.tensor([[0, 0], [1, 1], [2, 1]])
     model = Classifier(nn.Flatten(), Linear(), [torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1, 1]])])
@@ -209,7 +214,7 @@ def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclas
     out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False, True, True, True]
     ways = [20 / 4, 20 / 30, 20 / 50, 20 / 120]
-    assert dict(calls["counts"])["roll_up-1"] == sum(way >= matrix.NEAR for way in ways) == 2
+    assert attacks["counts"]["roll_up-1"] == sum(way >= matrix.NEAR for way in ways) == 2
 
 
 def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():

@@ -12,20 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 INF = float("inf")
+Mask = Callable[[Tensor], Tensor]  # from leaves (N,): which scores (N, K) must not win, bool on the leaves' device
 
 
 @dataclass(frozen=True)
 class Aim:
     """What an attack wants wrong; where it names several levels, in all of them at once.
 
-    own: for each of `sources`, the levels whose logits it sees, (leaves, K_source) bool: by the image's leaf, the
-    scores that must not win. needs: aims that an image must have fallen to before this one can succeed.
+    own: for each of `sources`, the levels whose logits it sees, what must not win there. needs: aims that an image must
+    have fallen to before this one can succeed.
     """
 
     kind: str
     level: int
     sources: tuple[int, ...]
-    own: tuple[Tensor, ...]
+    own: tuple[Mask, ...]
     needs: tuple["Aim", ...] = ()
 
     @property
@@ -34,25 +35,34 @@ class Aim:
 
     def broken(self, nodes: Tensor, labels: Tensor) -> Tensor:
         """Whether predictions (N, L + 1), the winning node of every level, are what it wants of leaves (N,)."""
-        won = [table[labels].gather(1, nodes[:, [l]])[:, 0] for l, table in zip(self.sources, self.own, strict=True)]
-        return ~torch.stack(won).any(0)
+        own = zip(self.sources, self.masks(labels), strict=True)
+        return ~torch.stack([mask.gather(1, nodes[:, [l]])[:, 0] for l, mask in own]).any(0)
+
+    def masks(self, labels: Tensor) -> list[Tensor]:
+        """For leaves (N,): for each of `sources` (N, K_source) bool, the scores that must not win."""
+        return [mask(labels) for mask in self.own]
 
 
-def _nodes(paths: Tensor, level: int) -> Tensor:
-    """(leaves, K_level) bool: the node over each leaf."""
-    return paths[:, level, None] == torch.arange(int(paths[:, level].max()) + 1, device=paths.device)
+def _alike(columns: Tensor, leaves: Tensor) -> Mask:
+    """The scores (K,) of the same value in `columns` as the image's leaf has in `leaves`: no table of leaves by K."""
+
+    def mask(labels: Tensor) -> Tensor:
+        return columns.to(labels.device) == leaves.to(labels.device)[labels][:, None]
+
+    return mask
 
 
 def direct(paths: Tensor, level: int) -> Aim:
     """The level's nearest node is wrong."""
-    return Aim("direct", level, (level,), (_nodes(paths, level),))
+    nodes = torch.arange(int(paths[:, level].max()) + 1, device=paths.device)
+    return Aim("direct", level, (level,), (_alike(nodes, paths[:, level]),))
 
 
 def roll_up(paths: Tensor, level: int) -> Aim:
     """The predicted leaf is outside the right leaf's superclass at `level`: it has left it."""
     below = _finer(paths, level)
     below = roll_up(paths, below) if below else direct(paths, 0)
-    return Aim("roll_up", level, (0,), (paths[:, level, None] == paths[:, level],), (below,))
+    return Aim("roll_up", level, (0,), (_alike(paths[:, level], paths[:, level]),), (below,))
 
 
 def _finer(paths: Tensor, level: int) -> int:
@@ -65,10 +75,12 @@ def _finer(paths: Tensor, level: int) -> int:
 
 def stay(paths: Tensor, level: int) -> Aim:
     """The predicted leaf is wrong, but inside the right leaf's superclass at `level`."""
-    siblings = (paths[:, level, None] == paths[:, level]) & ~torch.eye(
-        len(paths), dtype=torch.bool, device=paths.device
-    )
-    return Aim("stay", level, (0,), (~siblings,), (direct(paths, 0),))
+    leaf, inside = direct(paths, 0), _alike(paths[:, level], paths[:, level])
+
+    def mask(labels: Tensor) -> Tensor:
+        return leaf.own[0](labels) | ~inside(labels)
+
+    return Aim("stay", level, (0,), (mask,), (leaf,))
 
 
 def every(paths: Tensor, level: int) -> Aim:

@@ -49,7 +49,7 @@ def _run(siege: Siege, loss: Loss, draws: Draws) -> None:
         state = state.take(~(margins > budget.enough))
         if not len(state.rows):
             return
-        images = siege.images[state.rows]
+        images = siege.at(state.rows)
         z = norm.project(state.x + state.size * norm.steepest(state.gradient), images, budget.eps)
         moved = z if k == 1 else state.x + MOMENTUM * (z - state.x) + (1 - MOMENTUM) * (state.x - state.before)
         x = norm.project(moved, images, budget.eps)

@@ -48,8 +48,8 @@ def _ascend(siege: Siege, rows: Tensor, x: Tensor, objective, step: Callable[...
             return
         margins, _, gradient = siege.climb(rows, x, objective)
         keep = ~(margins > siege.budget.enough)
-        rows = rows[keep]
-        moved = step(x[keep], gradient[keep], (k, rows))
-        x = siege.norm.project(moved, siege.images[rows], siege.budget.eps)
+        if not keep.all():
+            rows, x, gradient = rows[keep], x[keep], gradient[keep]
+        x = siege.norm.project(step(x, gradient, (k, rows)), siege.at(rows), siege.budget.eps)
     if len(rows):
         siege.look(rows, x)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,15 +37,25 @@ class Siege:
     when it is positive; a margin that is no number is none.
     """
 
-    def __init__(self, score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget):
-        """own: for each level that `score` gives, (N, K) bool, the scores that must not win."""
+    def __init__(
+        self, score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, first: Tensor | None = None
+    ):
+        """own: for each level that `score` gives, (N, K) bool, the scores that must not win. first: (N,), the margins
+        of the images as they are, where they are known: they are then not asked for."""
         self.score, self.images, self.own, self.budget = score, images, own, budget
         self.best, self.worst = images.clone(), images.new_full((len(images),), -torch.inf)
         self.gradients = self.queries = 0  # of single images
-        with torch.no_grad():
-            self.clean = score(images)
-        self.queries += len(images)
-        self.first = self._keep(torch.arange(len(images), device=images.device), images, self.clean)
+        if first is None:
+            self.first = self._keep(torch.arange(len(images), device=images.device), images, self.clean)
+        else:
+            self.first, self.worst = first, first.to(self.worst).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+
+    @cached_property
+    @torch.no_grad()
+    def clean(self) -> Sequence[Tensor]:
+        """The scores of the images as they are."""
+        self.queries += len(self.images)
+        return self.score(self.images)
 
     @property
     def norm(self) -> Norm:
@@ -62,12 +73,17 @@ class Siege:
     def start(self, draws: Draws, eps: float) -> tuple[Tensor, Tensor]:
         """The rows of the images that stand, and a random point for each of them."""
         rows = self.standing()
-        images = self.images[rows]
-        return rows, self.norm.start(images, eps, draws.uniform(rows, images.shape[1:]))
+        images = self.at(rows)
+        uniform = draws.uniform(rows, images.shape[1:]).contiguous(memory_format=memory_format(images))
+        return rows, self.norm.start(images, eps, uniform)
 
-    def of(self, rows: Tensor) -> list[Tensor]:
+    def at(self, rows: Tensor) -> Tensor:
+        """The images `rows`, which are in order; no copy where they are all."""
+        return self.images if len(rows) == len(self.images) else self.images[rows]
+
+    def of(self, rows: Tensor) -> Sequence[Tensor]:
         """`own` for some of the images."""
-        return [own[rows] for own in self.own]
+        return self.own if len(rows) == len(self.images) else [own[rows] for own in self.own]
 
     @torch.no_grad()
     def look(self, rows: Tensor, x: Tensor) -> Tensor:
@@ -89,16 +105,30 @@ class Siege:
     def _ask(self, x: Tensor) -> list[Tensor]:
         """The scores at x, with images beside them that fill a batch of a common size: a new size is dear."""
         n = len(x)
-        filling = x[:1].expand(min(common_size(n), len(self.images)) - n, *x.shape[1:])
+        size = min(common_size(n), len(self.images))
+        if size == n:
+            return list(self.score(x))
+        filling = x[:1].expand(size - n, *x.shape[1:])
         return [scores[:n] for scores in self.score(torch.cat([x, filling]))]
 
     def _keep(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
         margins = torch.stack([margin(s, own) for s, own in zip(scores, self.of(rows), strict=True)]).amin(0)
         margins = margins.to(self.worst.dtype)
+        if len(rows) == len(self.images):
+            better = margins > self.worst
+            self.best = torch.where(better.view(-1, 1, 1, 1), x, self.best)
+            self.worst = torch.where(better, margins, self.worst)
+            return margins
         better = margins > self.worst[rows]
         worse = rows[better]
         self.best[worse], self.worst[worse] = x[better], margins[better]
         return margins
+
+
+def memory_format(images: Tensor) -> torch.memory_format:
+    """The order in which images (N, 3, H, W) lie in memory: operations on two orders at once are slow."""
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def common_size(count: int) -> int:

@@ -32,18 +32,18 @@ def square(siege: Siege, draws: Draws) -> None:
     rows = siege.standing()
     if not len(rows):  # there are models that take no empty batch
         return
-    _try(siege, rows, first(siege.images[rows], siege.budget.eps, partial(draws.signs, rows)))
+    _try(siege, rows, first(siege.at(rows), siege.budget.eps, partial(draws.signs, rows)))
     for query in range(1, siege.budget.queries):
         rows = siege.standing()
         if not len(rows):
             return
         side = window(siege.images.shape[-1], query, siege.budget.queries)
-        now = siege.best[rows] - siege.images[rows]
+        now = siege.best[rows] - siege.at(rows)
         _try(siege, rows, propose(now, side, siege.budget.eps, partial(draws.signs, rows), draws.shared))
 
 
 def _try(siege: Siege, rows: Tensor, delta: Tensor) -> None:
-    images = siege.images[rows]
+    images = siege.at(rows)
     siege.look(rows, siege.norm.project(images + delta, images, siege.budget.eps))
 
 

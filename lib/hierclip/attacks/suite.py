@@ -45,17 +45,24 @@ def attack(
 
 
 def besiege(
-    score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, seed: Seed, names: Iterable[int] | None = None
+    score: Score,
+    images: Tensor,
+    own: Sequence[Tensor],
+    budget: Budget,
+    seed: Seed,
+    names: Iterable[int] | None = None,
+    first: Tensor | None = None,
 ) -> Siege:
     """What a suite of attacks found.
 
     score: images to the logits (N, K) of one level or more, each image for itself; own: for each of them (N, K) bool,
-    the scores that must not win. seed, names: of `Draws`; an image is named by its row where nothing is said.
+    the scores that must not win. seed, names: of `Draws`; an image is named by its row where nothing is said. first:
+    (N,), the images' margins as they are, where they are known.
     Every attack of the suite works on what the ones before it left standing, so what comes out is the worst over them,
     image by image; one that has fallen is attacked no further.
     Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
-    siege = Siege(score, images, own, check_budget(budget))
+    siege = Siege(score, images, own, check_budget(budget), first)
     draws = Draws(seed, range(len(images)) if names is None else names)
     for name in budget.suite:
         ATTACKS[name](siege, draws)

@@ -121,7 +121,7 @@ class _Breaker:
         return torch.cat(parts)
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
-        return margin(self.scores(images), self.aim.own[0][self.labels[rows]])
+        return margin(self.scores(images), self.aim.masks(self.labels[rows])[0])
 
     def gradient(self) -> Tensor:
         """Of the margins in the images, as they are."""
@@ -129,7 +129,7 @@ class _Breaker:
         for x, y in zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True):
             x = x.to(self.classifier.device).requires_grad_(True)
             (scores,) = self.classifier(x, list(self.aim.sources))
-            total = margin(scores, self.aim.own[0][y].to(scores.device)).sum()
+            total = margin(scores, self.aim.masks(y.to(scores.device))[0]).sum()
             found.append(torch.autograd.grad(total, x)[0].cpu())
         return torch.cat(found)
 

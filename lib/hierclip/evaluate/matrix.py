@@ -1,24 +1,25 @@
 """The level matrix: every level attacked, every level read, image by image."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks import Aim, Budget, aims, besiege, frozen
+from hierclip.attacks import Aim, Budget, Siege, aims, besiege, frozen, margin
 from hierclip.data import Pictures
 from hierclip.distributed import agreed, merged, rank, world
 from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
 from hierclip.model import Classifier
 from hierclip.progress import progress, work_key
 
+T = TypeVar("T")
 RANKED = 20  # leaves kept of a picture's ranking
-AT_ONCE = 8  # batches of pictures that are held as floats at a time
+READ = ("nodes", "confidence", "ranked")  # what is kept of each picture in each condition
 NEAR = 0.6  # of its way to the boundary: what an attack brought less far, it hardly ever breaks in another try
 
 
@@ -50,13 +51,13 @@ def level_matrix(
     labels = pictures.labels
     tensors = [pictures.images, labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    own = [table for aim in todo for table in aim.own]
-    done = _Partial(kept, work_key(budget, prune, classifier.head, seed, batch, *tensors, *own))
+    done = _Partial(kept, work_key(budget, prune, classifier.head, seed, batch, *tensors, *(aim.name for aim in todo)))
     with frozen(classifier):
-        readouts = {CLEAN: done.get(CLEAN, _read_clean, classifier, pictures, batch)}
+        clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
+        readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}
 
         def outcome(k: int, aim: Aim) -> Readout:
-            return _attack_open(classifier, pictures, aim, readouts, budget, (seed, k), batch, prune)
+            return _attack_open(classifier, pictures, aim, readouts, clean[aim.name], budget, (seed, k), batch, prune)
 
         for k, aim in enumerate(progress(todo, what) if kept else todo):
             readouts[aim.name] = done.get(aim.name, outcome, k, aim)
@@ -64,19 +65,34 @@ def level_matrix(
 
 
 def _attack_open(
-    classifier, pictures: Pictures, aim: Aim, readouts: dict[str, Readout], budget, seed, batch: int, prune: bool
+    classifier: Classifier,
+    pictures: Pictures,
+    aim: Aim,
+    readouts: Mapping[str, Readout],
+    first: np.ndarray,
+    budget: Budget,
+    seed: Sequence[int],
+    batch: int,
+    prune: bool,
 ) -> Readout:
-    """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them."""
+    """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them.
+
+    first: (N,), the clean margins.
+    """
     needs = [readouts[need.name] for need in aim.needs] if prune else []
     out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
     out["way"], open = np.zeros(len(pictures), dtype=np.float32), np.ones(len(pictures), dtype=bool)
     for need in needs:
         open &= need["way"] >= NEAR
-    for rows in torch.from_numpy(np.flatnonzero(open)).split(AT_ONCE * batch) if open.any() else ():
-        some = pictures[rows]
-        moved, way = attacked(classifier, some.floats(), some.labels, aim, budget, seed, batch, rows)
-        for key, values in {**_read(classifier, moved, batch), "way": way.float().numpy()}.items():
-            out[key][rows.numpy()] = values
+
+    def attack(rows: Tensor) -> Readout:
+        some, margins = pictures[rows], torch.from_numpy(first[rows.numpy()])
+        siege = _besiege(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
+        return {**_read(classifier(siege.best)), "way": siege.way().float().cpu().numpy()}
+
+    for rows, values in _in_parts(torch.from_numpy(np.flatnonzero(open)), batch, classifier.device, attack):
+        for key in out:
+            out[key][rows.numpy()] = values[key]
     return out
 
 
@@ -95,60 +111,82 @@ def attacked(
     batch: int,
     names: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images moved by the attack on an aim, and how far it brought them (N,): `Siege.way`. Batch by batch; on the CPU
-    several at once, a thread each, and several processes take every so manieth.
+    """Images moved by the attack on an aim, and how far it brought them (N,): `Siege.way`.
 
     labels: (N,) leaves. names: (N,), what the images' random numbers go by; 0, 1 ... if None.
     """
-    score, names = partial(classifier, levels=aim.sources), torch.arange(len(images)) if names is None else names
+    names = torch.arange(len(images)) if names is None else names
 
-    def moved(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        own = [table[y].to(classifier.device) for table in aim.own]
-        siege = besiege(score, x.to(classifier.device), own, budget, seed, z.tolist())
+    def moved(rows: Tensor) -> tuple[Tensor, Tensor]:
+        siege = _besiege(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
         return siege.best.cpu(), siege.way().cpu()
 
-    # Two batches at least, for two cores; not as many as there are cores, whose number is to change nothing.
-    batch = min(batch, -(-len(images) // 2))
-    parts = list(zip(images.split(batch), labels.split(batch), names.split(batch), strict=True))
-    mine = range(rank(), len(parts), world())
-    with _one_thread_each(classifier.device) as workers:
-        found = dict(zip(mine, workers.map(lambda k: moved(*parts[k]), mine), strict=True))
-    moved_images, ways = zip(*merged(found), strict=True)
+    parts = _in_parts(torch.arange(len(images)), batch, classifier.device, moved)
+    moved_images, ways = zip(*(found for _, found in parts), strict=True)
     return torch.cat(moved_images), torch.cat(ways)
 
 
-@contextmanager
-def _one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, of one thread each: small batches leave little to share out within one.
+def _besiege(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    aim: Aim,
+    budget: Budget,
+    seed: int | Sequence[int],
+    names: Tensor,
+    first: Tensor | None = None,
+) -> Siege:
+    score, own = partial(classifier, levels=aim.sources), aim.masks(labels.to(classifier.device))
+    return besiege(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
 
-    What comes out is then the same however many cores there are. Elsewhere than on the CPU a single worker.
+
+def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Tensor], T]) -> list[tuple[Tensor, T]]:
+    """Does `work` on rows, at most `batch` of them at a time; gives each part of them with what came of it.
+
+    On the CPU several parts are at work at once, a thread each: small batches leave little to share out within one.
+    What comes out is the same however many cores there are. Of several processes each does every so manieth part, and
+    what comes of it goes to all.
     """
-    threads = torch.get_num_threads()
+    if (
+        device.type == "cpu"
+    ):  # two parts at least, for two cores; not as many as cores, whose number is to change nothing
+        batch = max(1, min(batch, -(-len(rows) // 2)))
+    parts = [*rows.split(batch)] if len(rows) else []
+    mine, threads = range(rank(), len(parts), world()), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as workers:
-            yield workers
+            found = dict(zip(mine, workers.map(lambda k: work(parts[k]), mine), strict=True))
     finally:
         torch.set_num_threads(threads)
+    return list(zip(parts, merged(found), strict=True))
 
 
-def _read_clean(classifier: Classifier, pictures: Pictures, batch: int) -> Readout:
-    parts = [_read(classifier, x, batch) for x in pictures.batches(batch)]
+def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[Aim], batch: int) -> Readout:
+    """Reads the pictures as they are, and by aim its margins (N,): by how much it is wrong."""
+
+    @torch.no_grad()
+    def read(rows: Tensor) -> Readout:
+        some = pictures[rows]
+        logits = classifier(some.floats().to(classifier.device))
+        labels, out = some.labels.to(classifier.device), _read(logits)
+        for aim in todo:
+            pairs = zip(aim.sources, aim.masks(labels), strict=True)
+            out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amin(0).cpu().numpy()
+        return out
+
+    parts = [found for _, found in _in_parts(torch.arange(len(pictures)), batch, classifier.device, read)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 @torch.no_grad()
-def _read(classifier: Classifier, images: Tensor, batch: int) -> Readout:
-    parts: dict[str, list[Tensor]] = {"nodes": [], "confidence": [], "ranked": []}
-    for x in images.split(batch):
-        logits = [level.cpu() for level in classifier(x.to(classifier.device))]
-        nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
-        shares = [level.softmax(1).amax(1) for level in logits]
-        ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
-        parts["nodes"].append(nodes.int())
-        parts["confidence"].append(torch.stack(shares, dim=1))
-        parts["ranked"].append(ranked.int())
-    return {key: torch.cat(values).numpy() for key, values in parts.items()}
+def _read(logits: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """What is kept of the logits (n, K_l) of every level: READ."""
+    logits = [level.detach().cpu() for level in logits]
+    nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
+    shares = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
+    ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
+    return {"nodes": nodes.int().numpy(), "confidence": shares.numpy(), "ranked": ranked.int().numpy()}
 
 
 class _Partial:

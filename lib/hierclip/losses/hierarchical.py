@@ -64,10 +64,8 @@ def _gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
 
 def hita(context: Context, moved: Moved, params: HierParams) -> Tensor:
     """Give the sum of `alignment` over the trees, at the levels of `moved`."""
-    tau = context.head().tau
-    return torch.stack(
-        [alignment(placed, params, tau, moved.levels) for placed in _place(context, moved, params)]
-    ).sum()
+    tau, trees = _head(context).tau, _place(context, moved, params)
+    return torch.stack([alignment(placed, params, tau, moved.levels) for placed in trees]).sum()
 
 
 def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:

@@ -155,7 +155,7 @@ def look_again(lens: Lens, embedding: Tensor, label: int) -> Look:
     """The same from the picture's embedding (1, D)."""
     head, texts = lens.classifier.head, lens.classifier.text_points
     scores = [level.cpu() for level in lens.classifier.read(embedding)]
-    own = [AIMS["direct"](lens.paths, level).own[0][[label]] for level in range(len(texts))]
+    own = [AIMS["direct"](lens.paths, level).masks(torch.tensor([label]))[0] for level in range(len(texts))]
     readings = read(scores, lens.paths)
     points = _rolled_up(lens, embedding, label)
     seen = enumerate(zip(points, texts, strict=False))
