@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,9 +15,24 @@ from torch.nn import functional as F
 from hierclip.attacks import frozen, pgd
 from hierclip.data import Dataset, places_of, step_seed
 from hierclip.distributed import agreed, mean, own, rank, world
-from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head
+from hierclip.losses import (
+    OBJECTIVES,
+    PERTURBATIONS,
+    Context,
+    Moved,
+    gradient_evaluations,
+    make_head,
+)
 from hierclip.model import Backbone, Head, LearnedHead, Towers, full
-from hierclip.params import FinetuneParams, HierParams, MethodParams, NoneParams, OptimParams, PretrainParams
+from hierclip.params import (
+    FinetuneParams,
+    HierParams,
+    MethodParams,
+    NoneParams,
+    OptimParams,
+    PretrainParams,
+    TrainedParams,
+)
 from hierclip.progress import progress, work_hash, work_key
 from hierclip.trees import Tree, check_forest, forest_levels, forest_paths, level_prompts
 
@@ -38,6 +54,21 @@ class Trainee(nn.Module):
         return self.towers(images, local)
 
 
+@dataclass(frozen=True)
+class Finetuning:
+    """A fine-tuning that is ready to take steps.
+
+    loss_at: the loss on the batch of a place, perturbed first, and figures to log. key: what a checkpoint rests on.
+    """
+
+    trainee: Trainee
+    module: _FabricModule
+    optimizer: torch.optim.Optimizer
+    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]]
+    steps: int
+    key: str
+
+
 def finetune(
     fabric: Fabric,
     method: MethodParams,
@@ -51,14 +82,35 @@ def finetune(
 ) -> tuple[Head, History]:
     """Fine-tunes `backbone` in place on the leaves of `trees`; gives the head, and for every step what it logged.
 
-    Each step learns from perturbations that PGD finds on the method's own objective. Steps are as many as
-    `params.gradients` pays for. BatchNorm keeps its pre-trained statistics.
-    Raises TreeError where the trees have not the same leaves in the same order.
+    Steps are as many as `params.gradients` pays for. Raises TreeError as `set_up` does.
+    """
+    check_forest(trees)
+    if isinstance(method, NoneParams):
+        return make_head(method, float(backbone.clip.logit_scale.detach().exp()), 1.0, 1.0), []
+    work = set_up(fabric, method, params, backbone, dataset, trees, template, seed)
+    what = f"fine-tuning {method.label}"
+    history = fit(fabric, work.module, work.optimizer, work.loss_at, work.steps, params, checkpoint, work.key, what)
+    backbone.clip.eval().requires_grad_(False).cpu()
+    return work.trainee.numbers.fixed(), history
+
+
+def set_up(
+    fabric: Fabric,
+    method: TrainedParams,
+    params: FinetuneParams,
+    backbone: Backbone,
+    dataset: Dataset,
+    trees: Sequence[Tree],
+    template: str,
+    seed: int,
+) -> Finetuning:
+    """Makes ready to fine-tune `backbone` in place on the leaves of `trees`.
+
+    Each step learns from perturbations that PGD finds on the method's own objective. BatchNorm keeps its pre-trained
+    statistics. Raises TreeError where the trees have not the same leaves in the same order.
     """
     check_forest(trees)
     scale = float(backbone.clip.logit_scale.detach().exp())
-    if isinstance(method, NoneParams):
-        return make_head(method, scale, 1.0, 1.0), []
     objective, places = OBJECTIVES[method.loss], places_of(dataset, trees[0].ids)
     original = Towers(copy.deepcopy(backbone), trees, template, fabric.autocast, fold=True)
     original = original.eval().requires_grad_(False).to(fabric.device)
@@ -101,9 +153,7 @@ def finetune(
     steps = params.gradients // gradient_evaluations(method, top)
     hashes = " ".join(tree.hash for tree in trees)
     config = f"{method.model_dump_json()} {params.model_dump_json()} {hashes} {template} {seed} {work_hash(shown)}"
-    history = fit(fabric, module, optimizer, loss_at, steps, params, checkpoint, config, f"fine-tuning {method.label}")
-    backbone.clip.eval().requires_grad_(False).cpu()
-    return trainee.numbers.fixed(), history
+    return Finetuning(trainee, module, optimizer, loss_at, steps, config)
 
 
 def _optimizer(trainee: Trainee, method, weight_decay: float) -> torch.optim.Optimizer:
