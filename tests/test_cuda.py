@@ -6,6 +6,7 @@ ten times what the CPU's float32 differs by.
 
 import copy
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -260,9 +261,10 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
     backbone.clip.to(dtype)
     with computing_in(dtype):
         inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0
-        work = train.set_up(fabric_on(device), method, *inputs)
+        fabric = fabric_on(device)
+        work = train.set_up(fabric, method, *inputs)
         loss, _ = work.loss_at(0)
-        loss.backward()
+        fabric.backward(loss)
     weights = work.trainee.towers.encoder.parameters()
     return {"loss": mean(loss.detach()), "encoder": torch.cat([mean(weight.grad).flatten() for weight in weights])}
 
@@ -350,6 +352,8 @@ def half_step(rank: int, device: str, folder: str) -> None:
     """Take half of a step's gradients in a process of its own; the first process saves what both agree on."""
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
+    if device == "cuda":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a machine with a card may have no other network
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     gradients = step_gradients("hier", device, torch.float32)
     if rank == 0:
@@ -360,7 +364,12 @@ def half_step(rank: int, device: str, folder: str) -> None:
 @each_device
 def test_two_processes_on_one_device_take_the_step_of_one(device, tmp_path):
     """Over gloo: NCCL refuses two processes on one GPU."""
-    multiprocessing.spawn(half_step, (device, str(tmp_path)), nprocs=2)
+    try:
+        multiprocessing.spawn(half_step, (device, str(tmp_path)), nprocs=2)
+    except multiprocessing.ProcessRaisedException as error:
+        if "busy or unavailable" in str(error):
+            pytest.skip("this GPU takes one process at a time")
+        raise
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     expected = step_gradients("hier", "cpu", torch.float64)
     errors = {part: relative_error(found[part], expected[part]) for part in expected}
