@@ -416,10 +416,21 @@ def try_way(way: Way, case: Case, batch: int) -> Timing | None:
 
 
 def measure_finetuning(case: Case, until: float) -> Iterator[Row]:
-    """Time a step of every way to fine-tune, on each architecture."""
+    """Time a step of every way to fine-tune, on each architecture, and what every step of ours takes on the CPU."""
+    yield time_random_start(case)
     for k, architecture in enumerate(case.sizes.architectures):
         share = (until - monotonic()) / (len(case.sizes.architectures) - k)
         yield from finetuning_rows(case, architecture, monotonic() + share)
+
+
+def time_random_start(case: Case) -> Row:
+    """Time the random start of an attack as `hierclip.attacks.pgd` makes it: drawn on the CPU, then sent over."""
+    shape = case.sizes.batch, 3, case.sizes.pixels, case.sizes.pixels
+    generator = torch.Generator().manual_seed(0)
+    seconds = [time_call(lambda: torch.rand(shape, generator=generator).to(case.device), case.device) for _ in range(3)]
+    speed = shape[0] / statistics.median(seconds)
+    note = "part of every step of ours"
+    return Row("fine-tuning", "", "an attack's random start alone", shape[0], speed, note=note)
 
 
 def finetuning_rows(case: Case, architecture: str, until: float) -> Iterator[Row]:

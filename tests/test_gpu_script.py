@@ -40,6 +40,7 @@ def test_a_trial_measures_every_way_to_finetune(tmp_path, capsys):
     file = tmp_path / "trial.json"
     assert gpu.main([*TRIAL, "--parts", "fine-tuning", "--out", str(file)]) == 0
     rows = by_what(file, "fine-tuning")
+    assert rows.pop("an attack's random start alone")["images_per_second"] > 0
     assert list(rows)[:2] == [gpu.RELEASED, gpu.TEXTS_ONCE]
     assert list(rows)[2:] == [f"{m}, {a}" for m in ("TeCoA", "Hierarchical") for a in ("float32", "TF32", "bf16")]
     assert all(row["images_per_second"] > 0 and row["batch"] == 8 and not row["error"] for row in rows.values())
