@@ -567,12 +567,12 @@ def profile_attack(case: Case, architecture: str, classifier: Classifier, images
         if event.device_type == kind and not getattr(event, "is_user_annotation", False):
             microseconds = event.self_device_time_total if on_card else event.self_cpu_time_total
             times.append({"name": event.key[:100], "calls": event.count, "seconds": microseconds / 1e6})
-    total = sum(each["seconds"] for each in times)
+    busy = sum(each["seconds"] for each in times)
     longest = sorted(times, key=lambda each: -each["seconds"])[:10]
-    top = [each | {"share": each["seconds"] / total} for each in longest]
+    top = [each | {"share": each["seconds"] / max(busy, 1e-9)} for each in longest]
     note = "of the wall time the device is busy (profiled)"
     what = f"PGD-{case.sizes.attack_steps} at the leaf, profile"
-    return Row("attacks", architecture, what, len(images), ratio=total / wall, note=note, detail={"top": top})
+    return Row("attacks", architecture, what, len(images), ratio=busy / wall, note=note, detail={"top": top})
 
 
 def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
