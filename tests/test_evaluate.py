@@ -9,7 +9,17 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import Outcomes, figures, holm, intervals, mcnemar, mistakes, paired_difference, path_robust
+from hierclip.evaluate import (
+    Outcomes,
+    figures,
+    holm,
+    intervals,
+    mcnemar,
+    mistakes,
+    paired_difference,
+    path_robust,
+    records,
+)
 from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
 from hierclip.evaluate.verify import compare
 from hierclip.model import Classifier, CosineHead
@@ -213,6 +223,11 @@ def record(**changes) -> Record:
         "git": "",
     }  # fmt: skip
     return Record.model_validate(entries | changes)
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(records, "PACKAGES", ("torch", "no-such-package"))
+    assert list(records.versions()) == ["python", "torch"]
 
 
 def test_record_comes_back_from_its_file(tmp_path):

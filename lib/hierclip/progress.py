@@ -8,8 +8,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
-from IPython import get_ipython
-from IPython.display import clear_output
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -66,7 +64,12 @@ def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], 
 
 def forget_output() -> None:
     """Takes out of the executed notebook what a cell has shown so far, under DVC."""
-    if headless() and get_ipython() is not None:
+    if not headless():
+        return
+    from IPython import get_ipython
+    from IPython.display import clear_output
+
+    if get_ipython() is not None:
         clear_output()
 
 

