@@ -105,7 +105,7 @@ def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
 @pytest.fixture
 def attacks(monkeypatch):
     """How many images were attacked for each aim, in order; the attack that "stop" names is interrupted."""
-    found, real = {"counts": {}, "stop": None}, matrix._besiege
+    found, real = {"counts": {}, "stop": None}, matrix.attack_part
 
     def counting(classifier, images, labels, aim, *rest):
         if aim.name == found["stop"]:
@@ -113,7 +113,7 @@ def attacks(monkeypatch):
         found["counts"][aim.name] = found["counts"].get(aim.name, 0) + len(images)
         return real(classifier, images, labels, aim, *rest)
 
-    monkeypatch.setattr(matrix, "_besiege", counting)
+    monkeypatch.setattr(matrix, "attack_part", counting)
     return found
 
 

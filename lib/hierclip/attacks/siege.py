@@ -28,6 +28,7 @@ class Budget:
     queries: int  # images that Square may ask for
     norm: str = "Linf"
     enough: float = 0.0  # margin beyond which an image is left alone; inf: never, and the worst point is looked for
+    prune: float = 0.0  # share of its way to the boundary short of which an image gets no second gradient attack
 
 
 class Siege:
@@ -45,6 +46,8 @@ class Siege:
         self.score, self.images, self.own, self.budget = score, images, own, budget
         self.best, self.worst = images.clone(), images.new_full((len(images),), -torch.inf)
         self.gradients = self.queries = 0  # of single images
+        self.far = torch.zeros_like(self.worst, dtype=torch.bool)  # images that the next attack is not given
+        self.flat = torch.zeros_like(self.far)  # images of which some gradient was zero everywhere
         if first is None:
             self.first = self._keep(torch.arange(len(images), device=images.device), images, self.clean)
         else:
@@ -68,7 +71,12 @@ class Siege:
     def standing(self) -> Tensor:
         """The rows of the images that have not fallen, and can: something of theirs must be able to win."""
         open = torch.stack([~own.all(1) for own in self.own]).all(0)
-        return torch.nonzero(~(self.worst > self.budget.enough) & open)[:, 0]
+        return torch.nonzero(~(self.worst > self.budget.enough) & open & ~self.far)[:, 0]
+
+    def prune(self) -> None:
+        """Leave the images that came less than `budget.prune` of their way out of what follows, but for those whose
+        gradient vanished: of them it says nothing how far they came."""
+        self.far = (self.way() < self.budget.prune) & ~self.flat
 
     def start(self, draws: Draws, eps: float) -> tuple[Tensor, Tensor]:
         """The rows of the images that stand, and a random point for each of them."""
@@ -100,7 +108,10 @@ class Siege:
             values = loss(scores, rows)
             (gradient,) = torch.autograd.grad(values.sum(), x)
         margins = self._keep(rows, x.detach(), [s.detach() for s in scores])
-        return margins, values.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)  # one that is no number moves nothing
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # one that is no number moves nothing
+        if self.budget.prune:
+            self.flat[rows] |= ~gradient.flatten(1).any(1)
+        return margins, values.detach(), gradient
 
     def _ask(self, x: Tensor) -> list[Tensor]:
         """The scores at x, with images beside them that fill a batch of a common size: a new size is dear."""

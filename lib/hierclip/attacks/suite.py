@@ -23,6 +23,7 @@ ATTACKS: dict[str, Callable[[Siege, Draws], None]] = {
     "cw": cw,
     "square": square,
 }
+BY_GRADIENT = frozenset(ATTACKS) - {"square"}
 GRADIENT = ("apgd_ce", "apgd_dlr")
 STANDARD = (*GRADIENT, "square")  # with 100 steps and 5000 queries, AutoAttack's but for FAB
 
@@ -59,13 +60,19 @@ def besiege(
     the scores that must not win. seed, names: of `Draws`; an image is named by its row where nothing is said. first:
     (N,), the images' margins as they are, where they are known.
     Every attack of the suite works on what the ones before it left standing, so what comes out is the worst over them,
-    image by image; one that has fallen is attacked no further.
+    image by image; one that has fallen is attacked no further. Where the budget prunes, a gradient attack that follows
+    another is given only what that one brought near (`Siege.prune`); Square, which needs no gradient, is given all.
     Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
     siege = Siege(score, images, own, check_budget(budget), first)
     draws = Draws(seed, range(len(images)) if names is None else names)
+    before = None
     for name in budget.suite:
+        siege.far[:] = False
+        if before in BY_GRADIENT and name in BY_GRADIENT:
+            siege.prune()
         ATTACKS[name](siege, draws)
+        before = name
     return siege
 
 

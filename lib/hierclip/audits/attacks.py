@@ -31,7 +31,13 @@ def attack_params(
     n = 255 * _budget(eps)
     chosen = chosen | {key: value for key, value in (("steps", steps), ("queries", queries)) if value is not None}
     few = {"reading_images": FEW, "forest_images": checks, "audit_images": checks, "transfer_images": checks}
-    entries = {"eps": f"{n}/255", "step": f"{2.5 * n / max(1, chosen['steps'])}/255", "bootstrap": 1000, **few}
+    entries = {
+        "eps": f"{n}/255",
+        "step": f"{2.5 * n / max(1, chosen['steps'])}/255",
+        "bootstrap": 1000,
+        "prune": 0.0,
+        **few,
+    }
     try:
         return AttackParams.model_validate(entries | chosen | others)
     except ValidationError as error:

@@ -20,7 +20,7 @@ from hierclip.progress import progress, work_key
 T = TypeVar("T")
 RANKED = 20  # leaves kept of a picture's ranking
 READ = ("nodes", "confidence", "ranked")  # what is kept of each picture in each condition
-NEAR = 0.6  # of its way to the boundary: what an attack brought less far, it hardly ever breaks in another try
+NEAR = 0.75  # of its way to the boundary: what an attack brought less far, it hardly ever breaks in another try
 
 
 def level_matrix(
@@ -87,8 +87,8 @@ def _attack_open(
 
     def attack(rows: Tensor) -> Readout:
         some, margins = pictures[rows], torch.from_numpy(first[rows.numpy()])
-        siege = _besiege(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
-        return {**_read(classifier(siege.best)), "way": siege.way().float().cpu().numpy()}
+        siege = attack_part(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
+        return {**read_logits(classifier(siege.best)), "way": siege.way().float().cpu().numpy()}
 
     for rows, values in _in_parts(torch.from_numpy(np.flatnonzero(open)), batch, classifier.device, attack):
         for key in out:
@@ -118,7 +118,7 @@ def attacked(
     names = torch.arange(len(images)) if names is None else names
 
     def moved(rows: Tensor) -> tuple[Tensor, Tensor]:
-        siege = _besiege(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
+        siege = attack_part(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
         return siege.best.cpu(), siege.way().cpu()
 
     parts = _in_parts(torch.arange(len(images)), batch, classifier.device, moved)
@@ -126,7 +126,7 @@ def attacked(
     return torch.cat(moved_images), torch.cat(ways)
 
 
-def _besiege(
+def attack_part(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -136,6 +136,7 @@ def _besiege(
     names: Tensor,
     first: Tensor | None = None,
 ) -> Siege:
+    """Attacks images (N, 3, H, W) of the leaves `labels` (N,) for an aim. names, first: as `besiege` takes them."""
     score, own = partial(classifier, levels=aim.sources), aim.masks(labels.to(classifier.device))
     return besiege(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
 
@@ -169,7 +170,7 @@ def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[Aim],
     def read(rows: Tensor) -> Readout:
         some = pictures[rows]
         logits = classifier(some.floats().to(classifier.device))
-        labels, out = some.labels.to(classifier.device), _read(logits)
+        labels, out = some.labels.to(classifier.device), read_logits(logits)
         for aim in todo:
             pairs = zip(aim.sources, aim.masks(labels), strict=True)
             out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amin(0).cpu().numpy()
@@ -180,7 +181,7 @@ def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[Aim],
 
 
 @torch.no_grad()
-def _read(logits: Sequence[Tensor]) -> dict[str, np.ndarray]:
+def read_logits(logits: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """What is kept of the logits (n, K_l) of every level: READ."""
     logits = [level.detach().cpu() for level in logits]
     nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)

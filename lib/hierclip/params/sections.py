@@ -116,6 +116,7 @@ class AttackParams(Section):
     steps: PositiveInt  # gradients that a run of a gradient attack takes
     restarts: PositiveInt
     queries: PositiveInt  # images that Square may ask for
+    prune: float = Field(ge=0, lt=1)  # share of its way to the boundary short of which an image gets no second one
     batch: PositiveInt
     seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval
