@@ -48,10 +48,11 @@ def level_matrix(
     worst that could be done at e; that is A[e, e].
     """
     labels = pictures.labels
-    tensors = [pictures.images, labels, paths, *classifier.state_dict().values(), *classifier.text_points]
+    tensors = [labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
     own = [table for aim in todo for table in aim.own]
-    done = _Partial(kept, work_key(budget, prune, classifier.head, seed, batch, *tensors, *own))
+    settings = [pictures.fingerprint(), budget, prune, classifier.head, seed, batch]
+    done = _Partial(kept, work_key(*settings, *tensors, *own))
     with frozen(classifier):
         readouts = {CLEAN: done.get(CLEAN, _read_clean, classifier, pictures, batch)}
 
