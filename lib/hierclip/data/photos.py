@@ -3,12 +3,12 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from hierclip.data.stored import StoredImages, stored_images
 from hierclip.params import SPLITS, PhotoParams
 from hierclip.progress import progress
 
+T = TypeVar("T")
 TRAIN = "train"
 OWN: dict[str, tuple[str, Callable]] = {  # by name: the folder under the root, and what reads it
     "tiny-imagenet": ("tiny-imagenet-200", tiny_imagenet),
@@ -46,6 +47,7 @@ class Photos:
         self.params, self.project, self.prepared, self.name = params, project, prepared, params.name
         self.credit = f"Photographs: {self.name}"
         self.leaves = self._leaves()
+        self._ahead: dict[str, Future] = {}  # the batch of the next step, while it is made
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -133,6 +135,19 @@ class Photos:
         return [torch.nonzero(labels == k)[:, 0].tolist() for k in range(len(self.leaves))]
 
     def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Make a batch; of streamed pictures the next step's too, in the background, for when it is asked for."""
+        if not self.params.stream:
+            return self._batch(places, size, seed, step, own)
+
+        def key(k: int) -> str:
+            return str((places.tolist(), size, seed, k, own))
+
+        begun = self._ahead.pop(key(step), None)
+        made = begun.result() if begun else self._batch(places, size, seed, step, own)
+        self._ahead = {key(step + 1): in_background(partial(self._batch, places, size, seed, step + 1, own))}
+        return made
+
+    def _batch(self, places: Tensor, size: int, seed: int, step: int, own: slice) -> tuple[Tensor, Tensor]:
         if bare := [self.leaves[k].name for k in places.tolist() if not self._rows[k]]:
             raise DataError(f"{self.name}: no pictures to train on for {', '.join(bare[:5])}")
         generator = torch.Generator().manual_seed(step_seed(seed, step))
@@ -192,8 +207,17 @@ def write_squares(source: Source, size: int, what: str, broken: list[str], file:
 
 def read_squares(source: Source, size: int, rows: Sequence[int]) -> list[Tensor | None]:
     """`read_square` of several pictures at once. What Pillow warns of, odd metadata, is passed over."""
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as workers:
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # for good: catch_warnings is not for several threads
+    with ThreadPoolExecutor() as workers:
         return list(workers.map(partial(read_square, source, size), rows))
+
+
+def in_background(call: Callable[[], T]) -> "Future[T]":
+    """Begin a call in a thread of its own, which ends with it."""
+    worker = ThreadPoolExecutor(1)
+    future = worker.submit(call)
+    worker.shutdown(wait=False)
+    return future
 
 
 def read_square(source: Source, size: int, row: int) -> Tensor | None:
