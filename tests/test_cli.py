@@ -350,23 +350,24 @@ def test_a_model_of_the_project_is_audited_as_it_is_read(place, run, backbone):
 
 
 def test_the_first_pictures_of_a_class_are_audited_and_the_next_one_chooses_the_reading(place):
-    some, every = read_folder(place / "zoo", 16, 2), read_folder(place / "zoo", 16, None)
-    images = every.pictures("test").images
+    some = read_folder(place / "zoo", 16, 2, place / "some")
+    every = read_folder(place / "zoo", 16, None, place / "every")
+    images = every.pictures("test").read()
     assert images.shape == (5 * COUNT, 3, 16, 16) and images.dtype == torch.uint8
-    assert torch.equal(some.pictures("test").images, images[[k for k in range(5 * COUNT) if k % COUNT < 2]])
+    assert torch.equal(some.pictures("test").read(), images[[k for k in range(5 * COUNT) if k % COUNT < 2]])
     assert some.pictures("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
-    assert torch.equal(some.pictures("val").images, images[2::COUNT])
+    assert torch.equal(some.pictures("val").read(), images[2::COUNT])
     assert every.pictures("val") is every.pictures("test")
 
 
 def test_the_next_picture_of_a_class_stands_for_one_that_cannot_be_read(place):
-    images = read_folder(place / "zoo", 16, None).pictures("test").images
+    images = read_folder(place / "zoo", 16, None, place / "whole").pictures("test").read()
     (place / "zoo/cat/1.jpg").write_text("none", encoding="utf8")
-    some = read_folder(place / "zoo", 16, 1)
+    some = read_folder(place / "zoo", 16, 1, place / "some")
     firsts = [k * COUNT + (sorted(LEAVES)[k] == "cat") for k in range(5)]
     assert some.pictures("test").labels.tolist() == list(range(5)) and some.broken == [str(place / "zoo/cat/1.jpg")]
-    assert torch.equal(some.pictures("test").images, images[firsts])
-    assert torch.equal(some.pictures("val").images, images[[first + 1 for first in firsts]])
+    assert torch.equal(some.pictures("test").read(), images[firsts])
+    assert torch.equal(some.pictures("val").read(), images[[first + 1 for first in firsts]])
 
 
 def test_the_one_picture_of_a_class_also_chooses_the_reading_and_it_is_said(place, run, weights):

@@ -191,6 +191,16 @@ def test_features_times_projection_are_clips_text_embeddings(backbone):
     assert backbone.clip.text_projection is projection
 
 
+def test_prompts_are_encoded_in_batches_as_they_are_all_at_once(backbone, monkeypatch):
+    prompts, counts = [f"a picture of {k} dogs" for k in range(23)], []
+    with torch.no_grad():
+        whole = model.text_features(backbone, prompts)
+        backbone.clip.token_embedding.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+        monkeypatch.setattr("hierclip.model.backbone.TEXT_BATCH", 7)
+        close(model.text_features(backbone, prompts), whole)
+    assert counts == [7, 7, 7, 2]
+
+
 def test_the_projection_is_back_in_place_after_a_failure(backbone):
     projection = backbone.clip.text_projection
     with pytest.raises(TypeError):

@@ -2,6 +2,8 @@
 
 import shutil
 import tarfile
+import threading
+from concurrent.futures import wait
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from scipy.io import savemat
 
 from hierclip.data import DATASETS, PARTS, DataError, Photos, load_dataset
@@ -59,8 +62,9 @@ def test_a_published_layout_is_read(name, project):
     classes = len(dataset.leaves)
     for part in PARTS:
         found = dataset.pictures(part)
-        assert found.images.shape == (classes, 3, 16, 16) and found.images.dtype == torch.uint8
-        assert found.labels.tolist() == list(range(classes)) and found.images.float().std() > 10
+        images = found.read()
+        assert found.images.shape == images.shape == (classes, 3, 16, 16) and images.dtype == torch.uint8
+        assert found.labels.tolist() == list(range(classes)) and images.float().std() > 10
     if name != "flowers102":  # of which there is one picture of a class to train on, and it is for validation
         images, labels = dataset.batch(torch.tensor([1]), 4, seed=0, step=0)
         assert images.shape == (4, 3, 16, 16) and labels.tolist() == [0] * 4 and 0 <= images.min() < images.max() <= 1
@@ -144,8 +148,77 @@ def test_streamed_pictures_are_those_that_would_have_been_kept(project):
     kept.prepare()
     expected = kept.batch(some, 6, seed=1, step=2)
     streamed.prepare()
-    assert "train.images" not in streamed.tensors
+    with safe_open(streamed.prepared, "pt") as file:
+        assert "train.images" not in set(file.keys())
     assert all(torch.equal(a, b) for a, b in zip(streamed.batch(some, 6, seed=1, step=2), expected, strict=True))
+
+
+@pytest.fixture
+def streamed(project) -> Photos:
+    dataset = opened(project, "mine", stream=True)
+    dataset.prepare()
+    return dataset
+
+
+def test_streamed_batches_are_the_same_in_any_order(project, streamed):
+    kept = opened(project, "mine", stream=False)
+    kept.prepared = kept.prepared.with_name("kept.safetensors")
+    kept.prepare()
+    for classes, size, seed, step, own in [
+        ([0, 1], 6, 1, 2, slice(None)),
+        ([0, 1], 6, 1, 3, slice(None)),
+        ([0, 1], 6, 1, 4, slice(2, 4)),
+        ([0, 1], 6, 1, 5, slice(0, 2)),
+        ([0, 1], 6, 2, 6, slice(0, 2)),
+        ([1, 0], 6, 2, 7, slice(0, 2)),
+        ([1, 0], 5, 2, 8, slice(0, 2)),
+        ([1, 0], 5, 2, 8, slice(0, 2)),
+        ([1], 5, 2, 0, slice(0, 2)),
+    ]:
+        found, expected = (data.batch(torch.tensor(classes), size, seed, step, own) for data in (streamed, kept))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_next_step_is_decoded_while_one_computes_and_nothing_runs_on(streamed, monkeypatch):
+    some, before = torch.tensor([0, 1]), threading.active_count()
+    first, second = (streamed._batch(some, 6, 1, step, slice(None)) for step in (2, 3))
+    assert threading.active_count() == before
+    assert torch.equal(streamed.batch(some, 6, 1, 2)[0], first[0])
+    wait(streamed._ahead.values(), timeout=60)
+    with monkeypatch.context() as patch:
+        patch.setattr("hierclip.data.photos.read_squares", None)  # by now it has been called
+        assert torch.equal(streamed.batch(some, 6, 1, 3)[0], second[0])
+    wait(streamed._ahead.values(), timeout=60)
+    for thread in threading.enumerate()[before:]:
+        thread.join(60)
+    assert threading.active_count() == before
+
+
+def test_a_picture_that_is_gone_is_named_at_the_step_that_needs_it(streamed):
+    some = torch.tensor([0, 1])
+    expected = streamed._batch(some, 6, 1, 2, slice(None))[0]
+    streamed.batch(some, 6, 1, 0)
+    wait(streamed._ahead.values(), timeout=60)
+    files = {file: file.read_bytes() for file in (streamed.project / "sets/mine/train").glob("*/*")}
+    for file in files:
+        file.write_text("none", encoding="utf8")
+    streamed.batch(some, 6, 1, 1)  # made before they were gone
+    wait(streamed._ahead.values(), timeout=60)
+    with pytest.raises(DataError, match=r"mine: .*train/\w+/\d.jpg could be read once and cannot now; run `dvc repro"):
+        streamed.batch(some, 6, 1, 2)
+    for file, content in files.items():
+        file.write_bytes(content)
+    assert torch.equal(streamed.batch(some, 6, 1, 2)[0], expected)
+
+
+def test_what_pillow_warns_of_is_passed_over_in_any_thread(streamed):
+    for file in (streamed.project / "sets/mine/train").glob("*/*"):
+        Image.new("P", (20, 20)).save(file, "png", transparency=b"\x80")
+    with Image.open(file) as image, pytest.warns(UserWarning, match="Palette images with Transparency"):
+        image.convert("RGB")
+    for step in range(2):
+        streamed.batch(torch.tensor([0, 1]), 6, 1, step)
+        wait(streamed._ahead.values(), timeout=60)
 
 
 def test_a_batch_is_the_same_whatever_was_drawn_before(project):
@@ -295,4 +368,4 @@ def test_real_photographs_are_read(name, folder, classes, shown, project, root):
     dataset.prepare()
     assert len(dataset.leaves) == classes and len(dataset.pictures("test")) == 3 * classes
     assert len(dataset.sources["test"].labels) == 3 * classes <= shown * classes
-    assert 60 < dataset.pictures("test").images.float().mean() < 180
+    assert 60 < dataset.pictures("test").read().float().mean() < 180

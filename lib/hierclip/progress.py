@@ -77,8 +77,7 @@ def work_hash(*parts: object) -> str:
     """SHA-256 of tensors to the bit, and of other parts as they print."""
     digest = hashlib.sha256()
     for part in parts:
-        bits = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
-        digest.update(bits)
+        digest.update(part.detach().cpu().flatten().numpy().data if isinstance(part, Tensor) else repr(part).encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hierclip.data import DataError, Leaf, Pictures, Source, by_class, class_folders, decoded
+from hierclip.data import DataError, Leaf, Pictures, Source, StoredImages, by_class, class_folders, write_squares
 
 
 @dataclass
@@ -54,38 +54,38 @@ def class_names(folder: Path) -> dict[str, str]:
     return picture_source(folder).classes
 
 
-def read_folder(folder: Path, size: int, limit: int | None) -> Folder:
-    """The first `limit` pictures of each class that can be read, or all, cut to squares of `size` pixels, kept as
-    bytes: part "test".
+def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folder:
+    """The first `limit` pictures of each class that can be read, or all, cut to squares of `size` pixels: part "test".
+    They are written to the file `path` and read from it when they are needed.
 
     Part "val", which chooses the reading, is the picture after them of each class, or where there is none of any, the
     same ones. A picture that cannot be read is left out.
     Raises DataError as `picture_source` does, and for a class of which no picture can be read.
     """
     source, broken = picture_source(folder), []
-    left, name, parts = by_class(source), folder.resolve().name, []
+    left, name = by_class(source), folder.resolve().name
+    labels: list[int] = []
     wanted = [limit or len(rows) for rows in left]
-    while any(tried := [rows[:count] for rows, count in zip(left, wanted, strict=True)]):
-        parts.append(_pictures(source.take([row for rows in tried for row in rows]), size, name, broken))
-        counts = torch.bincount(parts[-1].labels, minlength=len(left)).tolist()
-        wanted = [count - found for count, found in zip(wanted, counts, strict=True)]
-        left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
-    test = parts[0] if len(parts) == 1 else _joined(parts)
-    beyond = [row for rows in left for row in rows[:1]]
-    val = _pictures(source.take(beyond), size, f"{name}, to choose the reading", broken) if beyond else test
+    with path.open("wb") as file:
+
+        def write(rows: Sequence[int], what: str) -> list[int]:
+            some = source.take(rows)
+            return [some.labels[row] for row in write_squares(some, size, what, broken, file)]
+
+        while any(tried := [rows[:count] for rows, count in zip(left, wanted, strict=True)]):
+            found = write([row for rows in tried for row in rows], name)
+            labels += found
+            wanted = [count - found.count(k) for k, count in enumerate(wanted)]
+            left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
+        tested = len(labels)
+        if beyond := [row for rows in left for row in rows[:1]]:
+            labels += write(beyond, f"{name}, to choose the reading")
+    images = StoredImages(path, (3, size, size), torch.arange(len(labels)))
+    whole = Pictures(images, torch.tensor(labels, dtype=torch.int64))
+    test = whole[whole.labels[:tested].argsort(stable=True)]  # class by class, those of each in their order
+    val = whole[torch.arange(tested, len(labels))]
     if lost := [c for k, c in enumerate(source.classes) if k not in test.labels]:
         said = f"{folder}: no picture of class {', '.join(lost[:5])} can be read; mend or remove"
         raise DataError(f"{said} {', '.join(broken[:5])}")
     leaves = tuple(Leaf(identifier, words, "tuned") for identifier, words in source.classes.items())
     return Folder(re.sub(r"[^\w.-]+", "-", name), leaves, {"test": test, "val": val if len(val) else test}, broken)
-
-
-def _joined(parts: Sequence[Pictures]) -> Pictures:
-    """Class by class, those of each in their order."""
-    labels = torch.cat([part.labels for part in parts])
-    return Pictures(torch.cat([part.images for part in parts]), labels)[labels.argsort(stable=True)]
-
-
-def _pictures(source: Source, size: int, what: str, broken: list[str]) -> Pictures:
-    images, rows = decoded(source, size, what, broken)
-    return Pictures(images, torch.tensor([source.labels[row] for row in rows], dtype=torch.int64))

@@ -1,7 +1,8 @@
 """An audit from its beginning to its end."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,21 +85,36 @@ def audit(
     template = template or audited.template or TEMPLATE
     if any(path.is_file() for path in (out, *out.parents)):
         raise ValueError(f"{out} is a file, or in one; name a folder for what comes out")
-    dataset = read_folder(folder, size, limit)
-    test, notes = dataset.parts["test"], [said, *_notes(trees, dataset)]
-    what = f"{audited.method} on {dataset.name}: {len(test)} pictures of {len(dataset.leaves)} classes"
-    say("\n".join([what, *notes]))
-    facts = _facts(audited, dataset, trees, params, template)
-    if (record := _earlier(out, facts)) is None:
-        settings = {"seed": 0, "params": params, "template": template, "device": place}
-        try:
-            record, _ = evaluate(audited, dataset, trees, dataset.name, root=out / WORK, **settings)
-        except torch.OutOfMemoryError:
-            raise ValueError(f"{place} has no memory for {batch} pictures at a time; ask for a smaller batch") from None
-        record = _put(record, out)
+    with _temporary(out / WORK / "images") as file:
+        dataset = read_folder(folder, size, limit, file)
+        test, notes = dataset.parts["test"], [said, *_notes(trees, dataset)]
+        what = f"{audited.method} on {dataset.name}: {len(test)} pictures of {len(dataset.leaves)} classes"
+        say("\n".join([what, *notes]))
+        facts = _facts(audited, dataset, trees, params, template)
+        if (record := _earlier(out, facts)) is None:
+            settings = {"seed": 0, "params": params, "template": template, "device": place}
+            try:
+                record, _ = evaluate(audited, dataset, trees, dataset.name, root=out / WORK, **settings)
+            except torch.OutOfMemoryError:
+                said = f"{place} has no memory for {batch} pictures at a time; ask for a smaller batch"
+                raise ValueError(said) from None
+            record = _put(record, out)
     found = Audited(record, trees, level_table(record, trees[0]), notes, out)
     write_results(record, trees, found.table, notes, out)
     return found
+
+
+@contextmanager
+def _temporary(file: Path) -> Iterator[Path]:
+    """Make room for a file, and remove it at the end, with the two folders above it where nothing else is in them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+        with suppress(OSError):  # what a stopped run goes on from stays
+            file.parent.rmdir()
+            file.parent.parent.rmdir()
 
 
 def find_device(name: str) -> torch.device:
@@ -124,14 +140,14 @@ def _notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
 
 def _facts(model: Model, dataset: Folder, trees: Sequence[Tree], params: AttackParams, template: str) -> dict:
     """What makes an audit this one, as its record has it."""
-    images = dataset.parts["test"].images
+    test = dataset.parts["test"]
     weights = ImageEncoder(model.backbone, fold=True).state_dict().values()
     return {
         "method": model.method,
         "trees": {tree.name: tree.hash for tree in trees},
-        "threat_model": threat_model(params, template, images.shape[-1]),
+        "threat_model": threat_model(params, template, test.images.shape[-1]),
         "settings": params.model_dump(mode="json"),
-        "hashes": {"weights": work_hash(*weights), "pictures": work_hash(images)},
+        "hashes": {"weights": work_hash(*weights), "pictures": test.fingerprint()},
     }
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from hierclip.data.dataset import PARTS, Dataset, Leaf, Pictures, ids_of, places_of, step_seed
 from hierclip.data.openmoji import OpenMoji
-from hierclip.data.photos import OWN, Photos, decoded
+from hierclip.data.photos import OWN, Photos, write_squares
 from hierclip.data.published import PUBLISHED
 from hierclip.data.sources import DataError, Source, by_class, class_folders, class_name
+from hierclip.data.stored import StoredImages
 from hierclip.params import DataParams
 
 PREPARED = "data/prepared"

@@ -1,5 +1,6 @@
 """What every dataset offers: leaves, a split of them, pictures to train on and fixed pictures to measure on."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,8 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hierclip.data.stored import StoredImages
 from hierclip.params import SPLITS
 
+CHUNK = 256  # images read at a time for their fingerprint
 PARTS = ("val", "test")  # pictures that choices are made on, and pictures that results are made on
 
 
@@ -21,17 +24,28 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Pictures:
-    """images: (N, 3, H, W) uint8; labels: (N,) int64, places in the dataset's `leaves`."""
+    """images: (N, 3, H, W) uint8, in memory or in a file; labels: (N,) int64, places in the dataset's `leaves`."""
 
-    images: Tensor
+    images: Tensor | StoredImages
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self) -> Tensor:
+        """Return the images in memory, (N, 3, H, W) uint8."""
+        return self.images.read() if isinstance(self.images, StoredImages) else self.images
+
     def floats(self) -> Tensor:
         """(N, 3, H, W) float32 in [0, 1], channels last in memory."""
-        return (self.images.float() / 255).contiguous(memory_format=torch.channels_last)
+        return self.read().to(torch.float32, memory_format=torch.channels_last).div_(255)  # one copy, no more
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the images' bytes."""
+        digest = hashlib.sha256()
+        for rows in torch.arange(len(self)).split(CHUNK):
+            digest.update(self[rows].read().flatten().numpy().data)
+        return digest.hexdigest()
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
         """`floats` of `size` pictures after another, on a device: never of all at once."""

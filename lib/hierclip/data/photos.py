@@ -3,10 +3,12 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +21,11 @@ from torch.nn import functional as F
 from hierclip.data.dataset import PARTS, Leaf, Pictures, step_seed
 from hierclip.data.published import PUBLISHED, published
 from hierclip.data.sources import DataError, Source, by_class, folder, imagenet, shards, tiny_imagenet
+from hierclip.data.stored import StoredImages, stored_images
 from hierclip.params import SPLITS, PhotoParams
 from hierclip.progress import progress
 
+T = TypeVar("T")
 TRAIN = "train"
 OWN: dict[str, tuple[str, Callable]] = {  # by name: the folder under the root, and what reads it
     "tiny-imagenet": ("tiny-imagenet-200", tiny_imagenet),
@@ -43,6 +47,7 @@ class Photos:
         self.params, self.project, self.prepared, self.name = params, project, prepared, params.name
         self.credit = f"Photographs: {self.name}"
         self.leaves = self._leaves()
+        self._ahead: dict[str, Future] = {}  # the batch of the next step, while it is made
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -76,15 +81,22 @@ class Photos:
 
         A picture that cannot be read is left out and named in a warning; in strict data it is a DataError.
         """
-        broken, tensors = [], {}
-        for part, source in self.sources.items():
-            keep = part != TRAIN or not self.params.stream
-            images, rows = decoded(source, self.params.size, f"{self.name}, {part}", broken, keep)
-            tensors[f"{part}.labels"] = torch.tensor([source.labels[row] for row in rows], dtype=torch.int64)
-            tensors |= {f"{part}.images": images} if keep else {f"{part}.rows": torch.tensor(rows)}
-        self._report(broken)
+        broken, tensors, size = [], {}, self.params.size
         self.prepared.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, self.prepared, {"classes": json.dumps(self.sources["test"].classes)})
+        with TemporaryDirectory(dir=self.prepared.parent) as work:
+            for part, source in self.sources.items():
+                path = Path(work, part)
+                streamed = part == TRAIN and self.params.stream
+                with path.open("wb") as file:
+                    rows = write_squares(source, size, f"{self.name}, {part}", broken, None if streamed else file)
+                tensors[f"{part}.labels"] = torch.tensor([source.labels[row] for row in rows], dtype=torch.int64)
+                if streamed:
+                    tensors[f"{part}.rows"] = torch.tensor(rows)
+                else:  # mapped, so that saving reads them from the disk
+                    images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+                    tensors[f"{part}.images"] = images.view(-1, 3, size, size)
+            self._report(broken)
+            save_file(tensors, self.prepared, {"classes": json.dumps(self.sources["test"].classes)})
         self.__dict__.pop("tensors", None)
 
     def _report(self, broken: Sequence[str]) -> None:
@@ -98,19 +110,23 @@ class Photos:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
+        """What is prepared beside the images: the labels of every part, and the rows of those that are streamed."""
         if not self.prepared.exists():
             raise FileNotFoundError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
         with safe_open(self.prepared, "pt") as file:
-            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        sides = {tuple(found[key].shape[-2:]) for key in found if key.endswith("images")}
-        if sides != {(self.params.size, self.params.size)}:
-            raise DataError(f"{self.prepared} has pictures of {sides.pop()[0]} pixels; run `dvc repro data` again")
-        return found
+            return {key: file.get_tensor(key) for key in file.keys() if not key.endswith("images")}  # noqa: SIM118
+
+    def _images(self, part: str) -> StoredImages:
+        images = stored_images(self.prepared, f"{part}.images")
+        if images.shape[-1] != self.params.size:
+            raise DataError(f"{self.prepared} has pictures of {images.shape[-1]} pixels; run `dvc repro data` again")
+        return images
 
     def pictures(self, part: str) -> Pictures:
         if part not in PARTS:
             raise ValueError(f"no part {part!r}; known are {', '.join(PARTS)}")
-        return Pictures(self.tensors[f"{part}.images"], self.tensors[f"{part}.labels"])
+        labels = self.tensors[f"{part}.labels"]
+        return Pictures(self._images(part), labels)
 
     @cached_property
     def _rows(self) -> list[list[int]]:
@@ -119,6 +135,19 @@ class Photos:
         return [torch.nonzero(labels == k)[:, 0].tolist() for k in range(len(self.leaves))]
 
     def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Make a batch; of streamed pictures the next step's too, in the background, for when it is asked for."""
+        if not self.params.stream:
+            return self._batch(places, size, seed, step, own)
+
+        def key(k: int) -> str:
+            return str((places.tolist(), size, seed, k, own))
+
+        begun = self._ahead.pop(key(step), None)
+        made = begun.result() if begun else self._batch(places, size, seed, step, own)
+        self._ahead = {key(step + 1): in_background(partial(self._batch, places, size, seed, step + 1, own))}
+        return made
+
+    def _batch(self, places: Tensor, size: int, seed: int, step: int, own: slice) -> tuple[Tensor, Tensor]:
         if bare := [self.leaves[k].name for k in places.tolist() if not self._rows[k]]:
             raise DataError(f"{self.name}: no pictures to train on for {', '.join(bare[:5])}")
         generator = torch.Generator().manual_seed(step_seed(seed, step))
@@ -126,7 +155,7 @@ class Photos:
         share = torch.rand(size, generator=generator).tolist()
         classes = [self._rows[int(places[label])] for label in labels]
         rows = [found[int(u * len(found))] for found, u in zip(classes, share, strict=True)][own]
-        images = self._streamed(rows) if self.params.stream else self.tensors[f"{TRAIN}.images"][rows]
+        images = self._streamed(rows) if self.params.stream else self._images(TRAIN)[torch.tensor(rows)].read()
         moved = varied(images.float() / 255, generator, size, own)
         return moved.contiguous(memory_format=torch.channels_last), labels
 
@@ -158,29 +187,37 @@ def _divided(train: Source | None, test: Source, params: PhotoParams) -> dict[st
     return {part: s.take(rows) for part, s, rows in zip((TRAIN, *PARTS), (pool, pool, test), flat, strict=True)}
 
 
-def decoded(source: Source, size: int, what: str, broken: list[str], keep: bool = True) -> tuple[Tensor, list[int]]:
-    """Pictures that can be read, (N, 3, size, size) uint8, none where they are not to be kept; and their rows.
+def write_squares(source: Source, size: int, what: str, broken: list[str], file: BinaryIO | None) -> list[int]:
+    """Write the images that can be read to `file`, if there is one, (3, size, size) bytes each; return their rows.
 
     broken: gets the names of the others.
     """
     rows, kept = range(len(source.labels)), []
-    images = torch.empty((len(rows) if keep else 0, 3, size, size), dtype=torch.uint8)
     for start in progress(range(0, len(rows), BATCH), what):
         some = rows[start : start + BATCH]
         for row, image in zip(some, read_squares(source, size, some), strict=True):
             if image is None:
                 broken.append(source.called(row))
                 continue
-            if keep:
-                images[len(kept)] = image
+            if file:
+                file.write(image.contiguous().numpy().data)
             kept.append(row)
-    return images[: len(kept)].clone(), kept
+    return kept
 
 
 def read_squares(source: Source, size: int, rows: Sequence[int]) -> list[Tensor | None]:
     """`read_square` of several pictures at once. What Pillow warns of, odd metadata, is passed over."""
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as workers:
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # for good: catch_warnings is not for several threads
+    with ThreadPoolExecutor() as workers:
         return list(workers.map(partial(read_square, source, size), rows))
+
+
+def in_background(call: Callable[[], T]) -> "Future[T]":
+    """Begin a call in a thread of its own, which ends with it."""
+    worker = ThreadPoolExecutor(1)
+    future = worker.submit(call)
+    worker.shutdown(wait=False)
+    return future
 
 
 def read_square(source: Source, size: int, row: int) -> Tensor | None:

@@ -49,9 +49,10 @@ def level_matrix(
     worst that could be done at e; that is A[e, e].
     """
     labels = pictures.labels
-    tensors = [pictures.images, labels, paths, *classifier.state_dict().values(), *classifier.text_points]
+    tensors = [labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    done = _Partial(kept, work_key(budget, prune, classifier.head, seed, batch, *tensors, *(aim.name for aim in todo)))
+    settings = [pictures.fingerprint(), budget, prune, classifier.head, seed, batch, *(aim.name for aim in todo)]
+    done = _Partial(kept, work_key(*settings, *tensors))
     with frozen(classifier):
         clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
         readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}

@@ -82,7 +82,7 @@ def evaluate(
             "settings": params.model_dump(mode="json"),
             "hashes": {
                 "weights": work_hash(*classifier.encoder.state_dict().values()),
-                "pictures": work_hash(test.images),
+                "pictures": test.fingerprint(),
             },
             "versions": versions(),
             "hardware": hardware(device),

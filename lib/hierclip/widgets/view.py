@@ -29,7 +29,7 @@ class Disk(anywidget.AnyWidget):
 def thumbnails(shelf: Shelf) -> dict[str, str]:
     """By leaf, its first picture."""
     some = shelf.pictures[shelf.first]
-    return {str(int(leaf)): png(image / 255, THUMB) for leaf, image in zip(some.labels, some.images, strict=True)}
+    return {str(int(leaf)): png(image, THUMB) for leaf, image in zip(some.labels, some.floats(), strict=True)}
 
 
 @dataclass(frozen=True)
