@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: help repro report test slow lint sweep ablate search verdict lab verify lock clean
+.PHONY: help repro report test slow bench lint sweep ablate search verdict lab verify lock clean
 
 # What can be made, and what each of it is: this list.
 help:
@@ -45,6 +45,14 @@ test: $(READY)
 # What takes minutes: our suite against pyautoattack's, on the model that `make repro` trained.
 slow: $(READY)
 	@$(BIN)/pytest -m slow -s
+
+# Speed, memory and cost beside the peers' and beside the limit: one table, some 20 minutes, and benchmarks/results.json.
+# It trains the default's base and TeCoA where they are missing. PARTS="pgd-10 matrix" measures some parts alone.
+bench: $(READY)
+	@$(BIN)/python -c 'import torchattacks' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.lock
+	@$(BIN)/dvc repro -q finetune@tecoa-0
+	@$(BIN)/python -m benchmarks $(PARTS)
 
 # Style, types, and notebooks without outputs.
 lint: $(READY)
@@ -87,7 +95,8 @@ verify: $(READY)
 
 # Pins anew; needs uv.
 lock:
-	uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header --all-extras -o requirements.lock pyproject.toml
+	uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header --all-extras --no-emit-package torchattacks \
+	  --overrides <(echo requests) -o requirements.lock pyproject.toml
 
 # Takes away all that was made, but for results.
 clean:

@@ -27,7 +27,7 @@ class Leaves(nn.Module):
 
 @pytest.mark.slow
 def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
-    autoattack = pytest.importorskip("pyautoattack", reason='needs pip install -e ".[agreement]"')
+    autoattack = pytest.importorskip("pyautoattack", reason='needs pip install -e ".[peers]"')
     root, params = find_root(), load_params()
     if not (root / "data/models/tecoa-0").exists():
         pytest.skip("needs data/models/tecoa-0, which `make repro` trains")

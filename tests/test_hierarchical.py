@@ -252,7 +252,7 @@ BALL = PoincareHead(1.0, 1.0, 1.0, 1.0, 1.0)
 def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
     images, texts = on_a_line(1.0, 2.0, 4.0), on_a_line(0.5, 1.5)
     distances = BALL.pairwise_distance(images, texts)
-    placed = Placed(make_nodes([], 2), made_of([], [0, 0, 1]), texts, images, distances)
+    placed = Placed(make_nodes([], 2), made_of([], [0, 0, 1]), distances, texts[:, 0], images[:, 0])
     close(vicinity(placed, 1.0), torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
     assert not vicinity(placed, 2.6).any()
 
@@ -260,13 +260,13 @@ def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
 def test_a_text_is_to_be_nearer_to_the_centre_than_those_below_it_by_zeta():
     texts = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
     nodes = make_nodes([[0, 0, 1]], 2)
-    close(text_gap(nodes, texts, 0.05), torch.tensor([0.0, 0.25, 0.0]))  # such as 0.5 - 0.3 + 0.05
-    close(text_gap(nodes, texts, 0.5), torch.tensor([0.4, 0.7, 0.1]))
+    close(text_gap(nodes, texts.norm(dim=1), 0.05), torch.tensor([0.0, 0.25, 0.0]))  # such as 0.5 - 0.3 + 0.05
+    close(text_gap(nodes, texts.norm(dim=1), 0.5), torch.tensor([0.4, 0.7, 0.1]))
 
 
 def test_a_roll_up_is_to_be_nearer_to_the_centre_than_the_points_that_went_into_it_by_zeta():
     points = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
-    close(image_gap(made_of([3, 3, 4]), points, 0.05), torch.tensor([0.0, 0.25, 0.0]))
+    close(image_gap(made_of([3, 3, 4]), points.norm(dim=1), 0.05), torch.tensor([0.0, 0.25, 0.0]))
 
 
 def test_penalties_are_nothing_where_they_are_satisfied(tree):
@@ -330,7 +330,9 @@ def test_descending_the_loss_makes_every_level_right(tree):
         hierarchical(case.context, Moved(images), case.params).backward()
         optimizer.step()
     head, groups = case.head, group_levels(case.context.paths[0])
-    levels = roll_up(head, head.image_points(towers(images)[0]), groups)  # a superclass is read off its midpoint
+    levels = roll_up(head, head.lift(head.image_points(towers(images)[0])), groups)  # a superclass is read off these
     own = [case.context.paths[0][:, 0], *(group.nodes for group in groups)]
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
-        assert torch.equal(head.logits(levels[l], head.text_points(texts, l, tree.top)).argmax(1), own[l])
+        assert torch.equal(
+            head.logits(head.lower(levels[l]).float(), head.text_points(texts, l, tree.top)).argmax(1), own[l]
+        )

@@ -1,5 +1,7 @@
 """Notebooks as the pipeline runs them."""
 
+import json
+
 import nbformat
 import papermill
 import pytest
@@ -32,3 +34,13 @@ def test_a_cell_that_fails_is_reported_and_kept(tmp_path):
     with pytest.raises(PapermillExecutionError, match="no such tree"):
         papermill.execute_notebook(source, tmp_path / "out.ipynb", **RUN)
     assert "no such tree" in (tmp_path / "out.ipynb").read_text(encoding="utf8")
+
+
+def test_what_a_stage_took_is_kept_beside_the_folder_of_executed_notebooks(tmp_path):
+    source = written(tmp_path / "in.ipynb", "n = 1", "sum(range(10**6))")
+    (tmp_path / "executed").mkdir()
+    papermill.execute_notebook(source, tmp_path / "executed/10_data.ipynb", **RUN)
+    spent = json.loads((tmp_path / "times/10_data.json").read_text(encoding="utf8"))
+    assert spent["user"] > 0 and 0 < spent["wall"] < 120
+    papermill.execute_notebook(source, tmp_path / "out.ipynb", **RUN)  # no stage
+    assert [file.name for file in (tmp_path / "times").iterdir()] == ["10_data.json"]

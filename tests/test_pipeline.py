@@ -12,6 +12,7 @@ import yaml
 from hierclip.params import Params, find_root
 
 ROOT = find_root()
+STATEMENTS = 6841  # of the library
 READERS = {  # what reads sections of the parameters for its caller
     "params.labels": {"methods", "method"},
     "params.splits": {"data"},
@@ -101,12 +102,13 @@ def test_imports_go_one_way():
                 assert target == "__init__" or order.index(target) <= order.index(room), f"{file} imports {other}"
 
 
-def test_no_file_of_the_library_is_long():
-    lengths = {f: len(f.read_text(encoding="utf8").splitlines()) for f in (ROOT / "lib").rglob("*.py")}
-    assert max(lengths.values()) <= 300
-    assert sum(lengths.values()) <= 10174
+def test_the_library_has_no_more_statements_than_its_cap():
+    """The cap only falls: what is added takes the place of something, or waits."""
+    trees = [ast.parse(file.read_text(encoding="utf8")) for file in (ROOT / "lib/hierclip").rglob("*.py")]
+    assert sum(isinstance(node, ast.stmt) for tree in trees for node in ast.walk(tree)) <= STATEMENTS
 
 
-def test_lock_file_pins_plainly():
-    for line in (ROOT / "requirements.lock").read_text(encoding="utf8").splitlines():
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-peers.lock"])
+def test_lock_file_pins_plainly(lock):
+    for line in (ROOT / lock).read_text(encoding="utf8").splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;]+( ; .+)?", line), line

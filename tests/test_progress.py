@@ -1,8 +1,10 @@
 import shutil
 from pathlib import Path
 
+import torch
+
 from hierclip import progress as module
-from hierclip.progress import SHOWING, progress, work_key
+from hierclip.progress import SHOWING, progress, work_hash, work_key
 
 
 def test_under_dvc_progress_is_lines_and_every_item_comes_through(monkeypatch, capsys):
@@ -17,6 +19,13 @@ def test_where_someone_watches_progress_prints_no_lines(monkeypatch, capsys):
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert list(progress(range(3), "work")) == [0, 1, 2]
     assert capsys.readouterr().out == ""
+
+
+def test_tensors_are_hashed_by_their_values_however_they_lie_in_memory():
+    table = torch.arange(12).view(6, 2)
+    for part in (table[:, :1], table[::2], table.T, table[:0]):
+        assert work_hash(part) == work_hash(part.clone(memory_format=torch.contiguous_format))
+    assert work_hash(table[:, :1]) != work_hash(table[:, 1:])
 
 
 def test_key_of_work_changes_with_any_part():

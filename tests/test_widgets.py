@@ -85,7 +85,12 @@ def test_a_picture_of_the_crowd_is_rolled_up_as_training_does(ball, store, pictu
     paths = ball.paths[ball.crowd.labels]
     groups = group_levels(paths)
     nodes = [paths[:, 0], *(group.nodes for group in groups)]
-    levels = zip(roll_up(ball.head, points, groups), nodes, ball.paths[leaf], strict=True)
+    levels = zip(
+        [ball.head.lower(z) for z in roll_up(ball.head, ball.head.lift(points), groups)],
+        nodes,
+        ball.paths[leaf],
+        strict=True,
+    )
     own = [level[of == node] for level, of, node in levels]
     np.testing.assert_allclose(found.norms, [float(p.norm()) for p in own], rtol=1e-4)
 

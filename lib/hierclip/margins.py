@@ -154,7 +154,7 @@ def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch
         [head.image_points(classifier.encoder(x)).cpu() for x in pictures.batches(batch, classifier.device)]
     )
     groups, rows = group_levels(paths[pictures.labels]), []
-    images = roll_up(head, points, groups)
+    images = [head.lower(lifted).float() for lifted in roll_up(head, head.lift(points), groups)]
     for level, (nodes, rolled) in enumerate(zip(texts, images, strict=True)):
         row = {"level": level, "texts": float(nodes.norm(dim=-1).mean())}
         row["images"] = float(rolled.norm(dim=-1).mean())

@@ -42,15 +42,28 @@ def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
 
 
 def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
-    """d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory and few passes over it.
+    """d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory and few passes over it."""
+    return distance_of_factors(left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r)), r)
 
-    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1 of the points' places on the hyperboloid (`lift`), which is
-    (x0 - 1) y0 + (y0 - 1) - <x, y>: one matrix product, in which no small number is lost beside 1. Its rounding, of the
-    order of 1e-7 of its terms, is what a float32 distance between nearly equal points rests on.
+
+def left_factor(x: Tensor, height: Tensor) -> Tensor:
+    """(B, D + 2) of points (x, x0) of the hyperboloid x0^2 - |x|^2 = 1, with their height x0 - 1: (B, D), (B, 1)."""
+    return torch.cat([-x, height, torch.ones_like(height)], dim=1)
+
+
+def right_factor(x: Tensor, height: Tensor) -> Tensor:
+    """(K, D + 2): what a `left_factor` is multiplied with."""
+    return torch.cat([x, 1 + height, height], dim=1)
+
+
+def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
+    """d between the points of which these are the factors: (B, K).
+
+    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1, which is (x0 - 1) y0 + (y0 - 1) - <x, y>: one matrix
+    product, in which no small number is lost beside 1. Its rounding, of the order of 1e-7 of its terms, is what a
+    float32 distance between nearly equal points rests on.
     """
-    (x, height), (y, other) = _hyperboloid(u, r), _hyperboloid(v, r)
-    p = torch.cat([-x, height, torch.ones_like(height)], dim=1) @ torch.cat([y, 1 + other, other], dim=1).T
-    return _ArccoshOfOneMore.apply(p) / r**0.5  # pyright: ignore[reportOptionalOperand]
+    return _ArccoshOfOneMore.apply(left @ right.T) / r**0.5  # pyright: ignore[reportOptionalOperand]
 
 
 class _ArccoshOfOneMore(torch.autograd.Function):
@@ -81,6 +94,20 @@ def _distance(gap: Tensor, uu: Tensor, vv: Tensor, r: Scalar) -> Tensor:
     """
     q = r * gap / ((1 - r * uu) * (1 - r * vv)) + TINY
     return 2 / r**0.5 * torch.log1p(q.sqrt() + q / (1 + (1 + q).sqrt()))
+
+
+def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
+    """The points of the hyperboloid that `exp0` and `_hyperboloid` together make of tangent vectors (..., D): with
+    angle 2 sqrt(r) |v|, x = sinh(angle) v / |v| and the height x0 - 1 = 2 sinh(angle / 2)^2: (..., D), (..., 1).
+    """
+    length = v.norm(dim=-1, keepdim=True).clamp(min=TINY**0.5)
+    half = r**0.5 * length.clamp(max=longest(r))
+    return (2 * half).sinh() / length * v, 2 * half.sinh().square()
+
+
+def norm_at_height(height: Tensor, r: Scalar) -> Tensor:
+    """|z| of a point of the ball that stands at a height x0 - 1 of the hyperboloid."""
+    return (height / (height + 2) / r).clamp(min=TINY).sqrt()
 
 
 def group_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:

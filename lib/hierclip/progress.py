@@ -77,7 +77,10 @@ def work_hash(*parts: object) -> str:
     """SHA-256 of tensors to the bit, and of other parts as they print."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.detach().cpu().flatten().numpy().data if isinstance(part, Tensor) else repr(part).encode())
+        if isinstance(part, Tensor):  # flattened, a slice can still lie scattered
+            digest.update(part.detach().cpu().flatten().contiguous().numpy().data)
+        else:
+            digest.update(repr(part).encode())
     return digest.hexdigest()
 
 

@@ -52,7 +52,7 @@ def level_matrix(
     tensors = [labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
     settings = [pictures.fingerprint(), budget, prune, classifier.head, seed, batch, *(aim.name for aim in todo)]
-    done = _Partial(kept, work_key(*settings, *tensors))
+    done = _Partial(kept, work_key(*settings, *tensors) if kept else "")
     with frozen(classifier):
         clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
         readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}

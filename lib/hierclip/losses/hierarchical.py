@@ -21,9 +21,9 @@ class Placed(NamedTuple):
 
     nodes: Nodes
     rolled: RolledUp
-    texts: Tensor  # (K, D)
-    points: Tensor  # (M, D)
     distances: Tensor  # (M, K)
+    text_norms: Tensor  # (K,)
+    point_norms: Tensor  # (M,)
 
 
 def level_weights(top: int, upper: float) -> list[float]:
@@ -48,14 +48,14 @@ def vicinity(placed: Placed, zeta: float) -> Tensor:
     return F.relu(placed.distances.gather(1, placed.rolled.nodes[:, None])[:, 0] - zeta)
 
 
-def text_gap(nodes: Nodes, texts: Tensor, zeta: float) -> Tensor:
+def text_gap(nodes: Nodes, norms: Tensor, zeta: float) -> Tensor:
     """Give relu(|parent| - |child| + zeta) of every text below the coarsest level: a parent is nearer to the centre."""
-    return _gap(texts.norm(dim=-1), nodes.parents[: -nodes.sizes[-1]], zeta)
+    return _gap(norms, nodes.parents[: -nodes.sizes[-1]], zeta)
 
 
-def image_gap(rolled: RolledUp, points: Tensor, zeta: float) -> Tensor:
+def image_gap(rolled: RolledUp, norms: Tensor, zeta: float) -> Tensor:
     """Give the same for image roll-ups: each point below the coarsest level and the one that it went into."""
-    return _gap(points.norm(dim=-1), rolled.parents, zeta)
+    return _gap(norms, rolled.parents, zeta)
 
 
 def _gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
@@ -78,11 +78,11 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
     """
     tau = _head(context).tau
     losses, active = [], {"vic": [], "gap_text": [], "gap_image": []}
-    for placed in _place(context, moved, params, log=True):
+    for placed in _place(context, moved, params, train=True):
         nodes, rolled = placed.nodes, placed.rolled
         vic = vicinity(placed, params.zeta_vic)
-        of_texts = text_gap(nodes, placed.texts, params.zeta_gap)
-        of_images = image_gap(rolled, placed.points, params.zeta_gap)
+        of_texts = text_gap(nodes, placed.text_norms, params.zeta_gap)
+        of_images = image_gap(rolled, placed.point_norms, params.zeta_gap)
         for name, part in zip(active, (vic, of_texts, of_images), strict=True):
             active[name].append((part > 0).float())
         text_shares = 1 / torch.tensor(nodes.sizes, device=nodes.levels.device)[nodes.levels]
@@ -100,19 +100,27 @@ def _head(context: Context) -> PoincareHead:
     return head
 
 
-def _place(context: Context, moved: Moved, params: HierParams, log: bool = False) -> list[Placed]:
-    """Place texts and roll-ups of every tree. log: count how many points are projected from the rim."""
-    head = _head(context)
+def _place(context: Context, moved: Moved, params: HierParams, train: bool = False) -> list[Placed]:
+    """Place texts and roll-ups of every tree. train: give norms too, and count the points projected from the rim."""
+    head, none = _head(context), torch.zeros(0)
     embeddings, texts = context.see(moved)
     images = head.image_tangents(embeddings)
     shares = torch.cat([nodes.levels / max(1, nodes.top) for nodes in context.nodes])
     texts = head.text_tangents_at(texts, shares[:, None])
-    if log:
+    if train:
         context.counts["rim_images"] = float(head.clamped(images).float().mean())
         context.counts["rim_texts"] = float(head.clamped(texts).float().mean())
-    images, placed = head.place(images), []
-    by_tree = head.place(texts).split([len(nodes.parents) for nodes in context.nodes])
-    for nodes, rolled, tree in zip(context.nodes, context.rolled_up(params.negatives), by_tree, strict=True):
-        points = torch.cat(roll_up(head, images, rolled.groups))
-        placed.append(Placed(nodes, rolled, tree, points, head.pairwise_distance(points, tree)))
+    points, height = head.lift_tangents(images.double())
+    lifted = torch.cat([points, 1 + height], dim=1)
+    text_pair, placed, start = head.lift_tangents(texts), [], 0
+    right = head.factors(*text_pair)[1]
+    for nodes, rolled in zip(context.nodes, context.rolled_up(params.negatives), strict=True):
+        rows = slice(start, start + len(nodes.parents))
+        levels = torch.cat(roll_up(head, lifted, rolled.groups))
+        points, height = levels[:, :-1].to(texts.dtype), (levels[:, -1:] - 1).to(texts.dtype)
+        distances = head.distance_of_factors(head.factors(points, height)[0], right[rows])
+        text_norms = head.norms_of(*(part[rows] for part in text_pair)) if train else none
+        point_norms = head.norms_of(points, height) if train else none
+        placed.append(Placed(nodes, rolled, distances, text_norms, point_norms))
+        start = rows.stop
     return placed

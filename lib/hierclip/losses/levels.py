@@ -64,16 +64,15 @@ def group_levels(paths: Tensor) -> list[Group]:
     return groups
 
 
-def roll_up(head: PoincareHead, points: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
     """Give the points of every level: a class's is the HypAvg of those one level below that share that ancestor.
 
-    points: (B, D), the images'. Gives (N_l, D) each, the first of them `points`.
+    lifted: (B, D + 1), the images' points as `head.lift` has them. Gives (N_l, D + 1) each, the first of them `lifted`.
     """
-    lifted = [head.lift(points)]
+    levels = [lifted]
     for nodes, members in groups:
-        lifted.append(head.midpoints(lifted[-1], members, len(nodes)))
-    above = head.lower(torch.cat(lifted[1:] or [lifted[0][:0]])).to(points.dtype)
-    return [points, *above.split([len(level) for level in lifted[1:]])]
+        levels.append(head.midpoints(levels[-1], members, len(nodes)))
+    return levels
 
 
 @dataclass(frozen=True)

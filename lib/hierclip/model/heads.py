@@ -108,11 +108,24 @@ class PoincareHead:
         """exp0: the points that tangent vectors at the centre lead to."""
         return poincare.exp0(tangents, self.curvature)
 
-    def distance(self, u: Tensor, v: Tensor) -> Tensor:
-        return poincare.distance(u, v, self.curvature)
-
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
         return poincare.pairwise_distance(u, v, self.curvature)
+
+    def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what `lift` makes of the points that tangent vectors lead to: (..., D), and the last entry less 1."""
+        return poincare.lift_tangents(tangents, self.curvature)
+
+    def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what distances are made of, for points that are the one or the other: (N, D + 2) each."""
+        return poincare.left_factor(x, height), poincare.right_factor(x, height)
+
+    def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
+        """Give the distances (N, K) of the points of which these are the factors."""
+        return poincare.distance_of_factors(left, right, self.curvature)
+
+    def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
+        """Give the norms (N,) of the points that were lifted."""
+        return poincare.norm_at_height(height, self.curvature)[:, 0]
 
     def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
         """HypAvg of each group of lifted points: (count, D + 1), lifted too."""
@@ -142,12 +155,21 @@ class EuclideanHead(PoincareHead):
     def place(self, tangents: Tensor) -> Tensor:
         return tangents
 
-    def distance(self, u: Tensor, v: Tensor) -> Tensor:
-        return 2 * (u - v).square().sum(-1).add(poincare.TINY).sqrt()
-
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
-        gaps = u.square().sum(-1, keepdim=True) + v.square().sum(-1) - 2 * u @ v.T
-        return 2 * gaps.clamp(min=0).add(poincare.TINY).sqrt()
+        return self.distance_of_factors(self.factors(u, u[:, :1])[0], self.factors(v, v[:, :1])[1])
+
+    def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        return tangents, torch.zeros_like(tangents[..., :1])
+
+    def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+        square, one = x.square().sum(-1, keepdim=True), torch.ones_like(height)
+        return torch.cat([-2 * x, square, one], dim=1), torch.cat([x, one, square], dim=1)
+
+    def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
+        return 2 * (left @ right.T).clamp(min=0).add(poincare.TINY).sqrt()
+
+    def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
+        return x.norm(dim=-1)
 
     def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
         sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)

@@ -183,12 +183,12 @@ def _rolled_up(lens: Lens, embedding: Tensor, label: int) -> list[Tensor]:
     embeddings = torch.cat([embedding, lens.crowd.embeddings[others]])
     paths = lens.paths[torch.cat([torch.tensor([label]), lens.crowd.labels[others]])]
     groups = group_levels(paths.to(embedding.device))
-    levels = roll_up(head, head.image_points(embeddings), groups)
+    levels = roll_up(head, head.lift(head.image_points(embeddings)), groups)
     place, points = 0, [levels[0][0]]
     for level, group in zip(levels[1:], groups, strict=True):
         place = int(group.members[place])
         points.append(level[place])
-    return points
+    return [head.lower(point).float() for point in points]
 
 
 def strike(
