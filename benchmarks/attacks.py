@@ -24,7 +24,7 @@ from hierclip.model import READINGS
 from hierclip.model.backbone import ImageEncoder
 
 STEPS = 10  # of PGD
-PGD_IMAGES, PGD_ROUNDS = 256, 5
+PGD_IMAGES, PGD_ROUNDS = 256, 9
 MATRIX_IMAGES, MATRIX_ROUNDS = 300, 2
 SUITE_IMAGES, SUITE_ROUNDS = 96, 1
 
@@ -146,7 +146,7 @@ def matrix() -> list[Row]:
         "torchattacks": theirs,
     }
     with frozen(task.classifier):
-        rows = against(ways, "torchattacks", MATRIX_ROUNDS, "matrix", {"ours": 0.4}, describe(task))
+        rows = against(ways, "torchattacks", MATRIX_ROUNDS, "matrix", {"ours": 0.4}, describe(task), warm_up=0)
         with count_attacked(attacked_images):
             ours("ours", budget, True)
     robust = {name: {r: figures(o, r)["path_robust"] for r in READINGS} for name, o in found.items()}

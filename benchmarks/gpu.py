@@ -416,7 +416,7 @@ def try_way(way: Way, case: Case, batch: int) -> Timing | None:
 
 
 def measure_finetuning(case: Case, until: float) -> Iterator[Row]:
-    """Time a step of every way to fine-tune, on each architecture, and what every step of ours takes on the CPU."""
+    """Time a step of every way to fine-tune, on each architecture, and the random start that every step of ours has."""
     yield time_random_start(case)
     for k, architecture in enumerate(case.sizes.architectures):
         share = (until - monotonic()) / (len(case.sizes.architectures) - k)
@@ -424,10 +424,11 @@ def measure_finetuning(case: Case, until: float) -> Iterator[Row]:
 
 
 def time_random_start(case: Case) -> Row:
-    """Time the random start of an attack as `hierclip.attacks.pgd` makes it: drawn on the CPU, then sent over."""
-    shape = case.sizes.batch, 3, case.sizes.pixels, case.sizes.pixels
-    generator = torch.Generator().manual_seed(0)
-    seconds = [time_call(lambda: torch.rand(shape, generator=generator).to(case.device), case.device) for _ in range(3)]
+    """Time the random start of an attack, as training draws it."""
+    shape, device = (case.sizes.batch, 3, case.sizes.pixels, case.sizes.pixels), case.device
+    generator = train.start_generator(device, 0)
+    draw = partial(torch.rand, shape, generator=generator, device=device)
+    seconds = [time_call(draw, device) for _ in range(4)][1:]
     speed = shape[0] / statistics.median(seconds)
     note = "part of every step of ours"
     return Row("fine-tuning", "", "an attack's random start alone", shape[0], speed, note=note)
@@ -578,15 +579,15 @@ def profile_attack(case: Case, architecture: str, classifier: Classifier, images
 def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
     """Time the level matrix in float32, every aim on every image; not where it would not fit into the time left."""
     classifier = make_level_classifier(case, make_backbone(case, architecture))
-    images, steps, half = random_images(case, case.sizes.batch), case.sizes.attack_steps, -(-case.sizes.batch // 2)
+    images, steps, count = random_images(case, case.sizes.batch), case.sizes.attack_steps, case.sizes.batch
     pictures = Pictures((255 * images.cpu()).byte(), random_labels(case, len(images)))
     paths, aims = torch.from_numpy(case.tree.paths), 2 * case.tree.top + 1
     what, budget = f"level matrix, PGD-{steps}, {aims} aims, float32", attack_budget(1 / 255, steps)
-    matrix = partial(level_matrix, classifier, pictures, paths, budget, seed=0, batch=half, prune=False)
-    passes = partial(encoder_passes, classifier.encoder, images[:half], steps)
+    matrix = partial(level_matrix, classifier, pictures, paths, budget, seed=0, batch=count, prune=False)
+    passes = partial(encoder_passes, classifier.encoder, images, steps)
     with computing(tf32=False):
         passes()
-        bare = 2 * aims * time_call(passes, case.device)
+        bare = aims * time_call(passes, case.device)
         left = min(until, case.end) - monotonic()
         if 1.2 * bare > left:
             return Row(
@@ -595,7 +596,7 @@ def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
         forget_peak(case.device)
         seconds = time_call(matrix, case.device)
     note, peak = "of the time is the bare encoder's forward and backward passes", peak_gib(case.device)
-    return Row("attacks", architecture, what, half, len(images) / seconds, bare / seconds, peak, note)
+    return Row("attacks", architecture, what, count, len(images) / seconds, bare / seconds, peak, note)
 
 
 # Part 4: outcomes by precision

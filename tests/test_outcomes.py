@@ -207,13 +207,13 @@ def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclas
     """One attack is no proof that a leaf stands: what it brought near the boundary, the next may break."""
     paths = torch.tensor([[0, 0], [1, 1], [2, 1]])
     model = Classifier(nn.Flatten(), Linear(), [torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1, 1]])])
-    distances = torch.tensor([4, 30, 50, 120])  # to the rival's colour, in 255ths; the budget moves the two 20 apart
+    distances = torch.tensor([4, 24, 50, 120])  # to the rival's colour, in 255ths; the budget moves the two 20 apart
     colours = torch.stack([torch.full((4,), 150), 150 - distances, torch.zeros(4, dtype=torch.long)], dim=1)
     shown = Pictures(colours.to(torch.uint8).view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
     budget = Budget(eps=10 / 255, step=4 / 255, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
     out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False, True, True, True]
-    ways = [20 / 4, 20 / 30, 20 / 50, 20 / 120]
+    ways = [20 / 4, 20 / 24, 20 / 50, 20 / 120]
     assert attacks["counts"]["roll_up-1"] == sum(way >= matrix.NEAR for way in ways) == 2
 
 

@@ -79,6 +79,19 @@ def test_distance_is_the_arccosh_of_the_definition(r):
 
 
 @pytest.mark.parametrize("r", CURVATURES)
+def test_tangents_are_lifted_to_where_their_points_are(r):
+    v = torch.cat([2 * points(r, 0), torch.zeros(1, 5, dtype=torch.float64), 100 * points(r, 1, count=1)])
+    z = poincare.exp0(v, r)
+    x, height = poincare.lift_tangents(v, r)
+    close(torch.cat([x, 1 + height], dim=1)[:-1], poincare.lift(z, r)[:-1])
+    close(poincare.norm_at_height(height, r)[:-2, 0], z.norm(dim=1)[:-2])
+    at_rim = poincare.lift(poincare.exp0(v[-1].float(), r), r)  # where float32 ends, in every dtype
+    close(torch.cat([x, 1 + height], dim=1)[-1], at_rim, rtol=1e-2, atol=0)
+    gradient = torch.autograd.functional.jacobian(lambda v: poincare.lift_tangents(v, r)[0], torch.zeros(1, 5).double())
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("r", CURVATURES)
 def test_the_distance_from_the_centre_is_twice_the_tangent_length(r):
     v = points(r, 0)
     z = poincare.exp0(v, r)

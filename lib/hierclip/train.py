@@ -137,7 +137,7 @@ def set_up(
     def loss_at(place: int) -> tuple[Tensor, dict[str, float]]:
         images, rows = pictures(place)
         context = Context(images, rows, nodes, module, original, trainee.numbers.head)
-        generator = torch.Generator().manual_seed(step_seed(seed, place) + 1)  # not the pictures' own
+        generator = start_generator(fabric.device, step_seed(seed, place) + 1)  # not the pictures' own
         losses = []
         budget = {"eps": params.eps, **method.attack.model_dump(), "generator": generator, "whole": size, "own": mine}
         budget |= {"texts": texts, "text_eps": method.text_eps} if isinstance(method, HierParams) else {}
@@ -155,6 +155,11 @@ def set_up(
     hashes = " ".join(tree.hash for tree in trees)
     config = f"{method.model_dump_json()} {params.model_dump_json()} {hashes} {template} {seed} {work_hash(shown)}"
     return Finetuning(trainee, module, optimizer, loss_at, steps, config)
+
+
+def start_generator(device: torch.device, seed: int) -> torch.Generator:
+    """Give the random numbers of an attack's start, drawn where the images are: another kind of device draws others."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 def _optimizer(trainee: Trainee, method, weight_decay: float) -> torch.optim.Optimizer:

@@ -46,6 +46,8 @@ class Siege:
         self.score, self.images, self.own, self.budget = score, images, own, budget
         self.best, self.worst = images.clone(), images.new_full((len(images),), -torch.inf)
         self.gradients = self.queries = 0  # of single images
+        self.asked = 0  # images that the scores were last asked for
+        self.open = torch.stack([~mask.all(1) for mask in own]).all(0)  # where something can win
         self.far = torch.zeros_like(self.worst, dtype=torch.bool)  # images that the next attack is not given
         self.flat = torch.zeros_like(self.far)  # images of which some gradient was zero everywhere
         if first is None:
@@ -70,8 +72,7 @@ class Siege:
 
     def standing(self) -> Tensor:
         """The rows of the images that have not fallen, and can: something of theirs must be able to win."""
-        open = torch.stack([~own.all(1) for own in self.own]).all(0)
-        return torch.nonzero(~(self.worst > self.budget.enough) & open & ~self.far)[:, 0]
+        return torch.nonzero(~(self.worst > self.budget.enough) & self.open & ~self.far)[:, 0]
 
     def prune(self) -> None:
         """Leave the images that came less than `budget.prune` of their way out of what follows, but for those whose
@@ -114,9 +115,11 @@ class Siege:
         return margins, values.detach(), gradient
 
     def _ask(self, x: Tensor) -> list[Tensor]:
-        """The scores at x, with images beside them that fill a batch of a common size: a new size is dear."""
+        """The scores at x, with images beside them that fill a batch of a common size where it is smaller than the
+        last one: a new size is dear, but once."""
         n = len(x)
-        size = min(common_size(n), len(self.images))
+        size = n if n == self.asked else min(common_size(n), len(self.images))
+        self.asked = n
         if size == n:
             return list(self.score(x))
         filling = x[:1].expand(size - n, *x.shape[1:])
@@ -132,7 +135,8 @@ class Siege:
             return margins
         better = margins > self.worst[rows]
         worse = rows[better]
-        self.best[worse], self.worst[worse] = x[better], margins[better]
+        if len(worse):
+            self.best[worse], self.worst[worse] = x[better], margins[better]
         return margins
 
 

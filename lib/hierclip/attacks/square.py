@@ -29,22 +29,20 @@ def square(siege: Siege, draws: Draws) -> None:
             f"pictures of {height} by {width} pixels; square takes square ones of two pixels a side or more"
         )
     first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[siege.budget.norm]
-    rows = siege.standing()
-    if not len(rows):  # there are models that take no empty batch
-        return
-    _try(siege, rows, first(siege.at(rows), siege.budget.eps, partial(draws.signs, rows)))
-    for query in range(1, siege.budget.queries):
-        rows = siege.standing()
-        if not len(rows):
-            return
-        side = window(siege.images.shape[-1], query, siege.budget.queries)
-        now = siege.best[rows] - siege.at(rows)
-        _try(siege, rows, propose(now, side, siege.budget.eps, partial(draws.signs, rows), draws.shared))
-
-
-def _try(siege: Siege, rows: Tensor, delta: Tensor) -> None:
+    rows, eps = siege.standing(), siege.budget.eps
     images = siege.at(rows)
-    siege.look(rows, siege.norm.project(images + delta, images, siege.budget.eps))
+    for query in range(siege.budget.queries if len(rows) else 0):  # there are models that take no empty batch
+        if query:
+            side = window(width, query, siege.budget.queries)
+            delta = propose(siege.best[rows] - images, side, eps, partial(draws.signs, rows), draws.shared)
+        else:
+            delta = first(images, eps, partial(draws.signs, rows))
+        margins = siege.look(rows, siege.norm.project(images + delta, images, eps))
+        if (margins > siege.budget.enough).any():
+            rows = siege.standing()
+            images = siege.at(rows)
+            if not len(rows):
+                return
 
 
 def window(size: int, query: int, queries: int) -> int:
