@@ -9,10 +9,12 @@ from typer.testing import CliRunner
 from hierclip.cli import DEFAULT, RESULTS, TABLE, app, main, write_readme
 from hierclip.cli.project import VERDICT
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
+from hierclip.evaluate.records import ThreatModel
 from hierclip.params import find_root, load_params
 from hierclip.plots.frames import frame, in_order
 from hierclip.plots.table import markdown, paired
 from hierclip.plots.versus import versus, versus_markdown
+from hierclip.plots.words import attack_words
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.test_evaluate import record
 
@@ -186,3 +188,11 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
             assert (
                 ablation_table(frame_of, params, params.ablation, table, split)["seeds"] == len(params.ablation.seeds)
             ).all()
+
+
+def test_the_attack_says_what_it_prunes():
+    threat = ThreatModel(norm="Linf", eps="4/255", suite=("apgd_ce", "apgd_margin"), step="1/255", steps=8, restarts=1,
+                         queries=9, resolution=32, prompt="a {}", precision="float32", seed=0)  # fmt: skip
+    assert "%" not in attack_words(threat)  # records made before there was pruning
+    pruned = attack_words(threat.model_copy(update={"prune": 0.5}))
+    assert pruned.endswith("the next on pictures that the one before moved 50 % of the way at least")

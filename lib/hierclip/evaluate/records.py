@@ -41,6 +41,7 @@ class ThreatModel(_Part):
     steps: int
     restarts: int
     queries: int  # of Square
+    prune: float = 0.0  # share of its way to the boundary short of which an image gets no second gradient attack
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
     precision: str  # of the attack's arithmetic
@@ -142,7 +143,7 @@ class Record(_Part):
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
-    fields = attack.model_dump(include={"norm", "suite", "steps", "restarts", "queries", "seed"})
+    fields = attack.model_dump(include={"norm", "suite", "steps", "restarts", "queries", "prune", "seed"})
     fields |= {"eps": format_budget(attack.eps), "step": format_budget(attack.step)}
     return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
 

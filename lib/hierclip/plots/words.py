@@ -71,6 +71,8 @@ def attack_words(threat: ThreatModel) -> str:
     """The attack of a threat model in a few words."""
     extra = [f"PGD's steps {threat.step}"] if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite) else []
     extra += [f"{threat.queries} queries"] if "square" in threat.suite else []
+    if threat.prune:
+        extra.append(f"the next on pictures that the one before moved {100 * threat.prune:.0f} % of the way at least")
     words = f"{threat.norm} {threat.eps}, {' then '.join(threat.suite)}, {threat.steps} steps each"
     return ", ".join([words, f"random starts: {threat.restarts}", *extra])
 

@@ -24,6 +24,7 @@ FIELDS = {  # of a threat model, in words
     "steps": "gradients that one run of an attack takes",
     "restarts": "random starts of each attack",
     "queries": "pictures that Square may ask for",
+    "prune": "share of its way to the boundary short of which a picture gets no second gradient attack",
     "resolution": "pixels a side, at which the change is made",
     "prompt": "what a class name is put into",
     "precision": "arithmetic of the attack",
