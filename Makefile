@@ -46,7 +46,7 @@ test: $(READY)
 slow: $(READY)
 	@$(BIN)/pytest -m slow -s
 
-# Speed, memory and cost beside the peers' and beside the limit: one table, some 20 minutes, and benchmarks/results.json.
+# Speed, memory and cost beside the peers' and the limit: one table, some 20 minutes, and benchmarks/results.md.
 # It trains the default's base and TeCoA where they are missing. PARTS="pgd-10 matrix" measures some parts alone.
 bench: $(READY)
 	@$(BIN)/python -c 'import torchattacks' 2>/dev/null \
@@ -101,7 +101,7 @@ lock:
 # Takes away all that was made, but for results.
 clean:
 	rm -rf $(VENV) .dvc/cache .dvc/tmp
-	for root in . presets/*; do (cd $$root/data && rm -rf attacks checkpoints executed margins models prepared trees zero_shot); done
+	for root in . presets/*; do (cd $$root/data && rm -rf attacks checkpoints executed margins models prepared times trees zero_shot); done
 	rm -rf .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

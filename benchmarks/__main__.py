@@ -1,6 +1,7 @@
 """Measure everything, or the parts that are named, and print one table: `make bench`, or `python -m benchmarks PART`.
 
-A run of all parts writes benchmarks/results.json. Exit code 0 also where a goal is missed: the table says so.
+A run of all parts writes benchmarks/results.json and results.md. Exit code 0 also where a goal is missed: the table
+says so.
 """
 
 import argparse
@@ -33,13 +34,27 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
 }
 
 
-def format_row(row: Row) -> str:
-    """Lay a row out: what was measured, on how many threads, the figure, its goal, whether that is met, a note."""
+COLUMNS = ("part", "what", "threads", "figure", "goal", "", "note")
+WIDTHS = (9, 52, 8, 10, 8, 7, 0)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Give a row's COLUMNS as words."""
     verdict = {True: "met", False: "MISSED", None: ""}[row.met]
-    figure = f"{row.value:.3g}{' ' if row.unit else ''}{row.unit}"
-    count = "" if row.threads is None else str(row.threads)
-    line = f"{row.part:<9}{row.what:<52}{count:>3}  {figure:>9}  {row.goal:<8}{verdict:<8}{row.note}"
-    return line.rstrip()
+    figure = f"{row.value:.3g} {row.unit}".rstrip()
+    return row.part, row.what, str(row.threads or ""), figure, row.goal, verdict, row.note
+
+
+def format_line(words: Sequence[str]) -> str:
+    """Lay the words of COLUMNS out on a line."""
+    return " ".join(f"{word:<{width}}" for word, width in zip(words, WIDTHS, strict=True)).rstrip()
+
+
+def markdown(rows: Sequence[Row], head: str) -> str:
+    """Make a page of the rows. head: what was measured on."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"# Benchmarks\n\nMade by `make bench`, not by hand. {head}\n\n{table}\n"
 
 
 def write_results(rows: Sequence[Row], seconds: float, path: Path) -> None:
@@ -70,11 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{perf_counter() - start:5.0f} s  measuring {name}", file=sys.stderr, flush=True)
         rows += PARTS[name]()
     seconds = perf_counter() - start
-    print(f"{hardware('cpu')}, torch {torch.__version__}; ratios are medians of interleaved runs; {seconds:.0f} s\n")
-    print("\n".join([f"{'part':<9}{'what':<52}{'thr':>3}  {'figure':>9}  {'goal':<8}", *map(format_row, rows)]))
+    head = (
+        f"{hardware('cpu')}, torch {torch.__version__}. Ratios are medians of interleaved runs. {seconds:.0f} s in all."
+    )
+    print("\n".join([head, "", format_line(COLUMNS), *(format_line(cells(row)) for row in rows)]))
     path = chosen.out or (None if chosen.parts else RESULTS)
     if path:
         write_results(rows, seconds, path)
+        path.with_suffix(".md").write_text(markdown(rows, head), encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_the_exponent_of_a_power_is_that_power(power):
 def test_a_row_says_whether_it_keeps_its_goal(goal, value, met):
     row = Row("part", "what", 1, value, **goal)
     assert row.met is met
-    assert ("MISSED" in bench.format_row(row)) == (met is False)
+    assert ("MISSED" in bench.format_line(bench.cells(row))) == (met is False)
 
 
 def test_threads_are_put_back():
@@ -101,6 +101,7 @@ def test_the_table_has_a_line_for_each_row_and_the_file_says_the_machine(tmp_pat
     bench.main(["one", "--out", str(tmp_path / "found.json")])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("one"))
     assert line.split() == ["one", "a", "/", "b", "2", "0.5", "x", "<=", "1", "met", "10", "images"]
+    assert "| one | a / b | 2 | 0.5 x | <= 1 | met | 10 images |" in (tmp_path / "found.md").read_text(encoding="utf8")
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf8"))
     assert found["rows"][0]["met"] is True and "cores" in found["hardware"] and found["versions"]["torch"]
 
