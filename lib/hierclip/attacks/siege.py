@@ -53,7 +53,8 @@ class Siege:
         if first is None:
             self.first = self._keep(torch.arange(len(images), device=images.device), images, self.clean)
         else:
-            self.first, self.worst = first, first.to(self.worst).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+            self.first = first.to(self.worst)
+            self.worst = self.first.nan_to_num(-torch.inf, torch.inf, -torch.inf)
 
     @cached_property
     @torch.no_grad()
