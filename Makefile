@@ -51,7 +51,7 @@ slow: $(READY)
 bench: $(READY)
 	@$(BIN)/python -c 'import torchattacks' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.lock
-	@$(BIN)/dvc repro -q finetune@tecoa-0
+	@$(BIN)/dvc repro finetune@tecoa-0
 	@$(BIN)/python -m benchmarks $(PARTS)
 
 # Style, types, and notebooks without outputs.

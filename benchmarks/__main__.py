@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += PARTS[name]()
     seconds = perf_counter() - start
     head = (
-        f"{hardware('cpu')}, torch {torch.__version__}. Ratios are medians of interleaved runs. {seconds:.0f} s in all."
+        f"{hardware('cpu')}, torch {torch.__version__}. Ratios: medians of interleaved rounds. {seconds:.0f} s in all."
     )
     print("\n".join([head, "", format_line(COLUMNS), *(format_line(cells(row)) for row in rows)]))
     path = chosen.out or (None if chosen.parts else RESULTS)

@@ -49,6 +49,8 @@ def stages() -> list[Row]:
     rows = []
     files = sorted((find_root() / TIMES).glob("*.json"))
     spent = {file.stem: json.loads(file.read_text(encoding="utf8")) for file in files}
+    if not spent:
+        return [Row("stage", "none was run here: make repro", None, float("nan"), "s")]
     total = sum(each["wall"] for each in spent.values())
     for name, seconds in spent.items():
         note = f"user {seconds['user']:.1f} s, system {seconds['system']:.1f} s, {seconds['wall'] / total:.0%} of all"

@@ -39,7 +39,7 @@ def steps() -> list[Row]:
         for name in ways:
             if name != "tecoa":
                 steps = params.method[name].attack.steps if name not in LIMITS else tecoa.attack.steps  # pyright: ignore
-                note = f"batch {params.finetune.batch}, {steps} attack steps"
+                note = f"batch {params.finetune.batch}, {steps} attack steps; {ROUNDS} rounds"
                 value = ratio(times, name, "tecoa")
                 rows.append(Row("step", f"{name} / tecoa", count, value, at_most=LIMITS.get(name), note=note))
     return rows + large_tree(params)
@@ -89,5 +89,5 @@ def large_tree(params: Params) -> list[Row]:
     times = interleaved({"tree": partial(loss.step, attack_steps), "encoder": encoder}, rounds=2, warm_up=0)
     count = sum(len(nodes.parents) for nodes in loss.forest.nodes)
     what = f"a tree of {count:,} nodes / ViT-B/32"
-    note = f"batch {BATCH}, {PIXELS} px, {attack_steps} attack steps"
+    note = f"batch {BATCH}, {PIXELS} px, {attack_steps} attack steps; 2 rounds"
     return [Row("step", what, torch.get_num_threads(), ratio(times, "tree", "encoder"), at_most=0.05, note=note)]

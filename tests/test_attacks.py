@@ -18,6 +18,7 @@ from hierclip.attacks import (
     Draws,
     Siege,
     attack,
+    besiege,
     budget_of,
     cross_entropy,
     frozen,
@@ -298,3 +299,65 @@ def test_winning_a_level_costs_the_cross_entropy_of_several_nothing():
     siege = Siege(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
     total = over_parts(siege, cross_entropy)
     assert total(won, torch.tensor([0])) >= total(scores, torch.tensor([0]))
+
+
+# Pruning between the attacks of a suite
+
+
+def two_attacks(suite, images, weight, first=None):
+    """Which images of a linear model a suite pruned at half of the way still gives to its last attack."""
+    given, last = [], suite[-1]
+    real = ATTACKS[last]
+
+    def spy(siege, draws):
+        given.append(siege.standing().tolist())
+        real(siege, draws)
+
+    score = linear()[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, last, spy)
+        besiege(score, images, own(len(images)), replace(budget(suite), prune=0.5), 0, first=first)
+    return given[0]
+
+
+def far_and_near():
+    """An image that an attack moves a third of its way, and one that it moves two thirds of it."""
+    _, weight = linear()
+    return needing((3.0, 1.5), weight[1] - weight[0], "Linf"), weight
+
+
+def test_a_second_gradient_attack_is_given_only_what_the_first_brought_near():
+    images, weight = far_and_near()
+    assert two_attacks(("pgd_margin", "apgd_ce"), images, weight) == [1]
+
+
+@pytest.mark.parametrize(
+    "suite", [("pgd_margin", "square"), ("square", "pgd_margin"), ("pgd_margin", "apgd_ce", "square")]
+)
+def test_square_is_given_all_and_prunes_nothing(suite):
+    images, weight = far_and_near()
+    assert two_attacks(suite, images, weight) == [0, 1]
+
+
+def test_an_image_without_a_gradient_or_a_clean_margin_is_given_to_the_second_attack():
+    images, weight = far_and_near()
+    unknown = torch.tensor([torch.nan, -1.0])
+    assert two_attacks(("pgd_margin", "apgd_ce"), images, weight, first=unknown)[0] == 0
+    flat = Siege(
+        lambda x: [0 * x.flatten(1)[:, :2] + torch.tensor([1.0, 0.0])],
+        pictures(2),
+        own(2),
+        replace(budget(), prune=0.5),
+    )
+    ATTACKS["pgd_margin"](flat, Draws(0, range(2)))
+    flat.prune()
+    assert flat.standing().tolist() == [0, 1]
+
+
+def test_known_clean_margins_are_kept_as_the_images_are_and_not_asked_for():
+    images, asked = pictures(3).double(), []
+    score, _ = linear()
+    first = margin(*score(images), *own(3)).float()
+    siege = Siege(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)
+    assert not asked and siege.first.dtype == siege.worst.dtype == torch.float64
+    assert siege.way().isfinite().all()

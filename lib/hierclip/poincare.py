@@ -8,6 +8,7 @@ the Einstein midpoint: Gulcehre et al., Hyperbolic Attention Networks (2019), se
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Scalar = float | Tensor
 
@@ -80,6 +81,7 @@ class _ArccoshOfOneMore(torch.autograd.Function):
         return root.add(p).log1p_()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (root,) = ctx.saved_tensors
         return torch.where(root > (2 * TINY) ** 0.5 * 1.01, gradient / root, 0.0)

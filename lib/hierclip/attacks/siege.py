@@ -77,8 +77,8 @@ class Siege:
 
     def prune(self) -> None:
         """Leave the images that came less than `budget.prune` of their way out of what follows, but for those whose
-        gradient vanished: of them it says nothing how far they came."""
-        self.far = (self.way() < self.budget.prune) & ~self.flat
+        gradient vanished or whose clean margin is no number: of them it says nothing how far they came."""
+        self.far = (self.way() < self.budget.prune) & ~self.flat & self.first.isfinite()
 
     def start(self, draws: Draws, eps: float) -> tuple[Tensor, Tensor]:
         """The rows of the images that stand, and a random point for each of them."""

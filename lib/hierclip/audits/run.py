@@ -1,5 +1,6 @@
 """An audit from its beginning to its end."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -85,7 +86,7 @@ def audit(
     template = template or audited.template or TEMPLATE
     if any(path.is_file() for path in (out, *out.parents)):
         raise ValueError(f"{out} is a file, or in one; name a folder for what comes out")
-    with _temporary(out / WORK / "images") as file:
+    with _temporary(out / WORK / f"images-{os.getpid()}") as file:  # two audits do not share it
         dataset = read_folder(folder, size, limit, file)
         test, notes = dataset.parts["test"], [said, *_notes(trees, dataset)]
         what = f"{audited.method} on {dataset.name}: {len(test)} pictures of {len(dataset.leaves)} classes"

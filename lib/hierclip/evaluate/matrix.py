@@ -51,7 +51,7 @@ def level_matrix(
     labels = pictures.labels
     tensors = [labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    settings = [pictures.fingerprint(), budget, prune, classifier.head, seed, batch, *(aim.name for aim in todo)]
+    settings = [pictures.fingerprint(), budget, prune, NEAR, classifier.head, seed, batch, *(aim.name for aim in todo)]
     done = _Partial(kept, work_key(*settings, *tensors) if kept else "")
     with frozen(classifier):
         clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)

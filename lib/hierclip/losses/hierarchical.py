@@ -90,7 +90,10 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
         penalty = params.vic * (vic @ rolled.shares) / (nodes.top + 1) + params.gap * depth / max(1, nodes.top)
         share = sum(level <= nodes.top for level in moved.levels) / (nodes.top + 1) if moved.levels else 1.0
         losses.append(alignment(placed, params, tau, moved.levels) + share * penalty)
-    context.counts.update({f"{name}_active": float(torch.cat(parts).mean()) for name, parts in active.items()})
+    for name, parts in active.items():
+        shares = torch.cat(parts)
+        if len(shares):  # a tree of leaves alone has no edges
+            context.counts[f"{name}_active"] = float(shares.mean())
     return torch.stack(losses).sum()
 
 
