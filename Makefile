@@ -49,8 +49,6 @@ slow: $(READY)
 # Speed, memory and cost beside the peers' and the limit: one table, some 20 minutes, and benchmarks/results.md.
 # It trains the default's base and TeCoA where they are missing. PARTS="pgd-10 matrix" measures some parts alone.
 bench: $(READY)
-	@$(BIN)/python -c 'import torchattacks' 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.lock
 	@$(BIN)/dvc repro finetune@tecoa-0
 	@$(BIN)/python -m benchmarks $(PARTS)
 
@@ -105,11 +103,12 @@ clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis lib/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-peers.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python >= 3.11 is needed; this is %d.%d. Try make PYTHON=python3.11" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
 	  | awk '/^(Collecting|Processing) /{print $$1, $$2; fflush()} /^Installing coll/{print "unpacking them: some minutes without a word"; fflush()}'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
