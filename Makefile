@@ -1,4 +1,4 @@
-# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, search, verdict, lab and verify work on that one's results.
+# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, lab and verify work on that one's results.
 SHELL := bash
 PRESET ?= openmoji
 ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
@@ -16,13 +16,13 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: help repro report test slow bench lint sweep ablate search verdict lab verify lock clean
+.PHONY: help repro report test slow bench lint sweep ablate lab verify lock clean
 
 # What can be made, and what each of it is: this list.
 help:
 	@awk '/^# /{said = said " " substr($$0, 3); next} /^[a-z]+:/{sub(/:.*/, ""); printf "make %-7s%s\n", $$0, said} {said = ""}' Makefile
 	@echo
-	@echo 'PRESET=NAME, for repro, report, sweep, ablate, search, verdict, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
+	@echo 'PRESET=NAME, for repro, report, sweep, ablate, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
 
 # The environment, then every result; it goes on where it was stopped.
 repro: $(READY) $(wildcard presets/*/dvc.yaml)
@@ -73,18 +73,6 @@ ablate: $(READY)
 	@cd $(ROOT) && $(BIN)/dvc repro pretrain
 	@cd $(ROOT) && $(RUN) notebooks/80_ablate.ipynb data/executed/80_ablate.ipynb
 	@cd $(ROOT) && $(BIN)/dvc repro
-	@$(BIN)/hierclip readme
-
-# How `recall` was settled, on validation pictures, three seeds each.
-search: $(READY)
-	@cd $(ROOT) && $(BIN)/dvc repro pretrain
-	@cd $(ROOT) && $(RUN) notebooks/85_search.ipynb data/executed/85_search.ipynb
-
-# `recall` against every other method over all seeds, and whether its depth is real.
-verdict: $(READY)
-	@grep -qE '^methods:.*\brecall\b' $(ROOT)/params.yaml || { echo 'verdict: recall is not among the methods of $(ROOT)/params.yaml'; exit 2; }
-	@$(MAKE) --no-print-directory repro PRESET=$(PRESET)
-	@cd $(ROOT) && $(RUN) notebooks/86_verdict.ipynb data/executed/86_verdict.ipynb
 	@$(BIN)/hierclip readme
 
 # The records just made against the committed ones.

@@ -85,12 +85,9 @@ def test_a_quantised_models_gradient_is_found_missing_and_search_finds_what_it_h
 
 def test_a_model_that_hides_the_gradient_of_a_level_above_the_leaves_alone_is_caught_there():
     class Above(CosineHead):
-        def at(self, level):
-            return Coarse(10.0) if level else self
-
-    class Coarse(CosineHead):
         def logits(self, images, texts):
-            return super().logits((8 * images).round() + 0 * images, texts)
+            leaves = len(texts) == len(PATHS)
+            return super().logits(images if leaves else (8 * images).round() + 0 * images, texts)
 
     budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
     found = audit(model(Above(10.0)), shown(0.1), PATHS, budget, count=9, batch=2, seed=0)

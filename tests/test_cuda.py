@@ -27,8 +27,7 @@ from hierclip.data import Pictures
 from hierclip.distributed import make_fabric, mean
 from hierclip.evaluate import level_matrix
 from hierclip.losses import gradient_evaluations, make_head
-from hierclip.model import Classifier, EuclideanHead, LearnedHead, RecallHead
-from hierclip.model.memory import make_memory
+from hierclip.model import Classifier, EuclideanHead, LearnedHead
 from hierclip.params import FinetuneParams, load_params
 from hierclip.trees import Tree, tree_from_graph
 from tests.conftest import LEAVES, ROOT, Stripes, tiny_graph
@@ -126,7 +125,6 @@ HIER = PARAMS.method["hier"]
 LEARNED = LearnedHead(make_head(HIER, 10.0, 4.0, 4.0), ("curvature", "tau"))
 HEADS = {
     "cosine": make_head(PARAMS.method["tecoa"], 10.0, 4.0, 4.0),
-    "recall": make_head(PARAMS.method["recall"], 10.0, 4.0, 4.0),
     "poincare, free norms": make_head(HIER, 10.0, 4.0, 4.0),
     "poincare, fixed norms": make_head(HIER.model_copy(update={"norms": "fixed"}), 10.0, 4.0, 4.0),
     "euclidean": EuclideanHead(1.0, 2.0, 2.0, 1.0, 7.0),
@@ -138,8 +136,7 @@ def logits_and_gradient(head, device: str, dtype: torch.dtype) -> list[torch.Ten
     tree = tiny_tree()
     texts = [normal(size, 16, seed=size).to(device, dtype) for size in tree.sizes]
     points = [head.text_points(text, level, tree.top) for level, text in enumerate(texts)]
-    memory = make_memory(head, [], [tree], lambda _: texts) if isinstance(head, RecallHead) else None
-    classifier = Classifier(nn.Identity(), head, points, memory).to(device)
+    classifier = Classifier(nn.Identity(), head, points).to(device)
     embeddings = normal(6, 16, seed=0).to(device, dtype).requires_grad_(True)
     logits = classifier(embeddings)
     (gradient,) = torch.autograd.grad(sum(level.square().sum() for level in logits), embeddings)

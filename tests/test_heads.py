@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierclip import poincare
-from hierclip.model import CosineHead, EuclideanHead, LearnedHead, PoincareHead, RecallHead
+from hierclip.model import CosineHead, EuclideanHead, LearnedHead, PoincareHead
 from hierclip.model.heads import head_from_dict, head_to_dict
 
 close = torch.testing.assert_close
@@ -15,9 +15,8 @@ HEADS = [
     PoincareHead(1.0, 1.5, 2.0, 1.0, 7.0),
     PoincareHead(0.5, 1.5, 2.0, 1.0, 7.0, "free", 3.0, 0.4),
     EuclideanHead(1.0, 1.5, 2.0, 1.0, 7.0),
-    RecallHead(CosineHead(20.0), PoincareHead(0.5, 2.0, 2.0, 1.0, 7.0), 2.0, 0.5),
 ]
-NAMES = ["cosine", "poincare", "poincare with free norms", "euclidean", "recall"]
+NAMES = ["cosine", "poincare", "poincare with free norms", "euclidean"]
 
 
 @pytest.mark.parametrize("head", HEADS, ids=NAMES)
@@ -27,7 +26,7 @@ def test_a_head_comes_back_out_of_json(head):
 
 @pytest.mark.parametrize("entries", [{"kind": "lorentz"}, {}])
 def test_an_unknown_head_is_refused_beside_the_known(entries):
-    with pytest.raises(ValueError, match="no head .*; known are cosine, poincare, euclidean, recall"):
+    with pytest.raises(ValueError, match="no head .*; known are cosine, poincare, euclidean"):
         head_from_dict(entries)
 
 

@@ -1,4 +1,4 @@
-from math import atanh, log, pi, sqrt, tanh
+from math import atanh, log, pi, sqrt
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.stats import mannwhitneyu, spearmanr
-from torch import nn
 from torch.nn import functional as F
 
-from hierclip.data import Pictures
 from hierclip.margins import (
     euclidean_bound,
     euclidean_sibling_bound,
@@ -19,16 +17,12 @@ from hierclip.margins import (
     level_bounds,
     measured_margins,
     rank_correlation,
-    recalled_depth,
-    recalled_norms,
-    rising,
     separation,
     sibling_bound,
     sibling_distance,
     summary,
 )
-from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, RecallHead
-from hierclip.model.memory import Memory
+from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from hierclip.plots.margins import margin_depth
 from hierclip.poincare import distance, exp0
 from tests.test_evaluate import PATHS, pictures
@@ -288,39 +282,3 @@ def test_constant_outcomes_have_no_correlation():
     assert np.isnan(rank_correlation(np.zeros(60), broken, 10, 0)).all()
     with pytest.raises(ValueError, match="no pairs"):
         rank_correlation(margins, broken[1:], 10, 0)
-
-
-def test_norms_of_what_is_recalled_are_those_of_the_points_that_levels_are_read_from():
-    head = RecallHead(CosineHead(5.0), PoincareHead(1.0, 2.0, 2.0, 1.0, 7.0), 2.0, 0.5)
-    leaves, above = torch.eye(4)[:3], torch.eye(4)[[3, 3, 0]]
-    memory = Memory(head, leaves, [head.space.text_points(above, 1, 1)], [(0, 1), (1, 1)])
-    texts = [head.text_points(leaves, 0, 1), head.text_points(above[1:], 1, 1)]
-    images = torch.randint(256, (5, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    shown, classifier = Pictures(images, torch.zeros(5).long()), Classifier(nn.Flatten(), head, texts, memory)
-    found = recalled_norms(classifier, shown, batch=2)
-    assert found[:, 0] == pytest.approx(tanh(2.0), abs=1e-6)  # one radius at the leaves
-    points = memory(F.normalize(shown.floats().flatten(1)), 1)
-    np.testing.assert_allclose(found[:, 1], points.norm(dim=1), rtol=1e-5)
-    paths, clean = (
-        torch.tensor([[0, 0], [1, 0], [2, 1]]),
-        np.array([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1]], dtype=bool),
-    )
-    broken = np.array([[1, 1], [0, 0], [1, 0], [0, 1], [1, 1]], dtype=bool)
-    depth = recalled_depth(classifier, shown, paths, clean, broken, 2, 50, 0)
-    assert depth["right"].tolist() == [4, 4] and (depth["rising"] == rising(found, np.zeros(5))).all()
-    assert depth["norm"].to_numpy() == pytest.approx(found.mean(0))
-    margins = measured_margins(classifier, shown, paths, 2).pivot(index="picture", columns="level", values="margin")
-    assert depth["rho of norm"].isna().tolist() == [True, False]  # one radius at the leaves
-    for level, right in enumerate(clean.T):
-        for what, values in (("norm", found[:, level].round(5)), ("margin", margins[level].to_numpy())):
-            expected = rank_correlation(values[right], broken[right, level], 50, 0)
-            np.testing.assert_equal(
-                depth.loc[level, [f"rho of {what}", f"{what} low", f"{what} high"]].to_numpy(float), expected
-            )
-    with pytest.raises(TypeError, match="a CosineHead recalls nothing"):
-        recalled_norms(Classifier(nn.Flatten(), head.leaf, texts), shown, batch=2)
-
-
-def test_norms_rise_for_the_leaves_whose_means_do_at_every_level():
-    norms = np.array([[0.9, 0.7, 0.5], [0.9, 0.5, 0.6], [0.9, 0.95, 0.5], [0.9, 0.95, 0.2]])
-    assert rising(norms, np.array([0, 0, 1, 1])) == 0.5  # the first leaf's means are 0.9, 0.6, 0.55

@@ -157,9 +157,6 @@ def test_an_image_is_attacked_by_itself_however_the_others_are_parted():
 class Linear:
     """A head whose logits are linear in the embedding."""
 
-    def at(self, level):
-        return self
-
     def image_points(self, embeddings):
         return embeddings
 

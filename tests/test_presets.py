@@ -24,8 +24,6 @@ def sections(folder: Path) -> dict:
 def test_the_presets_are_those_that_the_readme_lists():
     table = (ROOT / "README.md").read_text(encoding="utf8")
     assert [path.name for path in PRESETS] == [
-        "openmoji-8",
-        "openmoji-full",
         "paper",
         "smoke",
         "tiny-imagenet",
@@ -36,7 +34,7 @@ def test_the_presets_are_those_that_the_readme_lists():
 @each_preset
 def test_a_preset_is_complete_and_shares_all_but_its_choices_and_results(preset):
     params = load_params(preset / "params.yaml")
-    assert set(sections(preset)) | {"search"} == set(sections(ROOT))  # a search has been done once
+    assert set(sections(preset)) == set(sections(ROOT))
     links = {path.relative_to(preset).as_posix(): path for path in preset.rglob("*") if path.is_symlink()}
     assert set(links) == SHARED and all(links[name].resolve() == ROOT / name for name in SHARED)
     assert params.plots == load_params(ROOT / "params.yaml").plots
@@ -81,11 +79,6 @@ def test_the_paper_has_its_fifteen_sets_each_with_a_tree():
     assert all(name in known or (ROOT / f"data/source/sets/{name}.yaml").exists() for name in params.zero_shot)
 
 
-def test_the_full_preset_is_the_default_with_every_method_and_three_seeds():
-    full, default = sections(ROOT / "presets/openmoji-full"), sections(ROOT)
-    assert full == default | {"methods": list(default["method"]), "seeds": [0, 1, 2]}
-
-
 @pytest.mark.slow
 def test_a_preset_runs_from_the_pictures_to_the_report():
     subprocess.run(["make", "repro", "PRESET=smoke"], cwd=ROOT, check=True)
@@ -98,7 +91,7 @@ def test_a_preset_runs_from_the_pictures_to_the_report():
 def test_a_preset_that_is_not_there_is_refused_beside_the_known():
     said = subprocess.run(["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 2
-    assert "no preset papers; known are openmoji openmoji-8 openmoji-full paper smoke tiny-imagenet" in said.stderr
+    assert "no preset papers; known are openmoji paper smoke tiny-imagenet" in said.stderr
 
 
 def test_the_root_may_be_named_in_the_environment(monkeypatch):

@@ -55,9 +55,9 @@ def test_the_page_holds_every_part_and_names_what_is_missing_with_the_command(pr
     path, missing = write_report(project)
     page = path.read_text(encoding="utf8")
     assert path == project / "data/results/report.html" and all(f"{title}</h2>" in page for title in SECTIONS)
-    assert len(missing) == 5 and all(
+    assert len(missing) == 4 and all(
         "strip.png; make repro makes it, where an attack" in line for line in missing
-    )  # of six methods
+    )  # of five methods
     assert page.count("data:image/png;base64,") == len(list((project / "data/results/figures").glob("*.png"))) + 1
     before = path.read_bytes()
     assert write_report(project)[0].read_bytes() == before

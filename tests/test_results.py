@@ -7,13 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from hierclip.cli import DEFAULT, RESULTS, TABLE, app, main, write_readme
-from hierclip.cli.project import VERDICT
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.evaluate.records import ThreatModel
 from hierclip.params import find_root, load_params
 from hierclip.plots.frames import frame, in_order
 from hierclip.plots.table import markdown, paired
-from hierclip.plots.versus import versus, versus_markdown
 from hierclip.plots.words import attack_words
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.test_evaluate import record
@@ -25,18 +23,12 @@ LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
 
 def test_readme_shows_the_committed_records():
     readme = (ROOT / "README.md").read_text(encoding="utf8")
-    shown = {name: text for _, kind, name, text, _ in RESULTS.findall(readme) if kind == "results"}
+    shown = {name: text for _, name, text, _ in RESULTS.findall(readme)}
     assert DEFAULT in shown
     for name, text in shown.items():
         root = ROOT if name == DEFAULT else ROOT / "presets" / name
         table = markdown(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
         assert text.strip() == table.strip()
-    verdicts = {name: text for _, kind, name, text, _ in RESULTS.findall(readme) if kind == "verdict"}
-    assert "openmoji-full" in verdicts
-    for name, text in verdicts.items():
-        root = ROOT / "presets" / name
-        table = pd.read_csv(root / VERDICT.replace(".md", ".csv"))
-        assert versus_markdown(table, "recall", load_params(root / "params.yaml")) == text
 
 
 @pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
@@ -93,56 +85,25 @@ def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_pat
     assert row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0  # one each way but one
 
 
-def test_a_method_is_set_against_another_over_all_seeds_on_the_same_pictures(tmp_path):
-    read = {
-        ("hier", 0): [[0, 0], [0, 0], [0, 1], [0, 1]],  # leaves all right, two whole paths
-        ("hier", 1): [[0, 0], [0, 0], [0, 0], [1, 1]],  # three of each
-        ("tecoa", 0): [[0, 1], [0, 0], [1, 1], [0, 1]],  # three leaves, a path
-        ("tecoa", 1): [[0, 1], [0, 1], [0, 1], [0, 1]],  # four leaves, no path
-    }
-    for (method, seed), nodes in read.items():
-        outcomes(nodes).save(outcomes_path(tmp_path, method, seed, "tuned"))
-    params = load_params(ROOT / "params.yaml").model_copy(update={"seeds": (0, 1)})
-    with pytest.raises(FileNotFoundError):
-        versus("hier", ["tecoa"], params, tmp_path)  # nothing of the held-out classes
-    for (method, seed), nodes in read.items():
-        outcomes(nodes).save(outcomes_path(tmp_path, method, seed, "held_out"))
-    table = versus("hier", ["tecoa"], params, tmp_path)
-    paths, rolled, leaves, clean, clean_paths, level = table[table["split"] == "tuned"].to_dict("records")
-    assert (paths["ours"], paths["theirs"], paths["points"]) == (62.5, 12.5, 50.0)
-    assert (paths["least"], paths["most"]) == (25, 75) and paths["low"] <= 50 <= paths["high"] < 100
-    assert (rolled["ours"], rolled["theirs"]) == (87.5, 87.5)  # the leaf's superclass is right where the leaf is
-    assert (leaves["ours"], leaves["theirs"], leaves["points"], leaves["pictures"]) == (87.5, 87.5, 0, 4)
-    assert (clean["ours"], clean["low"], clean["high"]) == (100, 0, 0)
-    assert (clean_paths["figure"], clean_paths["ours"]) == ("clean path, direct", 100)
-    assert (level["figure"], level["ours"], level["theirs"]) == ("robust level 1, direct", 62.5, 12.5)
-    words = versus_markdown(table, "hier", params)
-    assert "(4 pictures)" in words and "the mean over 2 seeds" in words
-    assert "| TeCoA | 12.5; +50.0 [" in words and "(+25.0 to +75.0) | 87.5; +0.0 [" in words
-    assert "| Hierarchical | 62.5 | 87.5 | 87.5 | 100.0 | 100.0 |" in words
-
-
 def test_frame_has_a_row_for_each_level_and_reading():
     rows = frame([record(), record(split="held_out")])
     assert len(rows) == 2 * 2 * 3
     assert rows["robust"].between(0, 1).all()
 
 
-def marked(name: str, text: str, kind: str = "results") -> str:
-    return f"<!-- {kind} of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+def marked(name: str, text: str) -> str:
+    return f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
 
 
 def test_readme_is_written_between_its_markers_once(tmp_path):
     for folder, text in (("", "one\n"), ("presets/tiny-b", "two\n")):
         (tmp_path / folder / TABLE).parent.mkdir(parents=True)
         (tmp_path / folder / TABLE).write_text(text, encoding="utf8")
-    (tmp_path / "presets/tiny-b" / VERDICT).write_text("three\n", encoding="utf8")
     readme = tmp_path / "README.md"
-    old = marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", "") + marked("tiny-b", "", "verdict") + marked("c", "")
+    old = marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", "") + marked("c", "")
     readme.write_text("a\n" + old, encoding="utf8")
     assert write_readme(tmp_path)
-    filled = marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n")
-    filled += marked("tiny-b", "three\n", "verdict") + marked("c", "Not run yet.\n")
+    filled = marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n") + marked("c", "Not run yet.\n")
     assert readme.read_text(encoding="utf8") == "a\n" + filled
     assert not write_readme(tmp_path)
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from hierclip import model, studies, train
+from hierclip import model, studies
 from hierclip.data import ids_of, places_of
 from hierclip.model import CosineHead, Model
 from hierclip.plots.table import ablation_markdown
@@ -146,26 +145,6 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert load_studies(project / STUDIES) == {"ablation": record}
 
 
-def test_what_differs_in_its_reading_alone_is_trained_once(small, project, monkeypatch):
-    """And gives what it gives trained by itself."""
-    row = {"method": "recall", "trees": ["wordnet", "letters"]}
-    rows = {"here": row, "there": row | {"own": -1.0}, "other trees": row | {"upper": 0.5, "trees": ["wordnet"]}}
-    rows["more trees"] = rows["other trees"] | {"trees": row["trees"]}  # with `upper`, they are learnt from
-    study = small.ablation.model_copy(update={"tables": {"one": rows}, "part": "val", "left_out": 3})
-    runs, trained = ablation_runs(small, study), []
-
-    def finetune(*given):
-        trained.append(given)
-        return train.finetune(*given)
-
-    monkeypatch.setattr(studies, "finetune", finetune)
-    together = run_study(runs, small, study, project, "search")
-    assert len(trained) == 3 and list(together.frame["split"]) == ["tuned", "left_out"] * 4
-    shutil.rmtree(project / KEPT)
-    alone = run_study(runs[1:2], small, study, project, "search")
-    assert untimed(alone.rows) == untimed(together.rows[2:4]) and len(trained) == 4
-
-
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     columns = ["method", "lr", "split", "images", "clean", "robust", "steps", "seconds"]
@@ -229,12 +208,11 @@ def measured(monkeypatch):
     """Stands in for fine-tuning and measuring; the second run that it is asked for is stopped."""
     asked = []
 
-    def measure(group, params, study, root):
-        ((key, run),) = group.items()
+    def measure(key, run, params, study, root):
         asked.append(run.labels["lr"])
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return {key: [{**run.labels, "clean": len(asked)}]}
+        return key, [{**run.labels, "clean": len(asked)}]
 
     monkeypatch.setattr(studies, "_measured", measure)
     return asked

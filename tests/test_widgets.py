@@ -15,8 +15,7 @@ from ipywidgets import HBox, VBox
 from hierclip.attacks import budget_of
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import measured_margins
-from hierclip.model import CosineHead, EuclideanHead, PoincareHead, RecallHead
-from hierclip.model.memory import make_memory
+from hierclip.model import EuclideanHead
 from hierclip.params import load_params
 from hierclip.widgets import Compare, Explorer
 from hierclip.widgets.chart import bound_chart, svg
@@ -104,22 +103,6 @@ def test_a_flat_head_has_one_norm_rolls_nothing_up_and_says_so(store, pictures):
     assert len(found.norms) == 1 and found.norms[0] == pytest.approx(1)
     with pytest.raises(TypeError, match="CosineHead has no curvature"):
         lens.bent(2.0)
-
-
-def test_a_head_that_recalls_is_drawn_in_its_ball_where_its_memory_puts_the_picture(ball, pictures):
-    head = RecallHead(CosineHead(20.0), PoincareHead(0.8, 2.0, 2.0, 1.0, 7.0), 2.0, 0.5)
-    parts = ball.classifier.encoder, head, ball.tree, ball.texts, ball.crowd
-    lens = make_lens(*parts, lambda head: make_memory(head, [], [ball.tree], lambda tree: list(ball.texts)))
-    embedding, found = lens.classifier.encoder(pictures.floats()[[3]]).detach(), seen(lens, pictures, 3)
-    assert found.nodes.tolist() == [int(level.argmax()) for level in lens.classifier(pictures.floats()[[3]])]
-    above = [float(lens.classifier.image_points(embedding, level).norm()) for level in (1, 2, 3)]
-    np.testing.assert_allclose(found.norms, [math.tanh(0.8**0.5 * 2) / 0.8**0.5, *above], rtol=1e-5)
-    texts = [math.tanh(0.8**0.5 * (2 - level / 3)) / 0.8**0.5 for level in range(4)]
-    np.testing.assert_allclose([norms.mean() for norms in lens.norms], texts, rtol=1e-5)
-    assert scene(lens, 0.5)["rim"] and scene(lens, 0.5)["note"] == "" and len(found.angles) == 4
-    bent = lens.bent(1.5)
-    assert bent.rim == pytest.approx(1.5**-0.5) and bent.classifier.head.leaf == head.leaf
-    assert seen(bent, pictures, 3).nodes.tolist() == found.nodes.tolist()  # a level stands at one radius
 
 
 def test_the_scene_has_every_node_with_an_edge_to_its_parent(ball):

@@ -18,7 +18,7 @@ from torch import Tensor
 from hierclip.attacks import aims, margin
 from hierclip.data import Pictures
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead, RecallHead
+from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead
 from hierclip.trees import Tree
 
 
@@ -98,7 +98,7 @@ def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
 
     Both are taken at the largest norm among the texts, so they hold where norms differ. Raises as `head_bounds` does.
     """
-    return head_bounds(classifier.head.at(level), text_norm(classifier, level), len(classifier.text_points[level]))
+    return head_bounds(classifier.head, text_norm(classifier, level), len(classifier.text_points[level]))
 
 
 @torch.no_grad()
@@ -162,59 +162,6 @@ def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch
             child, parent = torch.unique(paths[:, level - 1 : level + 1], dim=0).T
             row["text_edges"] = _nearer(nodes[parent], texts[level - 1][child])
             row["image_edges"] = _nearer(rolled[groups[level - 1].members], images[level - 1])
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-@torch.no_grad()
-def recalled_norms(classifier: Classifier, pictures: Pictures, batch: int) -> np.ndarray:
-    """(N, L + 1): the norms of the points at which images stand by what they recall, level by level; at the leaves, of
-    their own. Raises TypeError for a head that recalls nothing.
-    """
-    if not isinstance(head := classifier.head, RecallHead):
-        raise TypeError(f"a {type(head).__name__} recalls nothing")
-    parts = []
-    for x in pictures.batches(batch, classifier.device):
-        seen = classifier.encoder(x)
-        above = [classifier.image_points(seen, level) for level in range(1, classifier.count)]
-        parts.append(torch.stack([points.norm(dim=-1) for points in (head.space.image_points(seen), *above)], dim=1))
-    return torch.cat(parts).cpu().numpy()
-
-
-def rising(norms: np.ndarray, labels: np.ndarray) -> float:
-    """The share of leaves whose mean norm, over their images, rises from each level to the next finer one.
-
-    norms: (N, L + 1), leaves first; labels: (N,) leaves.
-    """
-    means = np.stack([norms[labels == leaf].mean(0) for leaf in np.unique(labels)])
-    return float((np.diff(means, axis=1) < 0).all(1).mean())
-
-
-def recalled_depth(
-    classifier: Classifier,
-    pictures: Pictures,
-    paths: Tensor,
-    clean: np.ndarray,
-    broken: np.ndarray,
-    batch: int,
-    resamples: int,
-    seed: int,
-) -> pd.DataFrame:
-    """By level: the mean of `recalled_norms`, `rising`, and of norms and of margins the `rank_correlation` with being
-    broken, among the pictures right without an attack, of which there are `right`; nan where norms are all the same.
-
-    clean, broken: (N, L + 1) bool, of the pictures at each level. For the rest see `measured_margins`.
-    """
-    norms, rows = recalled_norms(classifier, pictures, batch), []
-    margins = measured_margins(classifier, pictures, paths, batch).pivot(
-        index="picture", columns="level", values="margin"
-    )
-    rises = rising(norms, pictures.labels.numpy())
-    for level, right in enumerate(clean.T):
-        row = {"level": level, "norm": norms[:, level].mean(), "rising": rises, "right": int(right.sum())}
-        for what, values in (("norm", norms[:, level].round(5)), ("margin", margins[level].to_numpy())):
-            rho = rank_correlation(values[right], broken[right, level], resamples, seed)
-            row |= dict(zip((f"rho of {what}", f"{what} low", f"{what} high"), rho, strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -21,9 +21,8 @@ from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
 from hierclip.distributed import device_of, make_fabric
 from hierclip.evaluate import figures, level_matrix
 from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
-from hierclip.losses import make_head
 from hierclip.model import READINGS, Model, load_model
-from hierclip.params import SPLITS, AblationParams, MethodParams, Params, RecallParams, StudyParams
+from hierclip.params import SPLITS, AblationParams, MethodParams, Params, StudyParams
 from hierclip.progress import progress, quiet, work_key
 from hierclip.stages import BASE, TREES
 from hierclip.train import finetune
@@ -47,13 +46,6 @@ class Run:
     part: str  # "val" or "test"
     leaves_only: bool
     left_out: int = 0  # every so manieth fine-tuning class is left out of training, and stands for the held-out ones
-
-    @property
-    def training(self) -> str:
-        """Equal for runs that train the same: they differ in how the model is read at most."""
-        reading = self.settings.READING if isinstance(self.settings, RecallParams) else set()
-        trained = self.settings.model_dump_json(exclude={"label", *reading})
-        return f"{self.gradients} {self.seed} {self.left_out} {trained}"
 
 
 class StudyRecord(BaseModel):
@@ -95,7 +87,7 @@ def ablation_runs(params: Params, study: AblationParams) -> list[Run]:
         settings, gradients, method = *_variant(params, study, changes), str(changes["method"])
         for seed in study.seeds:
             labels = {"variant": _variant_key(settings, gradients), "seed": seed}
-            run = Run(labels, method, settings, gradients, seed, study.part, False, study.left_out)
+            run = Run(labels, method, settings, gradients, seed, "test", False)
             out.setdefault(tuple(labels.values()), run)
     return list(out.values())
 
@@ -120,19 +112,16 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     world = work_key(params.data, params.model, params.attack, params.finetune, study.images, *base)
     keys = {work_key(world, run, *(tree.hash for tree in trees)): run for run in runs}
     kept = {key: root / KEPT / f"{key}.json" for key in keys}
-    groups: dict[str, dict[str, Run]] = {}
-    for key, run in keys.items():
-        if not kept[key].exists():
-            groups.setdefault(run.training, {})[key] = run
+    todo = [key for key in keys if not kept[key].exists()]
     with parallel_config("loky", inner_max_num_threads=1):
-        work = (delayed(_measured)(group, params, study, root) for group in groups.values())
+        work = (delayed(_measured)(key, keys[key], params, study, root) for key in todo)
         ended = Parallel(study.workers, return_as="generator_unordered")(work)
-        for _, found in zip(progress(groups, what), ended, strict=True):  # pyright: ignore
-            for key, rows in found.items():  # pyright: ignore
-                kept[key].parent.mkdir(parents=True, exist_ok=True)
-                part = kept[key].with_suffix(".part")
-                part.write_text(json.dumps(rows), encoding="utf8")
-                part.replace(kept[key])
+        for _, found in zip(progress(todo, what), ended, strict=True):  # pyright: ignore
+            key, rows = found  # pyright: ignore
+            kept[key].parent.mkdir(parents=True, exist_ok=True)
+            part = kept[key].with_suffix(".part")
+            part.write_text(json.dumps(rows), encoding="utf8")
+            part.replace(kept[key])
     rows = [row for path in kept.values() for row in json.loads(path.read_text(encoding="utf8"))]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
@@ -146,35 +135,27 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     )
 
 
-def _measured(group: Mapping[str, Run], params: Params, study: StudyParams, root: Path) -> dict[str, list[dict]]:
-    """Of runs that train the same, under each one's key a row for each split: labels, accuracies, steps and seconds."""
-    run = next(iter(group.values()))
+def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path) -> tuple[str, list[dict]]:
+    """With a run's key a row for each split: labels, accuracies, steps and seconds."""
     dataset, forest = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
     wanted = params.trees_of(run.settings)
     classes = _classes(dataset, run.left_out)
-    known = {tree.name: tree.restrict(classes["tuned"]) for tree in forest}
-    tuned = [known[name] for name in wanted]
+    tuned = [tree.restrict(classes["tuned"]) for name in wanted for tree in forest if tree.name == name]
     settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
     backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
-    scale = float(backbone.clip.logit_scale.detach().exp())
     clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
     with quiet():
         head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)
     starts = clocked.calls[1 :: params.finetune.accumulate]
     gaps = np.diff([*starts, perf_counter()])  # the last step ends with the training
     costs = {"steps": len(history), "seconds": round(float(np.median(gaps)), 4) if len(gaps) else 0.0}
-    out = {}
-    for key, run in group.items():
-        read = make_head(run.settings, scale, 1.0, 1.0) if isinstance(run.settings, RecallParams) else head
-        remembered = tuple(known[name] for name in params.trees_of(run.settings))
-        model = Model(backbone, read, run.method, remembered)
-        out[key] = [
-            {**run.labels, "split": split}
-            | _accuracies(model, dataset, forest[0].restrict(ids), run, params, study)
-            | costs
-            for split, ids in classes.items()
-        ]
-    return out
+    model = Model(backbone, head, run.method)
+    return key, [
+        {**run.labels, "split": split}
+        | _accuracies(model, dataset, forest[0].restrict(ids), run, params, study)
+        | costs
+        for split, ids in classes.items()
+    ]
 
 
 def _classes(dataset: Dataset, left_out: int) -> dict[str, list[str]]:

@@ -49,16 +49,11 @@ def find_model(name: str) -> Path:
 
 def head_words(head) -> str:
     """What plain open_clip, which takes the text of the largest cosine, makes of a model that is read by `head`."""
-    from hierclip.model import CosineHead, EuclideanHead, RecallHead
+    from hierclip.model import CosineHead, EuclideanHead
 
     here = "As trained it is read by hierclip.model.load_model, and by hierclip audit --model FOLDER."
     if isinstance(head, CosineHead):
         return "The model is read by cosine, as open_clip does: it predicts there what it does here."
-    if isinstance(head, RecallHead):
-        return (
-            "Leaves are read by cosine: there open_clip predicts what it does here. Levels above are read through the "
-            f"leaves that a picture recalls, of which open_clip knows nothing; it may predict otherwise. {here}"
-        )
     space = "in flat space" if isinstance(head, EuclideanHead) else "in the Poincare ball"
     if head.norms == "fixed":
         return (

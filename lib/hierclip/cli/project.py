@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-DEFAULT, TABLE, VERDICT = "openmoji", "data/results/table.md", "data/results/verdict.md"
+DEFAULT, TABLE = "openmoji", "data/results/table.md"
 RESULTS = re.compile(
-    r"(<!-- (results|verdict) of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
+    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
 )
 
 
 def readme() -> None:
-    """Put what the report and `make verdict` make out of records and outcomes between the README's markers.
+    """Put the tables that the report makes out of records between the README's markers.
 
     \b
     Example:
@@ -35,9 +35,8 @@ def write_readme(root: Path) -> bool:
         raise ValueError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
 
     def filled(found: re.Match) -> str:
-        place = root / ("" if found[3] == DEFAULT else f"presets/{found[3]}")
-        table = place / (TABLE if found[2] == "results" else VERDICT)
-        return found[1] + (table.read_text(encoding="utf8") if table.exists() else "Not run yet.\n") + found[5]
+        table = root / ("" if found[2] == DEFAULT else f"presets/{found[2]}") / TABLE
+        return found[1] + (table.read_text(encoding="utf8") if table.exists() else "Not run yet.\n") + found[4]
 
     new = RESULTS.sub(filled, text)
     if new != text:

@@ -76,22 +76,16 @@ def agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
 
 
 def anchored_agft(context: Context, moved: Moved, params: AgftParams) -> Tensor:
-    """`agft`, and `anchor` times 1 - cosine of the adversarial embedding with the original model's clean one, and
-    `upper` times how far predictions above the leaves diverge from those of the latter, mean over all trees' levels.
-    """
-    loss, embeddings, texts = _agft(context, moved, params)
-    loss = loss + params.anchor * (1 - F.cosine_similarity(embeddings, context.original_clean[0])).mean()
-    if not params.upper:
-        return loss
-    own, kept = (context.upper_logits(*seen) for seen in ((embeddings, texts), context.original_clean))
-    return loss + params.upper * torch.stack([divergence(*levels) for levels in zip(own, kept, strict=True)]).mean()
+    """`agft`, and `anchor` times 1 - cosine of the adversarial embedding with the original model's clean one."""
+    loss, embeddings = _agft(context, moved, params)
+    return loss + params.anchor * (1 - F.cosine_similarity(embeddings, context.original_clean[0])).mean()
 
 
-def _agft(context: Context, moved: Moved, params: AgftParams) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, and the embeddings of the images (B, D) and of all prompts (K, D)."""
+def _agft(context: Context, moved: Moved, params: AgftParams) -> tuple[Tensor, Tensor]:
+    """The loss, and the embeddings of the images (B, D)."""
     embeddings, _, texts = context.towers(moved.images)
     logits = context.leaf_logits(embeddings, texts)
     with torch.no_grad():
         soft = (params.gamma * context.leaf_logits(*context.original_clean)).softmax(1)
     target = (1 - params.hard) * soft + params.hard * F.one_hot(context.labels, logits.shape[1])
-    return F.cross_entropy(logits, target), embeddings, texts
+    return F.cross_entropy(logits, target), embeddings

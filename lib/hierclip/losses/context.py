@@ -58,12 +58,6 @@ class Context:
         head, leaves = self.head(), self.original.by_tree(texts)[0]
         return head.logits(head.image_points(embeddings), head.text_points(leaves[0], 0, len(leaves) - 1))
 
-    def upper_logits(self, embeddings: Tensor, texts: Tensor) -> list[Tensor]:
-        """The same for every level above the leaves of every tree, read as the leaves are: (B, K_l) each."""
-        leaf = self.head().at(0)
-        points, nodes = leaf.image_points(embeddings), self.original.by_tree(leaf.text_points(texts, 0, 0))
-        return [leaf.logits(points, level) for tree in nodes for level in tree[1:]]
-
     @cached_property
     def original_clean(self) -> tuple[Tensor, Tensor]:
         """What the original model makes of the clean images and of all prompts: embeddings (B, D) and (K, D)."""

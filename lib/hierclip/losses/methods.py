@@ -8,8 +8,8 @@ from torch import Tensor
 from hierclip.losses import baselines
 from hierclip.losses.context import Context, Moved
 from hierclip.losses.hierarchical import hierarchical, hita
-from hierclip.model import HEADS, CosineHead, Head, RecallHead
-from hierclip.params import HierParams, MethodParams, RecallParams, TrainedParams
+from hierclip.model import HEADS, CosineHead, Head
+from hierclip.params import HierParams, MethodParams, TrainedParams
 
 Loss = Callable[[Context, Moved, TrainedParams], Tensor]
 
@@ -29,7 +29,6 @@ OBJECTIVES: dict[str, Objective] = {
     "pmg_aft": Objective(baselines.pmg_aft, baselines.tecoa, passes=2),
     "tga_zsr": Objective(baselines.tga_zsr, baselines.tecoa, passes=2),  # pyright: ignore
     "agft": Objective(baselines.anchored_agft, baselines.agft),  # pyright: ignore
-    "recall": Objective(baselines.anchored_agft, baselines.agft),  # pyright: ignore
     "hier": Objective(hierarchical, hita),  # pyright: ignore
 }
 
@@ -39,11 +38,7 @@ def make_head(params: MethodParams, scale: float, image_norm: float, text_norm: 
     if isinstance(params, HierParams):
         radii = params.image_radius, params.text_radius, params.top_radius
         return HEADS[params.geometry](params.curvature, *radii, params.tau, params.norms, image_norm, text_norm)
-    leaf = CosineHead(scale * params.logit_scale)
-    if not isinstance(params, RecallParams):
-        return leaf
-    radii = params.text_radius, params.text_radius, params.top_radius
-    return RecallHead(leaf, HEADS[params.geometry](params.curvature, *radii, params.tau), params.sharpness, params.own)
+    return CosineHead(scale * params.logit_scale)
 
 
 Levels = tuple[int, ...] | None  # None: all

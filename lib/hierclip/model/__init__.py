@@ -12,5 +12,5 @@ from hierclip.model.backbone import (
     text_features,
 )
 from hierclip.model.classifier import READINGS, Classifier, Model, accuracy, load_model, make_classifier, save_model
-from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, RecallHead, full
+from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, full
 from hierclip.model.towers import Towers

@@ -10,22 +10,20 @@ from torch import Tensor, nn
 
 from hierclip.data import Pictures
 from hierclip.model.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
-from hierclip.model.heads import Head, RecallHead, head_from_dict, head_to_dict
-from hierclip.model.memory import Memory, make_memory
-from hierclip.trees import Tree, forest_levels, level_prompts, load_tree, save_tree
+from hierclip.model.heads import Head, head_from_dict, head_to_dict
+from hierclip.trees import Tree, forest_levels, level_prompts
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name
-REMEMBERED = "trees"  # and the trees that it remembers
 READINGS = ("direct", "roll_up")
 
 
 class Classifier(nn.Module):
     """Images (N, 3, H, W) in [0, 1] to a list of logits, (N, K_l) for each of the levels asked for, by default all."""
 
-    def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor], memory: Memory | None = None):
-        """points: a level's text points (K_l, D), leaves first. memory: for a `RecallHead`."""
+    def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor]):
+        """points: a level's text points (K_l, D), leaves first."""
         super().__init__()
-        self.encoder, self.head, self.memory, self.count = encoder, head, memory, len(points)
+        self.encoder, self.head, self.count = encoder, head, len(points)
         for level, texts in enumerate(points):
             self.register_buffer(f"texts_{level}", texts, persistent=False)
 
@@ -42,28 +40,13 @@ class Classifier(nn.Module):
 
     def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
         """The same from the images' embeddings (N, D)."""
-        levels, texts = range(self.count) if levels is None else levels, self.text_points
-        return [self.head.at(l).logits(self.image_points(embeddings, l), texts[l]) for l in levels]
-
-    def image_points(self, embeddings: Tensor, level: int) -> Tensor:
-        """Where images stand when a level is read: (N, D)."""
-        points = self.head.image_points(embeddings)
-        return self.memory(points, level) if self.memory and level else points
+        points, texts = self.head.image_points(embeddings), self.text_points
+        return [self.head.logits(points, texts[l]) for l in (range(self.count) if levels is None else levels)]
 
 
 @torch.no_grad()
-def make_classifier(
-    backbone: Backbone,
-    head: Head,
-    trees: Tree | Sequence[Tree],
-    template: str,
-    remembered: Sequence[Tree] = (),
-) -> Classifier:
-    """Zero-shot over the levels of a tree, or of a forest as `forest_levels` lists them: prompts are encoded once.
-
-    remembered: the trees of fine-tuning over its leaves, for a `RecallHead`; where there are none it recalls the leaves
-    that it is asked about.
-    """
+def make_classifier(backbone: Backbone, head: Head, trees: Tree | Sequence[Tree], template: str) -> Classifier:
+    """Zero-shot over the levels of a tree, or of a forest as `forest_levels` lists them: prompts are encoded once."""
     trees = [trees] if isinstance(trees, Tree) else trees
 
     def encode(tree: Tree) -> list[Tensor]:
@@ -73,8 +56,7 @@ def make_classifier(
 
     texts = [encode(tree) for tree in trees]
     points = [head.text_points(texts[k][level], level, trees[k].top) for k, level in forest_levels(trees)]
-    memory = make_memory(head, remembered, trees, encode) if isinstance(head, RecallHead) else None
-    return Classifier(ImageEncoder(backbone, fold=True), head, points, memory).eval()
+    return Classifier(ImageEncoder(backbone, fold=True), head, points).eval()
 
 
 def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
@@ -101,20 +83,16 @@ class Model:
     backbone: Backbone
     head: Head
     method: str
-    remembered: tuple[Tree, ...] = ()  # the trees of fine-tuning, where the head reads through them
     template: str | None = None  # the prompt that it was trained with, where that is known
 
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
-        return make_classifier(self.backbone, self.head, trees, template, self.remembered)
+        return make_classifier(self.backbone, self.head, trees, template)
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """open_clip's layout, and the head beside it, with the trees that it remembers and the prompt."""
+    """open_clip's layout, and the head beside it, with the prompt."""
     save(model.backbone, folder)
-    names = [tree.name for tree in model.remembered]
-    for tree in model.remembered:
-        save_tree(tree, folder / REMEMBERED / f"{tree.name}.json")
-    entries = {"method": model.method, "head": head_to_dict(model.head)} | ({"remembered": names} if names else {})
+    entries = {"method": model.method, "head": head_to_dict(model.head)}
     entries |= {"template": model.template} if model.template else {}
     (folder / HEAD).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
 
@@ -125,6 +103,4 @@ def load_model(folder: Path) -> Model:
     if not (folder / HEAD).exists():
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
-    remembered = [load_tree(folder / REMEMBERED / f"{name}.json") for name in entries.get("remembered", ())]
-    head, template = head_from_dict(entries["head"]), entries.get("template")
-    return Model(backbone, head, entries["method"], tuple(remembered), template)
+    return Model(backbone, head_from_dict(entries["head"]), entries["method"], entries.get("template"))

@@ -17,10 +17,6 @@ def full(x: Tensor) -> Tensor:
 
 
 class Head(Protocol):
-    def at(self, level: int) -> "Head":
-        """What reads a level."""
-        ...
-
     def image_points(self, embeddings: Tensor) -> Tensor:
         """Where images stand: (N, D)."""
         ...
@@ -39,9 +35,6 @@ class CosineHead:
     """CLIP's own: logits are `scale` times the cosine."""
 
     scale: Scalar
-
-    def at(self, level: int) -> Head:
-        return self
 
     def image_points(self, embeddings: Tensor) -> Tensor:
         return F.normalize(full(embeddings), dim=-1)
@@ -72,9 +65,6 @@ class PoincareHead:
     norms: Literal["fixed", "free"] = "fixed"
     image_norm: float = 1.0
     text_norm: float = 1.0
-
-    def at(self, level: int) -> Head:
-        return self
 
     def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
         """Tangent vectors at the centre, (..., D): of length `radius`, or around it where norms are free."""
@@ -188,31 +178,7 @@ class EuclideanHead(PoincareHead):
         return self.clamped(points)
 
 
-@dataclass(frozen=True)
-class RecallHead:
-    """Leaves by `leaf`; the levels above by distance in `space` from where the leaves put an image that it recalls: see
-    `Memory`, which `sharpness` and `own` are for.
-    """
-
-    leaf: CosineHead
-    space: PoincareHead
-    sharpness: float
-    own: float
-
-    def at(self, level: int) -> Head:
-        return self.space if level else self.leaf
-
-    def image_points(self, embeddings: Tensor) -> Tensor:
-        return self.leaf.image_points(embeddings)
-
-    def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        return self.at(level).text_points(embeddings, level, top)
-
-    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        return self.leaf.logits(images, texts)
-
-
-HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead, "recall": RecallHead}
+HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}
 
 
 class LearnedHead(nn.Module):
@@ -235,9 +201,7 @@ class LearnedHead(nn.Module):
 def head_to_dict(head: Head) -> dict:
     """A head as JSON can hold it."""
     (kind,) = (kind for kind, cls in HEADS.items() if type(head) is cls)
-    return {"kind": kind} | {
-        key: head_to_dict(value) if type(value) in HEADS.values() else value for key, value in vars(head).items()
-    }
+    return {"kind": kind} | vars(head)
 
 
 def head_from_dict(entries: dict) -> Head:
@@ -248,4 +212,4 @@ def head_from_dict(entries: dict) -> Head:
         raise ValueError(f"no head {kind!r}; known are {', '.join(HEADS)}")
     if unknown := set(entries) - {field.name for field in fields(HEADS[kind])}:
         raise ValueError(f"a {kind} head has no {', '.join(sorted(unknown))}")
-    return HEADS[kind](**{k: head_from_dict(v) if isinstance(v, dict) else v for k, v in entries.items()})
+    return HEADS[kind](**entries)

@@ -6,7 +6,6 @@ from hierclip.params.methods import (
     HierParams,
     MethodParams,
     NoneParams,
-    RecallParams,
     TgaZsrParams,
     TrainedParams,
 )

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from hierclip.params import sections
-from hierclip.params.methods import HierParams, MethodParams, RecallParams
+from hierclip.params.methods import HierParams, MethodParams
 from hierclip.params.values import Section, Seed
 
 FILE = "params.yaml"
@@ -36,7 +36,6 @@ class Params(Section):
     margin: sections.MarginParams
     sweep: sections.SweepParams
     ablation: sections.AblationParams
-    search: sections.AblationParams | None = None
     plots: sections.PlotsParams
 
     @model_validator(mode="after")
@@ -63,14 +62,13 @@ class Params(Section):
             self.variant(f"method.{name}", {"method": name})
         if missing := set(self.methods) - set(self.plots.palette):
             raise ValueError(f"plots.palette lacks a colour for {', '.join(sorted(missing))}")
-        for study in ("ablation", "search"):
-            tables = getattr(self, study).tables if getattr(self, study) else {}
-            for table, row in ((table, row) for table, rows in tables.items() for row in rows):
-                where, changes = f"{study}.tables.{table}.{row}", dict(tables[table][row])
-                times = changes.pop("times", 1)
-                if not isinstance(times, int | float) or not 0 < times < inf:
-                    raise ParamsError(f"{where}.times is {times!r}; it must be a number above 0")
-                self.variant(where, changes)
+        tables = self.ablation.tables
+        for table, row in ((table, row) for table, rows in tables.items() for row in rows):
+            where, changes = f"ablation.tables.{table}.{row}", dict(tables[table][row])
+            times = changes.pop("times", 1)
+            if not isinstance(times, int | float) or not 0 < times < inf:
+                raise ParamsError(f"{where}.times is {times!r}; it must be a number above 0")
+            self.variant(where, changes)
         for name, grid in self.sweep.grid.items():
             for key, value in ((key, value) for key, values in grid.items() for value in values):
                 self.variant(f"sweep.grid.{name}", {"method": name, key: value})
@@ -93,7 +91,7 @@ class Params(Section):
 
     def trees_of(self, method: MethodParams) -> tuple[str, ...]:
         """The trees that a method trains on; a flat one sees the leaves of the first."""
-        return method.trees if isinstance(method, HierParams | RecallParams) else self.trees.names[:1]
+        return method.trees if isinstance(method, HierParams) else self.trees.names[:1]
 
     def variant(self, where: str, changes: Mapping[str, object]) -> MethodParams:
         """The method that `changes` names under "method", with its other entries in place of that method's own.

@@ -1,6 +1,6 @@
 """How each kind of method is set."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -41,21 +41,6 @@ class AgftParams(FlatParams):
     gamma: PositiveFloat  # the target's logit scale by the trained model's
     hard: float = Field(ge=0, le=1)  # share of the target that is one-hot
     anchor: float = Field(default=0.0, ge=0)  # weight of how far embeddings turn from the original model's clean ones
-    upper: float = Field(default=0.0, ge=0)  # weight of how far predictions above the leaves turn from its clean ones
-
-
-class RecallParams(AgftParams):
-    loss: Literal["recall"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    trees: tuple[TreeName, ...] = Field(min_length=1)  # read through; training looks at them where `upper` is above 0
-    geometry: Literal["poincare", "euclidean"]
-    curvature: PositiveFloat  # the rest as in HierParams
-    text_radius: PositiveFloat
-    top_radius: PositiveFloat
-    tau: PositiveFloat
-    sharpness: PositiveFloat  # how many times as fast as the leaf's softmax what is recalled falls with the cosine
-    own: float = Field(ge=-1, le=2)  # the cosine at which a leaf counts as much as the image itself
-
-    READING: ClassVar = {"geometry", "curvature", "text_radius", "top_radius", "tau", "sharpness", "own"}
 
 
 class HierParams(Section):
@@ -83,5 +68,5 @@ class HierParams(Section):
     zeta_gap: float = Field(ge=0)  # a difference of norms in the ball
 
 
-TrainedParams = FlatParams | TgaZsrParams | AgftParams | RecallParams | HierParams
+TrainedParams = FlatParams | TgaZsrParams | AgftParams | HierParams
 MethodParams = Annotated[NoneParams | TrainedParams, Field(discriminator="loss")]

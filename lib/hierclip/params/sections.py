@@ -149,8 +149,6 @@ class AblationParams(StudyParams):
     """A study in tables, each row of which is a variant of a method."""
 
     seeds: tuple[Seed, ...] = Field(min_length=1)
-    part: Literal["val", "test"] = "test"
-    left_out: Annotated[int, Field(ge=0)] = 0  # as in a sweep; 0: the held-out classes are measured instead
     tables: dict[str, dict[str, dict[str, Any]]]  # table, row: a method, and keys of it to change
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, holm, mcnemar, outcomes_path, paired_difference, path_robust
-from hierclip.params import AblationParams, Params
+from hierclip.params import Params
 from hierclip.plots.frames import in_order
 from hierclip.plots.words import READING, attack_words, audit_words, pipes, share
 from hierclip.studies import StudyRecord, ablation_table
@@ -83,18 +83,14 @@ def _row(r: Record, labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def ablation_markdown(study: StudyRecord | None, params: Params, split: str) -> str:
-    """The ablation's tables as `study_markdown` writes them; where there is none, that it was not run."""
+    """The tables as `ablation_table` gives them, with the threat model they share; or else that none was run."""
     if study is None:
         return "No ablation was run here; `make ablate` runs it.\n"
-    return study_markdown(study, params, params.ablation, split, "make ablate")
-
-
-def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, split: str, command: str) -> str:
-    """A study's tables as `ablation_table` gives them, with the threat model they share. command: what runs it."""
+    asked = params.ablation
     tables = {name: ablation_table(study.frame, params, asked, name, split) for name in asked.tables}
     columns = {"clean": "clean leaf", "robust": "robust leaf", "path_direct": "path-robust, direct"}
     columns |= {"path_roll_up": "path-robust, roll-up"}
-    parts, absent = [], [f"not run with these settings: `{command}`", *[""] * len(columns)]
+    parts, absent = [], ["not run with these settings: `make ablate`", *[""] * len(columns)]
     for name, table in tables.items():
         rows = []
         for row, r in table.iterrows():
@@ -106,10 +102,9 @@ def study_markdown(study: StudyRecord, params: Params, asked: AblationParams, sp
     most = max(steps.values(), default=0)
     few = [f"{row} ({count:.0f} of {most:.0f})" for row, count in steps.items() if count < most / 2]
     threat, seeds = study.threat_model, int(max(table["seeds"].to_numpy().max() for table in tables.values()))
-    shown = "validation pictures" if study.part == "val" else "pictures"
     several = f"mean over {seeds} fine-tunings with their 95 % interval (Student's t), each"
     parts.append(
-        f"Percent; {several if seeds > 1 else 'one fine-tuning'} on {study.images} {shown} at most, "
+        f"Percent; {several if seeds > 1 else 'one fine-tuning'} on {study.images} pictures at most, "
         f"{study.gradients} gradient evaluations unless the row says otherwise. "
         f"Seconds are taken with another run beside. {attack_words(threat)}."
         + (f" Far fewer steps than others, so not to be compared: {', '.join(few)}." if few else "")

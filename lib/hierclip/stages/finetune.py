@@ -6,7 +6,7 @@ import pandas as pd
 
 from hierclip.data import ids_of, load_dataset
 from hierclip.distributed import make_fabric, rank
-from hierclip.model import Model, RecallHead, load_model, save_model
+from hierclip.model import Model, load_model, save_model
 from hierclip.params import Params
 from hierclip.stages import BASE, MODELS, TREES, keep_history, read_history
 from hierclip.stages.spread import spread
@@ -27,8 +27,7 @@ def finetune_stage(root: Path, params: Params, method: str, seed: int) -> tuple[
         todo = settings, params.finetune, backbone, dataset, tuned, params.model.template, seed, checkpoint
         head, history = finetune(fabric := make_fabric(params.model, params.machine), *todo)
         if rank() == 0:
-            remembered = tuple(tuned) if isinstance(head, RecallHead) else ()
-            save_model(Model(backbone, head, method, remembered, params.model.template), folder)
+            save_model(Model(backbone, head, method, params.model.template), folder)
             keep_history(history, folder)
         fabric.barrier()  # the others read it when it is whole
     return load_model(folder), read_history(folder)

@@ -1,6 +1,6 @@
 """What a model sees in a picture: where it stands in a tree, what it is called by level, and what an attack does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -13,9 +13,8 @@ from hierclip.attacks import AIMS, Budget, frozen, margin
 from hierclip.evaluate.matrix import attacked
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
-from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead, RecallHead
+from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead
 from hierclip.model.classifier import read
-from hierclip.model.memory import Memory
 from hierclip.trees import Tree
 from hierclip.widgets.disk import ball_radius, mean_angle, node_angles
 
@@ -32,20 +31,17 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Lens:
-    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` places. recall: the
-    memory of a head that has one.
-    """
+    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` places."""
 
     classifier: Classifier
     tree: Tree
     texts: Sequence[Tensor]
     crowd: Crowd
-    recall: Callable[[RecallHead], Memory] | None = None
 
     @property
     def head(self) -> Head:
-        """What reads the levels above the leaves: in its space all is drawn."""
-        return self.classifier.head.at(1)
+        """In its space all is drawn."""
+        return self.classifier.head
 
     @cached_property
     def paths(self) -> Tensor:
@@ -87,25 +83,15 @@ class Lens:
         """
         if not in_ball(self.head):
             raise TypeError(f"a {type(self.head).__name__} has no curvature")
-        bent = replace(self.head, curvature=curvature)  # pyright: ignore
-        whole = self.classifier.head
-        head = replace(whole, space=bent) if isinstance(whole, RecallHead) else bent
-        return make_lens(self.classifier.encoder, head, self.tree, self.texts, self.crowd, self.recall)
+        head = replace(self.head, curvature=curvature)  # pyright: ignore
+        return make_lens(self.classifier.encoder, head, self.tree, self.texts, self.crowd)
 
 
 @torch.no_grad()
-def make_lens(
-    encoder: nn.Module,
-    head: Head,
-    tree: Tree,
-    texts: Sequence[Tensor],
-    crowd: Crowd,
-    recall: Callable[[RecallHead], Memory] | None = None,
-) -> Lens:
+def make_lens(encoder: nn.Module, head: Head, tree: Tree, texts: Sequence[Tensor], crowd: Crowd) -> Lens:
     """Texts are placed by the head; for the rest see `Lens`."""
     points = [head.text_points(embeddings, level, tree.top) for level, embeddings in enumerate(texts)]
-    memory = recall(head) if recall and isinstance(head, RecallHead) else None
-    return Lens(Classifier(encoder, head, points, memory).eval(), tree, texts, crowd, recall)
+    return Lens(Classifier(encoder, head, points).eval(), tree, texts, crowd)
 
 
 def in_ball(head: Head) -> bool:
@@ -130,9 +116,8 @@ class Look:
 
     embedding: (1, D). nodes: nearest by level (direct); upward: the ancestors of the predicted leaf (roll-up).
     confidence: the softmax's share of `nodes`. margins: of the right node, as `measured_margins` has them. norms,
-    angles: of the picture's own point and, above it, of where what it recalls puts it, or else of what it is rolled up
-    to with the crowd by its true path, the angle being that of the mean over the level's nodes by the softmax; only its
-    own where a head does neither.
+    angles: of the picture's own point and, above it, of what it is rolled up to with the crowd by its true path, the
+    angle being that of the mean over the level's nodes by the softmax; only its own where a head rolls nothing up.
     """
 
     embedding: Tensor
@@ -158,9 +143,7 @@ def look_again(lens: Lens, embedding: Tensor, label: int) -> Look:
     own = [AIMS["direct"](lens.paths, level).masks(torch.tensor([label]))[0] for level in range(len(texts))]
     readings = read(scores, lens.paths)
     points = _rolled_up(lens, embedding, label)
-    seen = enumerate(zip(points, texts, strict=False))
-    shares = [head.at(level).logits(p[None], t)[0].softmax(0).cpu().numpy() for level, (p, t) in seen]
-    points[0] = lens.head.image_points(embedding)[0]  # in the space that is drawn
+    shares = [head.logits(p[None], t)[0].softmax(0).cpu().numpy() for p, t in zip(points, texts, strict=False)]
     return Look(
         embedding=embedding,
         nodes=readings["direct"][0].numpy(),
@@ -175,8 +158,6 @@ def look_again(lens: Lens, embedding: Tensor, label: int) -> Look:
 def _rolled_up(lens: Lens, embedding: Tensor, label: int) -> list[Tensor]:
     """The picture's point and what it goes into, level by level, (D,) each; in the crowd it stands for its own leaf."""
     head = lens.classifier.head
-    if lens.classifier.memory:
-        return [lens.classifier.image_points(embedding, level)[0] for level in range(lens.tree.top + 1)]
     if not isinstance(head, PoincareHead):
         return [head.image_points(embedding)[0]]
     others = lens.crowd.labels != label

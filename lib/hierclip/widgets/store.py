@@ -11,13 +11,12 @@ from torch import Tensor
 
 from hierclip.data import Pictures, places_of
 from hierclip.distributed import device_of
-from hierclip.model import ImageEncoder, Model, ModelError, RecallHead, encode_texts, load_model
+from hierclip.model import ImageEncoder, Model, ModelError, encode_texts, load_model
 from hierclip.model.classifier import HEAD
-from hierclip.model.memory import Memory, make_memory
 from hierclip.params import Params
 from hierclip.stages import MODELS
 from hierclip.stages.tasks import Task, load_task
-from hierclip.trees import Tree, level_prompts
+from hierclip.trees import level_prompts
 from hierclip.widgets.look import Crowd, Lens, make_lens
 
 MISSING = (ValueError, OSError)  # those of data, models and trees among them
@@ -72,14 +71,8 @@ class Store:
     def _lens(self, model: str, task: str, tree: str) -> Lens:
         encoder, loaded, text, crowd = self._eyes(model, task)
         (chosen,) = (t for t in self.shelf(task).task.trees if t.name == tree)
-
-        def encode(tree: Tree) -> list[Tensor]:
-            return [text(prompts) for prompts in level_prompts(tree, self.shelf(task).task.template)]
-
-        def recall(head: RecallHead) -> Memory:
-            return make_memory(head, loaded.remembered, [chosen], encode)
-
-        return make_lens(encoder, loaded.head, chosen, encode(chosen), crowd, recall)
+        texts = [text(prompts) for prompts in level_prompts(chosen, self.shelf(task).task.template)]
+        return make_lens(encoder, loaded.head, chosen, texts, crowd)
 
     @torch.no_grad()
     def _open(self, model: str, task: str) -> tuple[ImageEncoder, Model, Callable[[list[str]], Tensor], Crowd]:
@@ -87,8 +80,7 @@ class Store:
         shelf, device = self.shelf(task), device_of(self.params.model)
         loaded = load_model(self.root / MODELS / model)
         encoder = ImageEncoder(loaded.backbone, fold=True).eval().to(device)
-        trees = *shelf.task.trees, *loaded.remembered
-        levels = [level for tree in trees for level in level_prompts(tree, shelf.task.template)]
+        levels = [level for tree in shelf.task.trees for level in level_prompts(tree, shelf.task.template)]
         rows = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompt for level in levels for prompt in level))}
         known = encode_texts(loaded.backbone, list(rows)).to(device)
         some = shelf.pictures[shelf.first]
