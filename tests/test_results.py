@@ -117,7 +117,7 @@ def test_readme_without_markers_is_refused(tmp_path):
 def test_command_lists_what_it_can_do():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert all(word in result.output for word in ("readme", "verify", "check"))
+    assert all(word in result.output for word in ("readme", "verify"))
 
 
 def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):

@@ -212,9 +212,8 @@ def again(found: Results) -> Parts:
         + (" with changes that were not committed" if first.git.endswith("+") else "")
         + f":\n\n```\n{found.make('repro')}     # every result\n{found.make('report')}    # this page\n"
         + f"{found.make('verify')}    # the results just made against the committed ones\n```\n\n"
-        "All choices are in `params.yaml`; packages are pinned in `requirements.lock`. `hierclip check` computes every "
-        "figure anew from the outcomes of the pictures, `hierclip check METHOD-SEED/SPLIT --attack` attacks the model "
-        "anew. Other hardware rounds differently: figures agree where their intervals overlap."
+        "All choices are in `params.yaml`; packages are pinned in `requirements.lock`. Other hardware rounds "
+        "differently: figures agree where their intervals overlap."
     )
 
 
