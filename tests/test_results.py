@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from hierclip.cli import DEFAULT, RESULTS, TABLE, app, main, write_readme
+from hierclip.cli import DEFAULT, RESULTS, app, main, preset_summary, write_readme
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.evaluate.records import ThreatModel
 from hierclip.params import find_root, load_params
 from hierclip.plots.frames import frame, in_order
-from hierclip.plots.table import markdown, paired
+from hierclip.plots.table import markdown, paired, summary
 from hierclip.plots.words import attack_words
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.test_evaluate import record
@@ -23,12 +23,33 @@ LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
 
 def test_readme_shows_the_committed_records():
     readme = (ROOT / "README.md").read_text(encoding="utf8")
-    shown = {name: text for _, name, text, _ in RESULTS.findall(readme)}
-    assert DEFAULT in shown
-    for name, text in shown.items():
+    tables = {name: text for _, name, text, _ in RESULTS.findall(readme)}
+    assert DEFAULT in tables
+    for name, text in tables.items():
         root = ROOT if name == DEFAULT else ROOT / "presets" / name
-        table = markdown(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
-        assert text.strip() == table.strip()
+        assert text == preset_summary(root)
+
+
+def test_readme_is_short():
+    """200 lines and 1,200 words, what the command writes left out; tables of 12 rows by 7 columns at most."""
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    assert len(readme.splitlines()) <= 200
+    assert len(readme.split()) <= 1200
+    for _, _, text, _ in RESULTS.findall(readme):
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(rows) - 2 <= 12 and rows[0].count("|") - 1 <= 7
+
+
+def test_summary_has_a_row_for_each_split_and_method_and_the_mean_over_seeds():
+    one = record(seed=0, clean={"direct": [0.5, 0.9, 0.9], "roll_up": [0.5, 0.9, 0.9]})
+    two = record(seed=1, clean={"direct": [0.7, 0.9, 0.9], "roll_up": [0.7, 0.9, 0.9]})
+    text = summary([two, one, record(method="hier", split="held_out")], LABELS)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert [row[:2] for row in rows[2:]] == [["seen", "TeCoA"], ["unseen", "Hierarchical"]]
+    low, high = one.intervals["direct"].clean[0]
+    sides = [max(value - low, high - value) for value in (0.5, 0.7)]
+    assert rows[2][2] == f"60.0 ± {100 * sum(sides) / 2:.1f}"
+    assert "2 seeds" in text and "40 images seen, 40 images unseen" in text
 
 
 @pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
@@ -95,17 +116,18 @@ def marked(name: str, text: str) -> str:
     return f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
 
 
-def test_readme_is_written_between_its_markers_once(tmp_path):
-    for folder, text in (("", "one\n"), ("presets/tiny-b", "two\n")):
-        (tmp_path / folder / TABLE).parent.mkdir(parents=True)
-        (tmp_path / folder / TABLE).write_text(text, encoding="utf8")
+def test_readme_is_written_between_its_markers_once(tmp_path, monkeypatch):
+    texts = {tmp_path: "one\n", tmp_path / "presets/tiny-b": "two\n"}
+    monkeypatch.setattr("hierclip.cli.project.preset_summary", texts.__getitem__)
     readme = tmp_path / "README.md"
-    old = marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", "") + marked("c", "")
-    readme.write_text("a\n" + old, encoding="utf8")
+    readme.write_text("a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", ""), encoding="utf8")
     assert write_readme(tmp_path)
-    filled = marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n") + marked("c", "Not run yet.\n")
-    assert readme.read_text(encoding="utf8") == "a\n" + filled
+    assert readme.read_text(encoding="utf8") == "a\n" + marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n")
     assert not write_readme(tmp_path)
+
+
+def test_summary_of_a_preset_without_records_says_so(tmp_path):
+    assert preset_summary(tmp_path) == "Not run yet.\n"
 
 
 def test_readme_without_markers_is_refused(tmp_path):

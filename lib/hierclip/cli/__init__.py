@@ -7,7 +7,7 @@ import typer
 
 from hierclip.cli.audit import audit
 from hierclip.cli.export import export
-from hierclip.cli.project import DEFAULT, RESULTS, TABLE, readme, report, verify, write_readme
+from hierclip.cli.project import DEFAULT, RESULTS, preset_summary, readme, report, verify, write_readme
 from hierclip.cli.stages import attack, finetune, pretrain
 from hierclip.cli.tree import tree
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import typer
 
-DEFAULT, TABLE = "openmoji", "data/results/table.md"
+DEFAULT = "openmoji"
 RESULTS = re.compile(
     r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
 )
 
 
 def readme() -> None:
-    """Put the tables that the report makes out of records between the README's markers.
+    """Write the summary of the records between the README's markers.
 
     \b
     Example:
@@ -24,7 +24,7 @@ def readme() -> None:
 
 
 def write_readme(root: Path) -> bool:
-    """Puts each preset's tables between their markers in the README; gives whether that changed it.
+    """Write each preset's summary between its markers in the README; return whether that changed the file.
 
     Raises ValueError where the README has no markers.
     """
@@ -33,14 +33,25 @@ def write_readme(root: Path) -> bool:
     if not RESULTS.search(text):
         raise ValueError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
 
-    def filled(found: re.Match) -> str:
-        table = root / ("" if found[2] == DEFAULT else f"presets/{found[2]}") / TABLE
-        return found[1] + (table.read_text(encoding="utf8") if table.exists() else "Not run yet.\n") + found[4]
+    def filled(match: re.Match) -> str:
+        preset = root if match[2] == DEFAULT else root / "presets" / match[2]
+        return match[1] + preset_summary(preset) + match[4]
 
     new = RESULTS.sub(filled, text)
     if new != text:
         readme.write_text(new, encoding="utf8")
     return new != text
+
+
+def preset_summary(root: Path) -> str:
+    """Return the summary table of a preset's records, or a line that says that there are none."""
+    from hierclip.evaluate import RECORDS, load_records
+    from hierclip.params import load_params
+    from hierclip.plots.table import summary
+
+    if not any((root / RECORDS).glob("*/*.json")):
+        return "Not run yet.\n"
+    return summary(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
 
 
 def report() -> None:

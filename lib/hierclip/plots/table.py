@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from hierclip.evaluate import Outcomes, Record, holm, mcnemar, outcomes_path, paired_difference, path_robust
@@ -17,9 +18,11 @@ WORDS = {  # of the splits
     "held_out": "Classes held out of fine-tuning: known from pre-training, never seen under attack",
 }
 
+SHORT = {"tuned": "seen", "held_out": "unseen"}  # the splits in the README
+
 
 def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
-    """The table that the README shows: a part for each split and zero-shot set, a row for each method and seed.
+    """Return the results table: a part for each split and zero-shot set, a row for each method and seed.
 
     labels: what each method is called, in the order of the rows.
     """
@@ -30,6 +33,42 @@ def markdown(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         counts = f"{rows[0].images} pictures, {rows[0].levels[0]} leaves; levels of {levels} nodes"
         parts += [f"**{split_words(split)}** ({counts})", pipes(results(rows, labels))]
     return "\n\n".join([*parts, results_words(ordered), audit_words(ordered, labels)]) + "\n"
+
+
+def summary(records: Sequence[Record], labels: Mapping[str, str]) -> str:
+    """Return the README's table: a row for each split and method, plain numbers in percent with one ± each.
+
+    A cell is the mean over seeds; its ± is the larger side of the 95 % bootstrap interval over images, averaged alike.
+    labels: what each method is called, in the order of the rows.
+    """
+    rows, sizes = [], []
+    for split in splits(records):
+        group = [record for record in in_order(records, labels) if record.split == split]
+        sizes.append(f"{group[0].images} images {SHORT.get(split, split)}")
+        for method in dict.fromkeys(record.method for record in group):
+            metrics = [_headline(record) for record in group if record.method == method]
+            cells = {}
+            for name in metrics[0]:
+                value, error = np.mean([headline[name] for headline in metrics], axis=0)
+                cells[name] = f"{value:.1f} ± {error:.1f}"
+            rows.append({"classes": SHORT.get(split, split), "method": labels[method], **cells})
+    count = len({record.seed for record in records})
+    notes = f"Percent; {', '.join(sizes)}; {count} seed{'s' * (count > 1)}; ±: 95 % interval over images. "
+    threat = records[0].threat_model
+    notes += f"Attack: {threat.norm} {threat.eps}, {', '.join(threat.suite)}, {threat.steps} steps."
+    return "\n\n".join([pipes(pd.DataFrame(rows)), notes, audit_words(records, labels)]) + "\n"
+
+
+def _headline(record: Record) -> dict[str, tuple[float, float]]:
+    """Return a record's headline metrics in percent, each with the larger side of its interval."""
+    leaf = record.intervals["direct"]
+    metrics = {
+        "clean leaf": (record.clean["direct"][0], leaf.clean[0]),
+        "robust leaf": (record.robust["direct"][0][0], leaf.robust[0][0]),
+    }
+    for reading, word in READING.items():
+        metrics[f"path-robust, {word}"] = record.path_robust[reading], record.intervals[reading].path_robust
+    return {name: (100 * value, 100 * max(value - low, high - value)) for name, (value, (low, high)) in metrics.items()}
 
 
 def split_words(split: str) -> str:
