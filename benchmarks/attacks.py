@@ -52,8 +52,8 @@ def pgd() -> list[Row]:
         with torch.no_grad():
             logits(x)
 
-    def ours(enough: float) -> None:
-        attacked(task.classifier, images, labels, aim, replace(budget, enough=enough), 0, PGD_IMAGES)
+    def ours(stop_margin: float) -> None:
+        attacked(task.classifier, images, labels, aim, replace(budget, stop_margin=stop_margin), 0, PGD_IMAGES)
 
     def theirs() -> None:
         with torch.no_grad():
@@ -143,7 +143,7 @@ def matrix() -> list[Row]:
 
     ways = {
         "ours": partial(ours, "ours", budget, True),
-        "ours, naive": partial(ours, "ours, naive", replace(budget, enough=inf, prune=0.0), False),
+        "ours, naive": partial(ours, "ours, naive", replace(budget, stop_margin=inf, prune=0.0), False),
         "torchattacks": theirs,
     }
     with frozen(task.classifier):
@@ -188,9 +188,9 @@ def count_tries(counts: list[tuple[int, int]]) -> Iterator[None]:
     real = evaluate_matrix.attack_part
 
     def counting(classifier, images, *rest):
-        siege = real(classifier, images, *rest)
-        counts.append((len(images), int(siege.far.sum())))
-        return siege
+        state = real(classifier, images, *rest)
+        counts.append((len(images), int(state.skipped.sum())))
+        return state
 
     with patch.object(evaluate_matrix, "attack_part", counting):
         yield

@@ -482,7 +482,7 @@ def finetuning_row(case: Case, architecture: str, way: Way, timings: Mapping[str
 
 def attack_budget(eps: float, steps: int) -> Budget:
     """Make PGD's budget. No image is left alone once it is misclassified, so every image takes every step."""
-    return Budget(eps=eps, step=eps / 4, steps=steps, restarts=1, suite=("pgd_ce",), queries=1, enough=inf)
+    return Budget(eps=eps, step=eps / 4, steps=steps, restarts=1, suite=("pgd_ce",), queries=1, stop_margin=inf)
 
 
 def attack_leaf(classifier: Classifier, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:

@@ -37,7 +37,7 @@ paths = forest.all_paths
 texts = [F.normalize(torch.randn(int(column.max()) + 1, 64), dim=1) for column in paths.T]
 classifier = Classifier(ImageEncoder(backbone, fold=True), CosineHead(20.0), texts).eval()
 shown = Pictures(torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8), torch.randint(leaves, (images,)))
-budget = Budget(0.01, 0.01, 2, 1, ("pgd_margin",), 1, enough=float("inf"))
+budget = Budget(0.01, 0.01, 2, 1, ("pgd_margin",), 1, stop_margin=float("inf"))
 level_matrix(classifier, shown, paths[:, :1], budget, seed=0, batch=images, prune=False)
 start = perf_counter()
 level_matrix(classifier, shown, paths, budget, seed=0, batch=images, prune=False)

@@ -41,15 +41,15 @@ def test_an_aim_is_broken_where_its_words_say_so(paths):
         for kind, broken in words.items():
             aim = AIMS[kind](paths, l)
             assert (aim.kind, aim.level, aim.name) == (kind, l, f"{kind}-{l}")
-            assert torch.equal(aim.broken(nodes, labels), broken)
+            assert torch.equal(aim.is_reached(nodes, labels), broken)
 
 
 def test_what_an_aim_needs_is_broken_wherever_it_is(paths):
     nodes, labels = all_predictions(paths)
     for aim in every_aim(paths):
-        assert aim.needs or aim.name == "direct-0" or aim.kind == "direct"
-        for need in aim.needs:
-            assert need.broken(nodes, labels)[aim.broken(nodes, labels)].all()
+        assert aim.prerequisites or aim.name == "direct-0" or aim.kind == "direct"
+        for need in aim.prerequisites:
+            assert need.is_reached(nodes, labels)[aim.is_reached(nodes, labels)].all()
 
 
 @given(seed=st.integers(0, 1000))
@@ -58,8 +58,8 @@ def test_the_margin_is_positive_exactly_where_an_aim_is_broken(seed):
     logits = [torch.randn(20, k, generator=generator(seed + k)) for k in (5, 3, 2)]
     nodes, labels = torch.stack([l.argmax(1) for l in logits], dim=1), torch.arange(20) % 5
     for aim in every_aim(paths):
-        margins = [margin(logits[l], own) for l, own in zip(aim.sources, aim.masks(labels), strict=True)]
-        assert torch.equal(torch.stack(margins).amin(0) > 0, aim.broken(nodes, labels))
+        margins = [margin(logits[l], own) for l, own in zip(aim.levels, aim.masks(labels), strict=True)]
+        assert torch.equal(torch.stack(margins).amin(0) > 0, aim.is_reached(nodes, labels))
 
 
 def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
@@ -69,7 +69,7 @@ def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
         whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)
         moved, worst = attack(score, pictures(4), aim.masks(labels), whole, 0)
         assert (worst[[0, 2]] == -torch.inf).all() and (worst[[1, 3]] > 0).all() and moved.isfinite().all()
-        assert not aim.broken(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
+        assert not aim.is_reached(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
 
 
 def test_a_level_has_both_readings_and_the_leaves_have_one(paths):

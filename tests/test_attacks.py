@@ -187,7 +187,7 @@ def test_the_standard_suites_are_of_known_attacks(params):
 def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
     score, weight = linear()
     images, seen = needing((-0.5, 0.5, 0.5, 2.0), weight[1] - weight[0], norm), []
-    monkeypatch.setitem(ATTACKS, "spy", lambda siege, _: seen.append(siege.standing().tolist()))
+    monkeypatch.setitem(ATTACKS, "spy", lambda state, _: seen.append(state.robust_rows().tolist()))
     score, rows = (lambda x, of=score: rows.append(len(x)) or of(x)), []
     suite = ("spy", "pgd_margin", "spy", "apgd_ce", "pgd_ce", "square")
     _, worst = attack(score, images, own(4), budget(suite, norm, restarts=2, queries=10), 0)
@@ -200,16 +200,16 @@ def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
 def test_how_far_an_image_was_brought_is_its_share_of_the_way_to_the_boundary(norm):
     score, weight = linear()
     images = needing((-0.5, 0.5, 1.25, 2.0, 5.0), weight[1] - weight[0], norm)
-    siege = Siege(score, images, own(5), budget(norm=norm))
-    assert (siege.way()[1:] == 0).all()
-    pgd(siege, Draws(0, range(5)), loss="margin")
-    assert (siege.way()[:2] > 1).all()  # fell, one of them before it was touched
-    close(siege.way()[2:], torch.tensor([1 / 1.25, 1 / 2, 1 / 5]), rtol=0.0, atol=0.02)
+    state = Siege(score, images, own(5), budget(norm=norm))
+    assert (state.fraction_to_boundary()[1:] == 0).all()
+    pgd(state, Draws(0, range(5)), loss="margin")
+    assert (state.fraction_to_boundary()[:2] > 1).all()  # fell, one of them before it was touched
+    close(state.fraction_to_boundary()[2:], torch.tensor([1 / 1.25, 1 / 2, 1 / 5]), rtol=0.0, atol=0.02)
 
 
 def test_an_image_whose_margin_was_no_number_went_no_way():
-    siege = Siege(lambda x: [torch.full((2, 2), torch.nan)], pictures(2), own(2), budget())
-    assert siege.way().tolist() == [0.0, 0.0]
+    state = Siege(lambda x: [torch.full((2, 2), torch.nan)], pictures(2), own(2), budget())
+    assert state.fraction_to_boundary().tolist() == [0.0, 0.0]
 
 
 def test_common_sizes_are_few_and_less_than_a_quarter_too_large():
@@ -221,10 +221,10 @@ def test_common_sizes_are_few_and_less_than_a_quarter_too_large():
 def test_a_batch_filled_to_a_common_size_gives_what_each_image_has_alone():
     score, _ = linear(classes=5)
     images, seen = pictures(20), []
-    siege = Siege(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
+    state = Siege(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
     rows = torch.arange(5, 14)  # nine
-    margins, values, gradient = siege.climb(rows, images[rows], over_parts(siege, margin))
-    assert seen == [20, 10] and len(margins) == len(values) == len(gradient) == siege.gradients == 9
+    margins, values, gradient = state.loss_and_grad(rows, images[rows], over_parts(state, margin))
+    assert seen == [20, 10] and len(margins) == len(values) == len(gradient) == state.gradients == 9
     for k, row in enumerate(rows.tolist()):
         x = images[row : row + 1].requires_grad_(True)
         alone = margin(*score(x), *own(1, 5))
@@ -275,8 +275,8 @@ def test_a_level_that_is_wrong_already_pulls_no_more():
         rise = [x[:, 0].sum((1, 2)), x[:, 1].sum((1, 2))]
         return [torch.stack([torch.zeros(2), m + r - r.detach()], dim=1) for m, r in zip(wrong.T, rise, strict=True)]
 
-    siege = Siege(score, images, 2 * own(2), budget())
-    margins, values, gradient = siege.climb(torch.arange(2), images, over_parts(siege, margin))
+    state = Siege(score, images, 2 * own(2), budget())
+    margins, values, gradient = state.loss_and_grad(torch.arange(2), images, over_parts(state, margin))
     assert (margins.tolist(), values.tolist()) == ([-1.0, -3.0], [-1.0, -5.0])
     assert gradient.mean((2, 3)).tolist() == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
 
@@ -286,7 +286,7 @@ def test_an_attack_that_never_has_enough_goes_on_to_the_worst_point(name):
     score, weight = linear(bias=0.1)
     slope = weight[1] - weight[0]
     images = torch.full((2, *SHAPE), 0.5)
-    stopped, unstopped = budget((name,), steps=20), replace(budget((name,), steps=20), enough=inf)
+    stopped, unstopped = budget((name,), steps=20), replace(budget((name,), steps=20), stop_margin=inf)
     first, most = (attack(score, images, own(2), b, 0)[1] for b in (stopped, unstopped))
     assert (first > 0).all() and (most >= first).all()
     close(most, (reach(slope, "Linf") - 0.1).expand(2), rtol=1e-3, atol=1e-3)
@@ -296,8 +296,8 @@ def test_winning_a_level_costs_the_cross_entropy_of_several_nothing():
     scores = [torch.tensor([[0.1, 0.0, 0.0]]), torch.tensor([[0.5, 0.0]])]  # both levels right, by little
     won = [torch.tensor([[0.0, 0.1, 0.0]]), torch.tensor([[0.5, 0.0]])]
     rights = [*own(1, 3), *own(1, 2)]
-    siege = Siege(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
-    total = over_parts(siege, cross_entropy)
+    state = Siege(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
+    total = over_parts(state, cross_entropy)
     assert total(won, torch.tensor([0])) >= total(scores, torch.tensor([0]))
 
 
@@ -309,14 +309,14 @@ def two_attacks(suite, images, weight, first=None):
     given, last = [], suite[-1]
     real = ATTACKS[last]
 
-    def spy(siege, draws):
-        given.append(siege.standing().tolist())
-        real(siege, draws)
+    def spy(state, draws):
+        given.append(state.robust_rows().tolist())
+        real(state, draws)
 
     score = linear()[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ATTACKS, last, spy)
-        besiege(score, images, own(len(images)), replace(budget(suite), prune=0.5), 0, first=first)
+        besiege(score, images, own(len(images)), replace(budget(suite), prune=0.5), 0, clean_margin=first)
     return given[0]
 
 
@@ -350,14 +350,14 @@ def test_an_image_without_a_gradient_or_a_clean_margin_is_given_to_the_second_at
         replace(budget(), prune=0.5),
     )
     ATTACKS["pgd_margin"](flat, Draws(0, range(2)))
-    flat.prune()
-    assert flat.standing().tolist() == [0, 1]
+    flat.skip_distant()
+    assert flat.robust_rows().tolist() == [0, 1]
 
 
 def test_known_clean_margins_are_kept_as_the_images_are_and_not_asked_for():
     images, asked = pictures(3).double(), []
     score, _ = linear()
     first = margin(*score(images), *own(3)).float()
-    siege = Siege(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)
-    assert not asked and siege.first.dtype == siege.worst.dtype == torch.float64
-    assert siege.way().isfinite().all()
+    state = Siege(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)
+    assert not asked and state.clean_margin.dtype == state.best_margin.dtype == torch.float64
+    assert state.fraction_to_boundary().isfinite().all()

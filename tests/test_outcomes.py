@@ -181,7 +181,7 @@ def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
 
 @torch.no_grad()
 def fallen(classifier, images, labels, aim) -> torch.Tensor:
-    return aim.broken(torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels)
+    return aim.is_reached(torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels)
 
 
 def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
@@ -195,7 +195,7 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
         with frozen(classifier):
             moved = matrix.attacked(classifier, images, labels, aim, budget, (0, k), 60)[0]
         nodes = torch.from_numpy(pruned.nodes[pruned.under(aim.name)]).long()
-        assert torch.equal(aim.broken(nodes, labels), fallen(classifier, moved, labels, aim)), aim.name
+        assert torch.equal(aim.is_reached(nodes, labels), fallen(classifier, moved, labels, aim)), aim.name
         assert aim.kind == "direct" or asked[aim.name] < len(labels)
     assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
 

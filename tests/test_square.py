@@ -134,9 +134,9 @@ def test_a_move_of_squares_l2_touches_two_windows_at_most_and_empties_one():
 @each_norm
 def test_square_asks_for_as_many_images_as_it_may(norm):
     score, weight = linear()
-    siege = Siege(score, needing((2.0,) * 3, weight[1] - weight[0], norm), own(3), budget(norm=norm, queries=37))
-    ATTACKS["square"](siege, Draws(0, range(len(siege.images))))
-    assert (siege.queries, siege.gradients) == (3 + 3 * 37, 0)  # the images themselves, and its own
+    state = Siege(score, needing((2.0,) * 3, weight[1] - weight[0], norm), own(3), budget(norm=norm, queries=37))
+    ATTACKS["square"](state, Draws(0, range(len(state.images))))
+    assert (state.queries, state.gradients) == (3 + 3 * 37, 0)  # the images themselves, and its own
 
 
 # Auto-PGD
@@ -195,10 +195,10 @@ def test_apgd_does_at_least_as_well_as_pgd_of_any_step_with_as_many_gradients(sh
     start = margin(*wavy(images), *own(40))
     results = {}
     for name in ("apgd_margin", "pgd_margin"):
-        siege = Siege(wavy, images, own(40), budget((name,), norm, step=step, steps=40))
-        ATTACKS[name](siege, Draws(0, range(len(siege.images))))
-        results[name] = (siege.worst - start).mean()
-        assert siege.gradients <= 40 * 40
+        state = Siege(wavy, images, own(40), budget((name,), norm, step=step, steps=40))
+        ATTACKS[name](state, Draws(0, range(len(state.images))))
+        results[name] = (state.best_margin - start).mean()
+        assert state.gradients <= 40 * 40
     assert results["apgd_margin"] >= results["pgd_margin"] > 0
 
 
@@ -237,11 +237,11 @@ def test_gradients_and_queries_are_counted_truthfully(name, norm):
     score, weight = linear(classes=5)
     score, counts = counted(score)
     few = budget((name,), norm, steps=4, restarts=2, queries=7)
-    siege = Siege(score, needing((-0.5, 0.2, 0.5, 3.0), weight[1] - weight[0], norm), own(4, 5), few)
-    ATTACKS[name](siege, Draws(0, range(len(siege.images))))
-    assert (siege.gradients, siege.queries) == (counts[True], counts[False])
+    state = Siege(score, needing((-0.5, 0.2, 0.5, 3.0), weight[1] - weight[0], norm), own(4, 5), few)
+    ATTACKS[name](state, Draws(0, range(len(state.images))))
+    assert (state.gradients, state.queries) == (counts[True], counts[False])
     runs = 4 if name == "apgd_dlr" else 2  # one for each target
-    assert siege.gradients <= 4 * few.steps * runs and (name != "square" or siege.gradients == 0)
+    assert state.gradients <= 4 * few.steps * runs and (name != "square" or state.gradients == 0)
 
 
 @each_norm

@@ -10,22 +10,24 @@ from hierclip.attacks.draws import Draws
 from hierclip.attacks.siege import Siege, over_parts
 
 
-def pgd(siege: Siege, draws: Draws, loss: str) -> None:
-    """Steepest ascent of a loss from random starts (Madry et al., ICLR 2018)."""
-    budget, norm, objective = siege.budget, siege.norm, over_parts(siege, LOSSES[loss])
+def pgd(state: Siege, rng: Draws, loss: str) -> None:
+    """Run steepest ascent of a loss from random starts (Madry et al., ICLR 2018)."""
+    budget, norm, objective = state.budget, state.norm, over_parts(state, LOSSES[loss])
     for _ in range(budget.restarts):
-        _ascend(siege, *siege.start(draws, budget.eps), objective, lambda x, g, _: x + budget.step * norm.steepest(g))
+        _ascend(
+            state, *state.random_start(rng, budget.eps), objective, lambda x, g, _: x + budget.step * norm.steepest(g)
+        )
 
 
-def cw(siege: Siege, draws: Draws) -> None:
-    """Adam on the margin, Carlini and Wagner's f6 (S&P 2017, section IV), held to the budget by projection.
+def cw(state: Siege, rng: Draws) -> None:
+    """Run Adam on the margin, Carlini and Wagner's f6 (S&P 2017, section IV), projected into the budget.
 
     The first run starts at the image itself, the others at random.
     """
-    budget, norm, objective = siege.budget, siege.norm, over_parts(siege, margin)
+    budget, norm, objective = state.budget, state.norm, over_parts(state, margin)
     for run in range(budget.restarts):
-        rows, start = siege.start(draws, budget.eps if run else 0.0)
-        moments = [torch.zeros_like(siege.images), torch.zeros_like(siege.images)]
+        rows, start = state.random_start(rng, budget.eps if run else 0.0)
+        moments = [torch.zeros_like(state.images), torch.zeros_like(state.images)]
 
         def step(x: Tensor, gradient: Tensor, at: tuple[int, Tensor], moments=moments) -> Tensor:
             k, rows = at
@@ -38,18 +40,18 @@ def cw(siege: Siege, draws: Draws) -> None:
             move = first / (1 - 0.9**k) / ((second / (1 - 0.999**k)).sqrt() + 1e-12)  # about 1 in every pixel
             return x + budget.step * move / norm.size(torch.ones_like(x)).view(-1, 1, 1, 1)
 
-        _ascend(siege, rows, start, objective, step)
+        _ascend(state, rows, start, objective, step)
 
 
-def _ascend(siege: Siege, rows: Tensor, x: Tensor, objective, step: Callable[..., Tensor]) -> None:
-    """The steps of one run, on what still stands; the last point is looked at without a gradient."""
-    for k in range(1, siege.budget.steps + 1):
+def _ascend(state: Siege, rows: Tensor, x: Tensor, objective, step: Callable[..., Tensor]) -> None:
+    """Take the steps of one run on images not yet misclassified; query the last point without a gradient."""
+    for k in range(1, state.budget.steps + 1):
         if not len(rows):
             return
-        margins, _, gradient = siege.climb(rows, x, objective)
-        keep = ~(margins > siege.budget.enough)
+        margins, _, gradient = state.loss_and_grad(rows, x, objective)
+        keep = ~(margins > state.budget.stop_margin)
         if not keep.all():
             rows, x, gradient = rows[keep], x[keep], gradient[keep]
-        x = siege.norm.project(step(x, gradient, (k, rows)), siege.at(rows), siege.budget.eps)
+        x = state.norm.project(step(x, gradient, (k, rows)), state.images_at(rows), state.budget.eps)
     if len(rows):
-        siege.look(rows, x)
+        state.query(rows, x)

@@ -13,34 +13,34 @@ from hierclip.attacks.siege import Siege
 
 SHARE = 0.8  # of the pixels that the first squares cover
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 4)
-Signs = Callable[[Sequence[int]], Tensor]  # of a shape for each image still standing
+Signs = Callable[[Sequence[int]], Tensor]  # of a shape, for each image that is attacked
 
 
-def square(siege: Siege, draws: Draws) -> None:
-    """Moves one square window of an image at a time, and keeps what raises its margin; one run of `queries` images.
+def square(state: Siege, rng: Draws) -> None:
+    """Change one square window of an image at a time, and keep what raises its margin; one run of `queries` queries.
 
-    It goes on from the worst point found so far. All images have the same windows, each its own signs.
+    It goes on from the most adversarial point so far. All images have the same windows, each its own signs.
     In L2 a window gets a bump of one sign (the paper: two halves of opposite sign).
     Raises ValueError for pictures that are not square, or of a single pixel.
     """
-    height, width = siege.images.shape[-2:]
+    height, width = state.images.shape[-2:]
     if height != width or height < 2:
         raise ValueError(
             f"pictures of {height} by {width} pixels; square takes square ones of two pixels a side or more"
         )
-    first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[siege.budget.norm]
-    rows, eps = siege.standing(), siege.budget.eps
-    images = siege.at(rows)
-    for query in range(siege.budget.queries if len(rows) else 0):  # there are models that take no empty batch
+    first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[state.budget.norm]
+    rows, eps = state.robust_rows(), state.budget.eps
+    images = state.images_at(rows)
+    for query in range(state.budget.queries if len(rows) else 0):  # there are models that take no empty batch
         if query:
-            side = window(width, query, siege.budget.queries)
-            delta = propose(siege.best[rows] - images, side, eps, partial(draws.signs, rows), draws.shared)
+            side = window(width, query, state.budget.queries)
+            delta = propose(state.x_adv[rows] - images, side, eps, partial(rng.signs, rows), rng.shared)
         else:
-            delta = first(images, eps, partial(draws.signs, rows))
-        margins = siege.look(rows, siege.norm.project(images + delta, images, eps))
-        if (margins > siege.budget.enough).any():
-            rows = siege.standing()
-            images = siege.at(rows)
+            delta = first(images, eps, partial(rng.signs, rows))
+        margins = state.query(rows, state.norm.project(images + delta, images, eps))
+        if (margins > state.budget.stop_margin).any():
+            rows = state.robust_rows()
+            images = state.images_at(rows)
             if not len(rows):
                 return
 

@@ -1,4 +1,4 @@
-"""The registry of attacks, and a suite of them: one after the other, each on what still stands."""
+"""The registry of attacks, and suites: one attack after the other, each on images not yet misclassified."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -38,11 +38,12 @@ def budget_of(params: AttackParams) -> Budget:
 def attack(
     score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, seed: Seed, names: Iterable[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) moved until the best score is not their own, or else as near to that as they came; and how
-    near that is: the margins (N,), above 0 where the image has fallen. See `besiege`.
+    """Return adversarial images (N, 3, H, W) and their margins (N,), positive where the image is misclassified.
+
+    See `besiege`.
     """
-    siege = besiege(score, images, own, budget, seed, names)
-    return siege.best, siege.worst
+    state = besiege(score, images, own, budget, seed, names)
+    return state.x_adv, state.best_margin
 
 
 def besiege(
@@ -52,28 +53,28 @@ def besiege(
     budget: Budget,
     seed: Seed,
     names: Iterable[int] | None = None,
-    first: Tensor | None = None,
+    clean_margin: Tensor | None = None,
 ) -> Siege:
-    """What a suite of attacks found.
+    """Run a suite of attacks and return its state.
 
-    score: images to the logits (N, K) of one level or more, each image for itself; own: for each of them (N, K) bool,
-    the scores that must not win. seed, names: of `Draws`; an image is named by its row where nothing is said. first:
-    (N,), the images' margins as they are, where they are known.
-    Every attack of the suite works on what the ones before it left standing, so what comes out is the worst over them,
-    image by image; one that has fallen is attacked no further. Where the budget prunes, a gradient attack that follows
-    another is given only what that one brought near (`Siege.prune`); Square, which needs no gradient, is given all.
+    score: images to the logits (N, K) of one or more levels, each image on its own. own: for each level (N, K) bool,
+    the true class's logits, which must not win. seed, names: of `Draws`; None names an image by its row. clean_margin:
+    (N,), the margins of the clean images, where they are known.
+    Every attack works on the images that are not misclassified yet, so the result is the worst case over the suite,
+    image by image. Where the budget prunes, a gradient attack that follows another skips the images that stayed far
+    from the boundary (`Siege.skip_distant`); Square needs no gradient and skips none.
     Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
-    siege = Siege(score, images, own, check_budget(budget), first)
-    draws = Draws(seed, range(len(images)) if names is None else names)
+    state = Siege(score, images, own, check_budget(budget), clean_margin)
+    rng = Draws(seed, range(len(images)) if names is None else names)
     before = None
     for name in budget.suite:
-        siege.far[:] = False
+        state.skipped[:] = False
         if before in BY_GRADIENT and name in BY_GRADIENT:
-            siege.prune()
-        ATTACKS[name](siege, draws)
+            state.skip_distant()
+        ATTACKS[name](state, rng)
         before = name
-    return siege
+    return state
 
 
 def check_budget(budget: Budget) -> Budget:

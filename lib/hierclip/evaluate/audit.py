@@ -106,7 +106,7 @@ class _Breaker:
     batch: int
 
     def __call__(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
-        budget = replace(budget, enough=inf) if through else budget  # its boundary is not the model's
+        budget = replace(budget, stop_margin=inf) if through else budget  # its boundary is not the model's
         return self.margins(self.moved(budget, through, rows).float(), rows) > 0
 
     def moved(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
@@ -116,7 +116,7 @@ class _Breaker:
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
-        levels = list(self.aim.sources)
+        levels = list(self.aim.levels)
         parts = [self.classifier(x.to(self.classifier.device), levels)[0].cpu() for x in images.split(self.batch)]
         return torch.cat(parts)
 
@@ -128,7 +128,7 @@ class _Breaker:
         found = []
         for x, y in zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True):
             x = x.to(self.classifier.device).requires_grad_(True)
-            (scores,) = self.classifier(x, list(self.aim.sources))
+            (scores,) = self.classifier(x, list(self.aim.levels))
             total = margin(scores, self.aim.masks(y.to(scores.device))[0]).sum()
             found.append(torch.autograd.grad(total, x)[0].cpu())
         return torch.cat(found)

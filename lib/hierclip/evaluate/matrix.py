@@ -80,7 +80,7 @@ def _attack_open(
 
     first: (N,), the clean margins.
     """
-    needs = [readouts[need.name] for need in aim.needs] if prune else []
+    needs = [readouts[need.name] for need in aim.prerequisites] if prune else []
     out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
     out["way"], open = np.zeros(len(pictures), dtype=np.float32), np.ones(len(pictures), dtype=bool)
     for need in needs:
@@ -88,8 +88,8 @@ def _attack_open(
 
     def attack(rows: Tensor) -> Readout:
         some, margins = pictures[rows], torch.from_numpy(first[rows.numpy()])
-        siege = attack_part(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
-        return {**read_logits(classifier(siege.best)), "way": siege.way().float().cpu().numpy()}
+        state = attack_part(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
+        return {**read_logits(classifier(state.x_adv)), "way": state.fraction_to_boundary().float().cpu().numpy()}
 
     for rows, values in _in_parts(torch.from_numpy(np.flatnonzero(open)), batch, classifier.device, attack):
         for key in out:
@@ -99,7 +99,7 @@ def _attack_open(
 
 def fallen(aim: Aim, nodes: np.ndarray, labels: Tensor) -> Tensor:
     """(N,) bool: an aim is reached, by the nearest nodes (N, L + 1) of pictures of the leaves `labels`."""
-    return aim.broken(torch.from_numpy(nodes).long(), labels)
+    return aim.is_reached(torch.from_numpy(nodes).long(), labels)
 
 
 def attacked(
@@ -119,8 +119,8 @@ def attacked(
     names = torch.arange(len(images)) if names is None else names
 
     def moved(rows: Tensor) -> tuple[Tensor, Tensor]:
-        siege = attack_part(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
-        return siege.best.cpu(), siege.way().cpu()
+        state = attack_part(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
+        return state.x_adv.cpu(), state.fraction_to_boundary().cpu()
 
     parts = _in_parts(torch.arange(len(images)), batch, classifier.device, moved)
     moved_images, ways = zip(*(found for _, found in parts), strict=True)
@@ -138,7 +138,7 @@ def attack_part(
     first: Tensor | None = None,
 ) -> Siege:
     """Attacks images (N, 3, H, W) of the leaves `labels` (N,) for an aim. names, first: as `besiege` takes them."""
-    score, own = partial(classifier, levels=aim.sources), aim.masks(labels.to(classifier.device))
+    score, own = partial(classifier, levels=aim.levels), aim.masks(labels.to(classifier.device))
     return besiege(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
 
 
@@ -173,7 +173,7 @@ def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[Aim],
         logits = classifier(some.floats().to(classifier.device))
         labels, out = some.labels.to(classifier.device), read_logits(logits)
         for aim in todo:
-            pairs = zip(aim.sources, aim.masks(labels), strict=True)
+            pairs = zip(aim.levels, aim.masks(labels), strict=True)
             out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amin(0).cpu().numpy()
         return out
 

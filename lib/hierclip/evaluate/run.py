@@ -51,7 +51,7 @@ def evaluate(
     classifier, forest = (model.classifier(over, template).to(device) for over in ([first], trees))
     some, few = test[test.spread(params.forest_images)], val[val.spread(params.reading_images)]
     budget, paths = budget_of(params), torch.from_numpy(first.paths)
-    unstopped = {"budget": replace(budget, enough=inf), "prune": False}
+    unstopped = {"budget": replace(budget, stop_margin=inf), "prune": False}
     parts = {
         "test": (classifier, test, {}),
         "val": (classifier, few, {}),

@@ -20,7 +20,7 @@ def _stand(classifier: Classifier, images: Tensor, labels: Tensor, aim: Aim, bat
     """The share of images on which an aim is not reached."""
     logits = [classifier(x.to(classifier.device)) for x in images.split(batch)]
     nodes = torch.stack([torch.cat(level).argmax(1).cpu() for level in zip(*logits, strict=True)], dim=1)
-    return float((~aim.broken(nodes, labels)).float().mean())
+    return float((~aim.is_reached(nodes, labels)).float().mean())
 
 
 def transfer(
@@ -33,7 +33,9 @@ def transfer(
     the images as they are.
     """
     images, labels, rows = pictures.floats(), pictures.labels, []
-    budget = replace(budget, enough=inf)  # stopped at the source's own boundary, images would hardly reach another's
+    budget = replace(
+        budget, stop_margin=inf
+    )  # stopped at the source's own boundary, images would hardly reach another's
     for aim in progress(aims, "transfer"):
         sources = {"clean": images}
         for name, classifier in classifiers.items():
