@@ -9,7 +9,7 @@ import json, sys, warnings
 import torch
 
 from benchmarks.measure import interleaved, ratio
-from hierclip import poincare
+from hierclip import hyperbolic
 
 warnings.simplefilter("ignore")  # geoopt uses torch.jit.script, which torch has deprecated
 import geoopt
@@ -19,7 +19,7 @@ generator = torch.Generator().manual_seed(0)
 u, v = 0.02 * torch.randn(256, 512, generator=generator), 0.02 * torch.randn(1000, 512, generator=generator)
 ball = geoopt.PoincareBall(c=1.0)
 ways = {
-    "ours": lambda: poincare.pairwise_distance(u, v, 1.0),
+    "ours": lambda: hyperbolic.pairwise_distance(u, v, 1.0),
     "geoopt": lambda: ball.dist(u[:, None], v[None]),
     "product": lambda: u @ v.T,
 }

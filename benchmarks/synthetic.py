@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hierclip.losses import Context, Moved, make_nodes
+from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import hierarchical, hita
 from hierclip.losses.levels import Nodes
 from hierclip.model import PoincareHead
@@ -67,8 +67,10 @@ class TreeLoss:
         )
         delta = torch.zeros_like(self.features, requires_grad=True)
         for _ in range(attack_steps):
-            torch.autograd.grad(hita(context, Moved(self.embeddings, delta), self.params), [self.embeddings, delta])
-        loss = hierarchical(context, Moved(self.embeddings, delta.detach()), self.params)
+            torch.autograd.grad(
+                hita(context, Perturbation(self.embeddings, delta), self.params), [self.embeddings, delta]
+            )
+        loss = hierarchical(context, Perturbation(self.embeddings, delta.detach()), self.params)
         torch.autograd.grad(loss, [self.embeddings, self.projection])
 
 

@@ -14,18 +14,18 @@ from hierclip.attacks import (
     GRADIENT,
     NORMS,
     STANDARD,
+    AttackState,
     Budget,
-    Draws,
-    Siege,
+    PerSampleRNG,
     attack,
-    besiege,
     budget_of,
     cross_entropy,
     frozen,
     margin,
+    run_attacks,
 )
 from hierclip.attacks.gradient import pgd
-from hierclip.attacks.siege import common_size, over_parts
+from hierclip.attacks.state import common_size, over_levels
 
 close = torch.testing.assert_close
 SHAPE = (3, 4, 4)
@@ -118,9 +118,9 @@ def test_an_attack_never_leaves_its_budget_nor_makes_an_image_easier(names, norm
 
 
 def test_each_image_and_each_seed_has_random_numbers_of_its_own():
-    draws = [Draws(seed, [0, 0, 5]).uniform(torch.arange(3), (4,)) for seed in (3, (3, 1), 4)]
+    draws = [PerSampleRNG(seed, [0, 0, 5]).uniform(torch.arange(3), (4,)) for seed in (3, (3, 1), 4)]
     assert torch.equal(draws[0][0], draws[0][1]) and len(torch.cat(draws).unique(dim=0)) == 6
-    first = [Draws(3, [0]).shared.random(), float(Draws(3, [0]).uniform(torch.arange(1), (1,)))]
+    first = [PerSampleRNG(3, [0]).shared.random(), float(PerSampleRNG(3, [0]).uniform(torch.arange(1), (1,)))]
     assert abs(first[0] - first[1]) > 1e-3
 
 
@@ -200,15 +200,15 @@ def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
 def test_how_far_an_image_was_brought_is_its_share_of_the_way_to_the_boundary(norm):
     score, weight = linear()
     images = needing((-0.5, 0.5, 1.25, 2.0, 5.0), weight[1] - weight[0], norm)
-    state = Siege(score, images, own(5), budget(norm=norm))
+    state = AttackState(score, images, own(5), budget(norm=norm))
     assert (state.fraction_to_boundary()[1:] == 0).all()
-    pgd(state, Draws(0, range(5)), loss="margin")
+    pgd(state, PerSampleRNG(0, range(5)), loss="margin")
     assert (state.fraction_to_boundary()[:2] > 1).all()  # fell, one of them before it was touched
     close(state.fraction_to_boundary()[2:], torch.tensor([1 / 1.25, 1 / 2, 1 / 5]), rtol=0.0, atol=0.02)
 
 
 def test_an_image_whose_margin_was_no_number_went_no_way():
-    state = Siege(lambda x: [torch.full((2, 2), torch.nan)], pictures(2), own(2), budget())
+    state = AttackState(lambda x: [torch.full((2, 2), torch.nan)], pictures(2), own(2), budget())
     assert state.fraction_to_boundary().tolist() == [0.0, 0.0]
 
 
@@ -221,9 +221,9 @@ def test_common_sizes_are_few_and_less_than_a_quarter_too_large():
 def test_a_batch_filled_to_a_common_size_gives_what_each_image_has_alone():
     score, _ = linear(classes=5)
     images, seen = pictures(20), []
-    state = Siege(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
+    state = AttackState(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
     rows = torch.arange(5, 14)  # nine
-    margins, values, gradient = state.loss_and_grad(rows, images[rows], over_parts(state, margin))
+    margins, values, gradient = state.loss_and_grad(rows, images[rows], over_levels(state, margin))
     assert seen == [20, 10] and len(margins) == len(values) == len(gradient) == state.gradients == 9
     for k, row in enumerate(rows.tolist()):
         x = images[row : row + 1].requires_grad_(True)
@@ -275,8 +275,8 @@ def test_a_level_that_is_wrong_already_pulls_no_more():
         rise = [x[:, 0].sum((1, 2)), x[:, 1].sum((1, 2))]
         return [torch.stack([torch.zeros(2), m + r - r.detach()], dim=1) for m, r in zip(wrong.T, rise, strict=True)]
 
-    state = Siege(score, images, 2 * own(2), budget())
-    margins, values, gradient = state.loss_and_grad(torch.arange(2), images, over_parts(state, margin))
+    state = AttackState(score, images, 2 * own(2), budget())
+    margins, values, gradient = state.loss_and_grad(torch.arange(2), images, over_levels(state, margin))
     assert (margins.tolist(), values.tolist()) == ([-1.0, -3.0], [-1.0, -5.0])
     assert gradient.mean((2, 3)).tolist() == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
 
@@ -296,8 +296,8 @@ def test_winning_a_level_costs_the_cross_entropy_of_several_nothing():
     scores = [torch.tensor([[0.1, 0.0, 0.0]]), torch.tensor([[0.5, 0.0]])]  # both levels right, by little
     won = [torch.tensor([[0.0, 0.1, 0.0]]), torch.tensor([[0.5, 0.0]])]
     rights = [*own(1, 3), *own(1, 2)]
-    state = Siege(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
-    total = over_parts(state, cross_entropy)
+    state = AttackState(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
+    total = over_levels(state, cross_entropy)
     assert total(won, torch.tensor([0])) >= total(scores, torch.tensor([0]))
 
 
@@ -316,7 +316,7 @@ def two_attacks(suite, images, weight, first=None):
     score = linear()[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ATTACKS, last, spy)
-        besiege(score, images, own(len(images)), replace(budget(suite), prune=0.5), 0, clean_margin=first)
+        run_attacks(score, images, own(len(images)), replace(budget(suite), prune=0.5), 0, clean_margin=first)
     return given[0]
 
 
@@ -343,13 +343,13 @@ def test_an_image_without_a_gradient_or_a_clean_margin_is_given_to_the_second_at
     images, weight = far_and_near()
     unknown = torch.tensor([torch.nan, -1.0])
     assert two_attacks(("pgd_margin", "apgd_ce"), images, weight, first=unknown)[0] == 0
-    flat = Siege(
+    flat = AttackState(
         lambda x: [0 * x.flatten(1)[:, :2] + torch.tensor([1.0, 0.0])],
         pictures(2),
         own(2),
         replace(budget(), prune=0.5),
     )
-    ATTACKS["pgd_margin"](flat, Draws(0, range(2)))
+    ATTACKS["pgd_margin"](flat, PerSampleRNG(0, range(2)))
     flat.skip_distant()
     assert flat.robust_rows().tolist() == [0, 1]
 
@@ -358,6 +358,6 @@ def test_known_clean_margins_are_kept_as_the_images_are_and_not_asked_for():
     images, asked = pictures(3).double(), []
     score, _ = linear()
     first = margin(*score(images), *own(3)).float()
-    state = Siege(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)
+    state = AttackState(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)
     assert not asked and state.clean_margin.dtype == state.best_margin.dtype == torch.float64
     assert state.fraction_to_boundary().isfinite().all()

@@ -21,7 +21,7 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn import functional as F
 
-from hierclip import model, poincare, train
+from hierclip import hyperbolic, model, train
 from hierclip.attacks import ATTACKS, Budget, attack
 from hierclip.data import Pictures
 from hierclip.distributed import make_fabric, mean
@@ -74,19 +74,21 @@ GROUPS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def place(v):
-    return poincare.exp0(v, CURVATURE)
+    return hyperbolic.expmap0(v, CURVATURE)
 
 
 OPERATIONS = {
-    "exp0": lambda u, v: place(u),
-    "distance": lambda u, v: poincare.distance(place(u), place(v), CURVATURE),
-    "pairwise_distance": lambda u, v: poincare.pairwise_distance(place(u), place(v), CURVATURE),
-    "group_midpoints": lambda u, v: poincare.group_midpoints(
-        poincare.lift(place(u), CURVATURE), GROUPS.to(u.device), 3
+    "expmap0": lambda u, v: place(u),
+    "distance": lambda u, v: hyperbolic.distance(place(u), place(v), CURVATURE),
+    "pairwise_distance": lambda u, v: hyperbolic.pairwise_distance(place(u), place(v), CURVATURE),
+    "einstein_midpoints": lambda u, v: hyperbolic.einstein_midpoints(
+        hyperbolic.to_klein_sum(place(u), CURVATURE), GROUPS.to(u.device), 3
     ),
-    "lift_tangents": lambda u, v: torch.cat(poincare.lift_tangents(u, CURVATURE), dim=1),
-    "lift": lambda u, v: poincare.lift(place(u), CURVATURE),
-    "lower": lambda u, v: poincare.lower(poincare.lift(place(u), CURVATURE) + poincare.lift(place(v), CURVATURE), 1.3),
+    "lift_tangents": lambda u, v: torch.cat(hyperbolic.lift_tangents(u, CURVATURE), dim=1),
+    "to_klein_sum": lambda u, v: hyperbolic.to_klein_sum(place(u), CURVATURE),
+    "from_klein_sum": lambda u, v: hyperbolic.from_klein_sum(
+        hyperbolic.to_klein_sum(place(u), CURVATURE) + hyperbolic.to_klein_sum(place(v), CURVATURE), 1.3
+    ),
 }
 
 
@@ -114,8 +116,8 @@ def test_hyperbolic_operations_and_their_gradients_agree(name, device):
 def test_vectors_beyond_the_rim_stop_at_it(device):
     long = (torch.tensor([[1.0], [50.0]]) * F.normalize(normal(2, 5, seed=0), dim=1)).to(device)
     norms = CURVATURE**0.5 * place(long).norm(dim=1)
-    assert poincare.at_rim(long, CURVATURE).tolist() == [False, True]
-    assert norms[1].item() == pytest.approx(1 - poincare.RIM[torch.float32], abs=1e-6)
+    assert hyperbolic.is_clipped(long, CURVATURE).tolist() == [False, True]
+    assert norms[1].item() == pytest.approx(1 - hyperbolic.BALL_EPS[torch.float32], abs=1e-6)
 
 
 # Heads
@@ -279,7 +281,7 @@ def test_a_training_step_agrees(name, device):
     assert found["encoder"].dtype == torch.float32 and found["encoder"].device.type == device
 
 
-WATCHED = ("lift_tangents", "group_midpoints", "distance_of_factors")
+WATCHED = ("lift_tangents", "einstein_midpoints", "distance_of_factors")
 
 
 def finetuned(name: str, device: str, precision: str, folder: Path) -> tuple[list[float], set[torch.dtype], set]:
@@ -302,9 +304,9 @@ def finetuned(name: str, device: str, precision: str, folder: Path) -> tuple[lis
     method = PARAMS.method[name]
     backbone = model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.visual.conv1.register_forward_hook(lambda *seen: stem.add(seen[2].dtype))
-    watches = {part: watched(getattr(poincare, part)) for part in WATCHED}
+    watches = {part: watched(getattr(hyperbolic, part)) for part in WATCHED}
     on_cpu = patch.object(train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed))
-    with patch.multiple(poincare, **watches), on_cpu:
+    with patch.multiple(hyperbolic, **watches), on_cpu:
         inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0, folder / "checkpoint.ckpt"
         _, history = train.finetune(fabric_on(device, precision), method, *inputs)
     return [step["loss"] for step in history], stem, ball

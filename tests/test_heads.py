@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hierclip import poincare
+from hierclip import hyperbolic
 from hierclip.model import CosineHead, EuclideanHead, LearnedHead, PoincareHead
 from hierclip.model.heads import head_from_dict, head_to_dict
 
@@ -43,7 +43,7 @@ def test_cosine_logits_ask_only_for_the_angle():
 
 def _depth(z, r):
     """The distance from the centre."""
-    return poincare.distance(z, torch.zeros_like(z), r)
+    return hyperbolic.distance(z, torch.zeros_like(z), r)
 
 
 def test_superclasses_stand_nearer_to_the_centre_than_leaves_in_even_steps():
@@ -104,9 +104,9 @@ def test_euclid_is_what_poincare_tends_to_as_curvature_goes_to_nothing(norms):
     found = []
     for head in (ball, flat):
         u, v = head.image_points(images), head.text_points(texts, 1, 3)
-        middle = head.lower(head.midpoints(head.lift(u), groups, 2)).float()
+        middle = head.from_klein_sum(head.midpoints(head.to_klein_sum(u), groups, 2)).float()
         found.append([u, v, head.logits(u, v), middle, head.logits(middle, v)])
-        assert not head.clamped(head.image_tangents(images)).any()
+        assert not head.is_clipped(head.image_tangents(images)).any()
     for bent, straight in zip(*found, strict=True):
         close(bent, straight, rtol=1e-4, atol=1e-4)
 
@@ -114,7 +114,7 @@ def test_euclid_is_what_poincare_tends_to_as_curvature_goes_to_nothing(norms):
 def test_euclidean_midpoints_are_means():
     points = torch.tensor([[0.0, 2.0], [4.0, 4.0], [2.0, 0.0]])
     flat = HEADS[3]
-    middle = flat.lower(flat.midpoints(flat.lift(points), torch.tensor([1, 0, 1]), 2))
+    middle = flat.from_klein_sum(flat.midpoints(flat.to_klein_sum(points), torch.tensor([1, 0, 1]), 2))
     close(middle, torch.tensor([[4.0, 4.0], [1.0, 1.0]]).double())
 
 
@@ -152,9 +152,15 @@ def test_a_head_of_which_nothing_is_learned_is_itself(head):
 @pytest.mark.parametrize("curvature", [0.5, 1.0, 3.0])
 def test_points_are_on_the_rim_where_their_tangents_were_shortened(curvature):
     head = PoincareHead(curvature, 1.5, 2.0, 1.0, 7.0)
-    tangents = poincare.longest(curvature) * torch.tensor([0.5, 0.9, 1.01, 5.0])[:, None] * torch.tensor([0.6, 0.8])
-    assert head.clamped(tangents).tolist() == head.on_rim(head.place(tangents)).tolist() == [False, False, True, True]
-    assert not HEADS[3].on_rim(tangents).any()  # a flat space has none
+    tangents = (
+        hyperbolic.max_tangent_norm(curvature) * torch.tensor([0.5, 0.9, 1.01, 5.0])[:, None] * torch.tensor([0.6, 0.8])
+    )
+    assert (
+        head.is_clipped(tangents).tolist()
+        == head.points_are_clipped(head.place(tangents)).tolist()
+        == [False, False, True, True]
+    )
+    assert not HEADS[3].points_are_clipped(tangents).any()  # a flat space has none
 
 
 def test_embeddings_of_half_precision_are_read_in_single_and_those_of_double_in_double():

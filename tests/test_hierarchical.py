@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hierclip.losses import Context, Moved, make_nodes
+from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import Placed, hierarchical, hita, image_gap, level_weights, text_gap, vicinity
 from hierclip.losses.levels import RolledUp, group_levels, roll_up, rolled_up
 from hierclip.model import PoincareHead
@@ -65,7 +65,7 @@ class Book:
         for tree, nodes in zip(case.trees, towers.by_tree(texts), strict=True):
             self.tree(tree, embeddings, [level.numpy() for level in nodes], tree.paths[case.labels.numpy()])
 
-    def exp0(self, v, radius, typical):
+    def expmap0(self, v, radius, typical):
         r, n = self.head.curvature, np.linalg.norm(v)
         length = radius * (2 * n / (n + typical) if self.head.norms == "free" else 1)
         return np.tanh(np.sqrt(r) * length) * v / (n * np.sqrt(r))
@@ -85,9 +85,9 @@ class Book:
     def tree(self, tree, embeddings, texts, paths):
         head, params, top, edges = self.head, self.params, tree.top, tree.graph().edges
         radii = [head.text_radius + (head.top_radius - head.text_radius) * l / top for l in range(top + 1)]
-        nodes = [[self.exp0(t, radii[l], head.text_norm) for t in level] for l, level in enumerate(texts)]
+        nodes = [[self.expmap0(t, radii[l], head.text_norm) for t in level] for l, level in enumerate(texts)]
         pairs = zip(embeddings, paths, strict=True)
-        points = [(self.exp0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in pairs]
+        points = [(self.expmap0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in pairs]
         terms, vic, gap_text, gap_image = [], [], [], []
         for l in range(top + 1):
             if l:
@@ -140,7 +140,7 @@ def shift_like(case, seed=0):
 @pytest.mark.parametrize("r", [0.3, 1.0])
 def test_hita_is_the_sum_that_the_formulas_give(forest, r, sides, norms):
     case = make(forest, curvature=r, negatives=sides, norms=norms, upper_weight=0.7)
-    close(hita(case.context, Moved(case.images), case.params).item(), Book(case).hita, rtol=1e-5, atol=1e-5)
+    close(hita(case.context, Perturbation(case.images), case.params).item(), Book(case).hita, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -148,13 +148,13 @@ def test_the_whole_objective_is_the_sum_that_the_formulas_give(forest, seed):
     case = make(forest, seed, vic=0.5, gap=2.0)
     book = Book(case)
     assert min(sum(book.vic), sum(book.gap_text), sum(book.gap_image)) > 0
-    close(hierarchical(case.context, Moved(case.images), case.params).item(), book.whole, rtol=1e-5, atol=1e-5)
+    close(hierarchical(case.context, Perturbation(case.images), case.params).item(), book.whole, rtol=1e-5, atol=1e-5)
 
 
 def test_texts_are_moved_by_the_shift(forest):
     case = make(forest)
     shift = shift_like(case)
-    loss = hita(case.context, Moved(case.images, shift), case.params)
+    loss = hita(case.context, Perturbation(case.images, shift), case.params)
     close(loss.item(), Book(case, shift).hita, rtol=1e-5, atol=1e-5)
 
 
@@ -167,23 +167,23 @@ def test_a_forest_costs_the_sum_over_its_trees(forest, objective):
         alone = make([tree])
         alone.context.towers.weight = both.context.towers.weight
         alone.context.towers.texts = torch.cat(levels)
-        total += objective(alone.context, Moved(alone.images), alone.params)
-    close(objective(both.context, Moved(both.images), both.params), total)
+        total += objective(alone.context, Perturbation(alone.images), alone.params)
+    close(objective(both.context, Perturbation(both.images), both.params), total)
 
 
 @pytest.mark.parametrize("levels", [(0,), (1,), (2,), (0, 2)])
 def test_levels_limit_hita_to_themselves(forest, levels):
     case = make(forest)
     terms = [term for tree in Book(case).terms for l, term in enumerate(tree) if l in levels]
-    loss = hita(case.context, Moved(case.images, levels=levels), case.params)
+    loss = hita(case.context, Perturbation(case.images, levels=levels), case.params)
     close(loss.item(), sum(terms), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("objective", [hita, hierarchical])
 def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective):
     case = make(forest, vic=0.5, gap=2.0)
-    whole = objective(case.context, Moved(case.images), case.params)
-    parts = [objective(case.context, Moved(case.images, levels=(l,)), case.params) for l in range(3)]
+    whole = objective(case.context, Perturbation(case.images), case.params)
+    parts = [objective(case.context, Perturbation(case.images, levels=(l,)), case.params) for l in range(3)]
     close(torch.stack(parts).sum(), whole)
 
 
@@ -278,8 +278,8 @@ def test_penalties_are_nothing_where_they_are_satisfied(tree):
     satisfied = Context(
         case.images, case.context.paths, case.context.nodes, *[case.context.towers] * 2, lambda: case.head
     )
-    difference = hierarchical(satisfied, Moved(case.images), case.params) - hita(
-        satisfied, Moved(case.images), case.params
+    difference = hierarchical(satisfied, Perturbation(case.images), case.params) - hita(
+        satisfied, Perturbation(case.images), case.params
     )
     close(difference.item(), book.gap_image[0], rtol=1e-4, atol=1e-6)
     assert satisfied.counts["vic_active"] == satisfied.counts["gap_text_active"] == 0
@@ -287,14 +287,14 @@ def test_penalties_are_nothing_where_they_are_satisfied(tree):
 
 def test_what_acts_is_logged_as_shares(forest):
     case = make(forest, curvature=1.0)
-    hierarchical(case.context, Moved(case.images), case.params)
+    hierarchical(case.context, Perturbation(case.images), case.params)
     assert set(case.context.counts) == {"rim_images", "rim_texts", "vic_active", "gap_text_active", "gap_image_active"}
     assert case.context.counts["rim_images"] == case.context.counts["rim_texts"] == 0
     assert all(0 < case.context.counts[f"{name}_active"] <= 1 for name in ("vic", "gap_text", "gap_image"))
     rim = make(forest, image_radius=20.0, norms="fixed")
-    hita(rim.context, Moved(rim.images), rim.params)
+    hita(rim.context, Perturbation(rim.images), rim.params)
     assert not rim.context.counts  # the attack logs nothing
-    hierarchical(rim.context, Moved(rim.images), rim.params)
+    hierarchical(rim.context, Perturbation(rim.images), rim.params)
     assert (rim.context.counts["rim_images"], rim.context.counts["rim_texts"]) == (1, 0)
 
 
@@ -303,7 +303,7 @@ def test_the_gradient_reaches_images_and_the_texts_of_every_level(forest, object
     case = make(forest, negatives=())
     images = case.images.clone().requires_grad_(True)
     texts = case.context.towers.texts
-    found = torch.autograd.grad(objective(case.context, Moved(images), case.params), [images, texts])
+    found = torch.autograd.grad(objective(case.context, Perturbation(images), case.params), [images, texts])
     assert all(bool(gradient.isfinite().all()) for gradient in found)
     assert found[0].flatten(1).any(1).all() and found[1].any(1).all()
 
@@ -314,8 +314,8 @@ def test_hita_asks_nothing_of_the_order_of_images(forest):
     paths = [rows[order] for rows in case.context.paths]
     towers = case.context.towers
     turned = Context(case.images[order], paths, case.context.nodes, towers, towers, case.context.head)
-    loss = hita(case.context, Moved(case.images), case.params)
-    close(hita(turned, Moved(case.images[order]), case.params), loss)
+    loss = hita(case.context, Perturbation(case.images), case.params)
+    close(hita(turned, Perturbation(case.images[order]), case.params), loss)
 
 
 def test_descending_the_loss_makes_every_level_right(tree):
@@ -327,12 +327,14 @@ def test_descending_the_loss_makes_every_level_right(tree):
     optimizer = torch.optim.Adam([images], lr=0.1)
     for _ in range(80):
         optimizer.zero_grad()
-        hierarchical(case.context, Moved(images), case.params).backward()
+        hierarchical(case.context, Perturbation(images), case.params).backward()
         optimizer.step()
     head, groups = case.head, group_levels(case.context.paths[0])
-    levels = roll_up(head, head.lift(head.image_points(towers(images)[0])), groups)  # a superclass is read off these
+    levels = roll_up(
+        head, head.to_klein_sum(head.image_points(towers(images)[0])), groups
+    )  # a superclass is read off these
     own = [case.context.paths[0][:, 0], *(group.nodes for group in groups)]
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
         assert torch.equal(
-            head.logits(head.lower(levels[l]).float(), head.text_points(texts, l, tree.top)).argmax(1), own[l]
+            head.logits(head.from_klein_sum(levels[l]).float(), head.text_points(texts, l, tree.top)).argmax(1), own[l]
         )

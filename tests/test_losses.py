@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from hierclip.losses import OBJECTIVES, PERTURBATIONS, Context, Moved, gradient_evaluations, make_head, make_nodes
+from hierclip.losses import (
+    OBJECTIVES,
+    PERTURBATIONS,
+    Context,
+    Perturbation,
+    gradient_evaluations,
+    make_head,
+    make_nodes,
+)
 from hierclip.losses.baselines import attention
-from hierclip.losses.context import shifted
+from hierclip.losses.context import add_text_delta
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead
 from hierclip.params import load_params
 from tests.conftest import ROOT
@@ -142,14 +150,14 @@ CLIMBED = BY_HAND | {"pmg_aft": tecoa_by_hand, "tga_zsr": tecoa_by_hand, "agft":
 @pytest.mark.parametrize("name", FLAT)
 def test_a_baselines_loss_is_what_its_formula_gives(case, name):
     params = TRAINED[name]
-    loss = OBJECTIVES[params.loss].loss(case.context, Moved(MOVED), params)
+    loss = OBJECTIVES[params.loss].loss(case.context, Perturbation(MOVED), params)
     close(loss.item(), BY_HAND[params.loss](case, params), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FLAT)
 def test_the_attack_climbs_the_loss_of_the_method_but_plain_cross_entropy_for_pmg_aft_and_tga_zsr(case, name):
     params = TRAINED[name]
-    climbed = OBJECTIVES[params.loss].attack(case.context, Moved(MOVED), params)
+    climbed = OBJECTIVES[params.loss].attack(case.context, Perturbation(MOVED), params)
     close(climbed.item(), CLIMBED[params.loss](case, params), rtol=1e-5, atol=1e-6)
 
 
@@ -157,19 +165,19 @@ def test_the_attack_climbs_the_loss_of_the_method_but_plain_cross_entropy_for_pm
 @pytest.mark.parametrize("gamma", [0.4, 2.0])
 def test_agft_mixes_the_originals_softmax_and_the_label(case, gamma, hard):
     params = TRAINED["agft"].model_copy(update={"gamma": gamma, "hard": hard})
-    loss = OBJECTIVES["agft"].loss(case.context, Moved(MOVED), params)
+    loss = OBJECTIVES["agft"].loss(case.context, Perturbation(MOVED), params)
     close(loss.item(), agft_by_hand(case, params), rtol=1e-5, atol=1e-6)
 
 
 def test_agft_with_the_label_alone_is_tecoa(case):
-    loss = OBJECTIVES["agft"].loss(case.context, Moved(MOVED), TRAINED["agft"].model_copy(update={"hard": 1.0}))
-    close(loss, OBJECTIVES["tecoa"].loss(case.context, Moved(MOVED), TRAINED["tecoa"]))
+    loss = OBJECTIVES["agft"].loss(case.context, Perturbation(MOVED), TRAINED["agft"].model_copy(update={"hard": 1.0}))
+    close(loss, OBJECTIVES["tecoa"].loss(case.context, Perturbation(MOVED), TRAINED["tecoa"]))
 
 
 def gradients(case, name):
     """Of the loss, in what the towers in training and the original ones say of clean and of moved images."""
     told = [(tower, field) for tower in (case.own, case.original) for field in ("clean", "moved")]
-    loss = OBJECTIVES[name].loss(case.context, Moved(MOVED), TRAINED[name])
+    loss = OBJECTIVES[name].loss(case.context, Perturbation(MOVED), TRAINED[name])
     found = torch.autograd.grad(loss, [getattr(*place) for place in told], allow_unused=True)
     return dict(zip(["own_clean", "own_moved", "original_clean", "original_moved"], found, strict=True))
 
@@ -204,21 +212,21 @@ def test_no_gradient_goes_into_the_original_model(case, name):
 @pytest.mark.parametrize("name", BY_HAND)
 def test_local_features_are_asked_for_by_tga_zsr_alone(case, name):
     for loss in (OBJECTIVES[name].attack, OBJECTIVES[name].loss):
-        loss(case.context, Moved(MOVED), TRAINED[name])
+        loss(case.context, Perturbation(MOVED), TRAINED[name])
     assert any(case.own.asked) == any(case.original.asked) == (name == "tga_zsr")
 
 
 def test_the_original_sees_the_clean_images_once_a_step_however_many_steps_the_attack_takes(case):
     for name in ("fare", "agft"):
         for _ in range(3):
-            OBJECTIVES[name].attack(case.context, Moved(MOVED), TRAINED[name])
+            OBJECTIVES[name].attack(case.context, Perturbation(MOVED), TRAINED[name])
     assert len(case.original.asked) == 1
 
 
 def test_fare_asks_for_the_length_of_embeddings_too(case):
-    before = OBJECTIVES["fare"].loss(case.context, Moved(MOVED), TRAINED["fare"])
+    before = OBJECTIVES["fare"].loss(case.context, Perturbation(MOVED), TRAINED["fare"])
     case.own.moved = 2 * case.own.moved
-    assert OBJECTIVES["fare"].loss(case.context, Moved(MOVED), TRAINED["fare"]) != before
+    assert OBJECTIVES["fare"].loss(case.context, Perturbation(MOVED), TRAINED["fare"]) != before
 
 
 def test_attention_is_stretched_to_the_unit_range_and_drawn_at_the_images_size():
@@ -235,8 +243,8 @@ def test_attention_that_is_the_same_everywhere_is_nothing_and_no_number_is_lost(
 
 def test_a_shift_of_texts_counts_in_each_texts_own_length():
     texts, shift = torch.tensor([[3.0, 4.0], [0.0, 0.1]]), torch.tensor([[0.1, -0.2], [0.1, 0.1]])
-    close(shifted(texts, shift), torch.tensor([[3.5, 3.0], [0.01, 0.11]]))
-    assert shifted(texts, None) is texts
+    close(add_text_delta(texts, shift), torch.tensor([[3.5, 3.0], [0.01, 0.11]]))
+    assert add_text_delta(texts, None) is texts
 
 
 def test_perturbations_are_for_the_levels_that_their_names_say():

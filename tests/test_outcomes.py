@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.attacks import AIMS, Budget, aims, frozen
+from hierclip.attacks import GOALS, Budget, aims, frozen
 from hierclip.data import Pictures
 from hierclip.evaluate import Outcomes, level_matrix, matrix
 from hierclip.model import READINGS, Classifier, CosineHead
 from tests.test_evaluate import BUDGET, PATHS, classifier, outcomes, pictures
 
-EVERY = [AIMS["stay"](PATHS, 1), AIMS["every"](PATHS, 1)]
+EVERY = [GOALS["stay"](PATHS, 1), GOALS["every"](PATHS, 1)]
 
 
 def right(out: Outcomes, condition: str, reading: str, n: int, level: int) -> bool:
@@ -188,7 +188,7 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
     """Where every attack finds the optimum, the same pictures fall to every aim as when all are attacked."""
     classifier, shown, paths = linear_world()
     budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
-    more = [*(AIMS["stay"](paths, level) for level in (1, 2)), AIMS["every"](paths, 2)]
+    more = [*(GOALS["stay"](paths, level) for level in (1, 2)), GOALS["every"](paths, 2)]
     pruned = level_matrix(classifier, shown, paths, budget, seed=0, batch=60, more=more)
     asked, images, labels = dict(attacks["counts"]), shown.floats(), shown.labels
     for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
@@ -211,7 +211,7 @@ def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclas
     out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False, True, True, True]
     ways = [20 / 4, 20 / 24, 20 / 50, 20 / 120]
-    assert attacks["counts"]["roll_up-1"] == sum(way >= matrix.NEAR for way in ways) == 2
+    assert attacks["counts"]["roll_up-1"] == sum(way >= matrix.PRUNE_THRESHOLD for way in ways) == 2
 
 
 def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
@@ -220,7 +220,7 @@ def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
     colours = torch.tensor([[120, 110, 10], [125, 108, 0], [130, 112, 30], [110, 100, 5]], dtype=torch.uint8)
     shown = Pictures(colours.view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
     texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]]), torch.tensor([[1.0, 0, 0], [0, 1, 1]])]
-    aim = AIMS["roll_up"](paths, 2)
+    aim = GOALS["roll_up"](paths, 2)
     model = Classifier(nn.Flatten(), Linear(), texts)
     budget = Budget(eps=0.1, step=0.04, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
     with frozen(model):

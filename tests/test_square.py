@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.attacks import ATTACKS, LOSSES, Draws, Siege, attack, cross_entropy, margin
-from hierclip.attacks.aims import targeted_dlr, targets
+from hierclip.attacks import ATTACKS, LOSSES, AttackState, PerSampleRNG, attack, cross_entropy, margin
 from hierclip.attacks.apgd import checkpoints
+from hierclip.attacks.goals import targeted_dlr, targets
 from hierclip.attacks.norms import l2_size
 from hierclip.attacks.square import _gather, bump, window
 from tests.test_attacks import (
@@ -108,7 +108,7 @@ def test_a_bump_is_of_size_1_and_highest_in_the_middle(side):
 
 def drawn(count, seed=0):
     """The signs and the places of a move."""
-    draws = Draws(seed, range(count))
+    draws = PerSampleRNG(seed, range(count))
     return partial(draws.signs, torch.arange(count)), draws.shared
 
 
@@ -134,8 +134,8 @@ def test_a_move_of_squares_l2_touches_two_windows_at_most_and_empties_one():
 @each_norm
 def test_square_asks_for_as_many_images_as_it_may(norm):
     score, weight = linear()
-    state = Siege(score, needing((2.0,) * 3, weight[1] - weight[0], norm), own(3), budget(norm=norm, queries=37))
-    ATTACKS["square"](state, Draws(0, range(len(state.images))))
+    state = AttackState(score, needing((2.0,) * 3, weight[1] - weight[0], norm), own(3), budget(norm=norm, queries=37))
+    ATTACKS["square"](state, PerSampleRNG(0, range(len(state.images))))
     assert (state.queries, state.gradients) == (3 + 3 * 37, 0)  # the images themselves, and its own
 
 
@@ -195,8 +195,8 @@ def test_apgd_does_at_least_as_well_as_pgd_of_any_step_with_as_many_gradients(sh
     start = margin(*wavy(images), *own(40))
     results = {}
     for name in ("apgd_margin", "pgd_margin"):
-        state = Siege(wavy, images, own(40), budget((name,), norm, step=step, steps=40))
-        ATTACKS[name](state, Draws(0, range(len(state.images))))
+        state = AttackState(wavy, images, own(40), budget((name,), norm, step=step, steps=40))
+        ATTACKS[name](state, PerSampleRNG(0, range(len(state.images))))
         results[name] = (state.best_margin - start).mean()
         assert state.gradients <= 40 * 40
     assert results["apgd_margin"] >= results["pgd_margin"] > 0
@@ -237,8 +237,8 @@ def test_gradients_and_queries_are_counted_truthfully(name, norm):
     score, weight = linear(classes=5)
     score, counts = counted(score)
     few = budget((name,), norm, steps=4, restarts=2, queries=7)
-    state = Siege(score, needing((-0.5, 0.2, 0.5, 3.0), weight[1] - weight[0], norm), own(4, 5), few)
-    ATTACKS[name](state, Draws(0, range(len(state.images))))
+    state = AttackState(score, needing((-0.5, 0.2, 0.5, 3.0), weight[1] - weight[0], norm), own(4, 5), few)
+    ATTACKS[name](state, PerSampleRNG(0, range(len(state.images))))
     assert (state.gradients, state.queries) == (counts[True], counts[False])
     runs = 4 if name == "apgd_dlr" else 2  # one for each target
     assert state.gradients <= 4 * few.steps * runs and (name != "square" or state.gradients == 0)

@@ -225,9 +225,9 @@ def test_the_attack_and_the_loss_get_the_levels_of_the_perturbation(
     real, seen = OBJECTIVES["hier"], []
 
     def watched(name):
-        def objective(context, moved, method):
-            seen.append((name, moved.levels, moved.shift is not None))
-            return getattr(real, name)(context, moved, method)
+        def objective(context, perturbation, method):
+            seen.append((name, perturbation.levels, perturbation.text_delta is not None))
+            return getattr(real, name)(context, perturbation, method)
 
         return objective
 
@@ -245,18 +245,18 @@ def test_the_attack_and_the_loss_get_the_levels_of_the_perturbation(
 
 
 def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone, tree, checkpoint, monkeypatch):
-    real, shifts = OBJECTIVES["hier"], []
+    real, text_deltas = OBJECTIVES["hier"], []
 
-    def loss(context, moved, method):
-        shifts.append(moved.shift)
-        return real.loss(context, moved, method)
+    def loss(context, perturbation, method):
+        text_deltas.append(perturbation.text_delta)
+        return real.loss(context, perturbation, method)
 
     monkeypatch.setitem(OBJECTIVES, "hier", Objective(loss, real.attack))
     for eps in (0.0, 0.01):
         method = METHOD["hier"].model_copy(update={"text_eps": eps})
         tune(fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1)
-    assert shifts[0] is None and shifts[1].shape == (10, 64)
-    assert shifts[1].any() and shifts[1].abs().max() <= 0.01
+    assert text_deltas[0] is None and shifts[1].shape == (10, 64)
+    assert text_deltas[1].any() and shifts[1].abs().max() <= 0.01
 
 
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.attacks import AIMS
+from hierclip.attacks import GOALS
 from hierclip.data import Pictures
 from hierclip.evaluate import level_matrix, transfer
 from hierclip.evaluate.surrogates import SURROGATES, cosine, unclamped
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, accuracy
 from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
 
-AIM = AIMS["direct"](PATHS, 0)
+AIM = GOALS["direct"](PATHS, 0)
 close = torch.testing.assert_close
 
 
@@ -32,7 +32,7 @@ def shown() -> Pictures:
 @pytest.fixture
 def stands(shown):
     blind = Classifier(Blind(), CosineHead(10.0), classifier().text_points)
-    aims = [AIM, AIMS["roll_up"](PATHS, 1)]
+    aims = [AIM, GOALS["roll_up"](PATHS, 1)]
     table = transfer({"seeing": classifier(), "blind": blind}, shown, aims, BUDGET, seed=0, batch=4)
     assert list(table.columns) == ["aim", "source", "target", "stands"] and len(table) == 2 * 3 * 2
     return table.set_index(["aim", "source", "target"])["stands"]
@@ -74,7 +74,7 @@ def ball(**changes) -> Classifier:
 def test_the_unclamped_surrogate_has_the_models_logits_where_nothing_is_clamped(curvature, norms):
     native = ball(curvature=curvature, norms=norms)
     free, images = unclamped(native), pictures(0.5).floats()
-    assert not native.head.clamped(native.head.image_tangents(native.encoder(images))).any()
+    assert not native.head.is_clipped(native.head.image_tangents(native.encoder(images))).any()
     for one, other in zip(free(images), native(images), strict=True):
         close(one.float(), other, rtol=1e-3, atol=1e-3)
 
@@ -82,7 +82,7 @@ def test_the_unclamped_surrogate_has_the_models_logits_where_nothing_is_clamped(
 def test_the_unclamped_surrogate_has_a_radial_gradient_where_the_clamped_model_has_none():
     native = ball(image_radius=8.0, norms="free")
     embedding = torch.tensor([[4.0, 2.0, 1.0]])
-    assert native.head.clamped(native.head.image_tangents(embedding)).all()
+    assert native.head.is_clipped(native.head.image_tangents(embedding)).all()
 
     def radial(head, texts) -> float:
         x = embedding.clone().requires_grad_(True)

@@ -85,7 +85,7 @@ def test_a_picture_of_the_crowd_is_rolled_up_as_training_does(ball, store, pictu
     groups = group_levels(paths)
     nodes = [paths[:, 0], *(group.nodes for group in groups)]
     levels = zip(
-        [ball.head.lower(z) for z in roll_up(ball.head, ball.head.lift(points), groups)],
+        [ball.head.from_klein_sum(z) for z in roll_up(ball.head, ball.head.to_klein_sum(points), groups)],
         nodes,
         ball.paths[leaf],
         strict=True,

@@ -154,7 +154,7 @@ def level_norms(classifier: Classifier, pictures: Pictures, paths: Tensor, batch
         [head.image_points(classifier.encoder(x)).cpu() for x in pictures.batches(batch, classifier.device)]
     )
     groups, rows = group_levels(paths[pictures.labels]), []
-    images = [head.lower(lifted).float() for lifted in roll_up(head, head.lift(points), groups)]
+    images = [head.from_klein_sum(lifted).float() for lifted in roll_up(head, head.to_klein_sum(points), groups)]
     for level, (nodes, rolled) in enumerate(zip(texts, images, strict=True)):
         row = {"level": level, "texts": float(nodes.norm(dim=-1).mean())}
         row["images"] = float(rolled.norm(dim=-1).mean())
@@ -189,7 +189,7 @@ def ask_depth(
     margins = measured_margins(classifier, pictures, torch.from_numpy(tree.paths), batch)
     right = margins.assign(accuracy=margins["margin"] > 0).groupby("level")[["accuracy"]].mean()
     table = summary(margins).set_index("level")[["norm", "bound", "q50", "reached"]]
-    rim = float(asked.clamped(tangents).float().mean())
+    rim = float(asked.is_clipped(tangents).float().mean())
     return table.assign(accuracy=right["accuracy"], at_rim=rim)  # pyright: ignore
 
 

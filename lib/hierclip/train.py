@@ -19,7 +19,7 @@ from hierclip.losses import (
     OBJECTIVES,
     PERTURBATIONS,
     Context,
-    Moved,
+    Perturbation,
     gradient_evaluations,
     make_head,
     make_nodes,
@@ -141,14 +141,14 @@ def set_up(
         losses = []
         budget = {"eps": params.eps, **method.attack.model_dump(), "generator": generator, "whole": size, "own": mine}
         budget |= {"texts": texts, "text_eps": method.text_eps} if isinstance(method, HierParams) else {}
-        for climbed, learnt in PERTURBATIONS[method.perturbation](top):
+        for attack_levels, train_levels in PERTURBATIONS[method.perturbation](top):
 
-            def harm(x: Tensor, shift: Tensor | None, levels=climbed) -> Tensor:
-                return objective.attack(context, Moved(x, shift, levels), method)
+            def attack_loss(x: Tensor, text_delta: Tensor | None, levels=attack_levels) -> Tensor:
+                return objective.attack(context, Perturbation(x, text_delta, levels), method)
 
             with frozen(module):
-                moved = pgd(harm, images, **budget)
-            losses.append(objective.loss(context, Moved(*moved, learnt), method))
+                perturbation = pgd(attack_loss, images, **budget)
+            losses.append(objective.loss(context, Perturbation(*perturbation, train_levels), method))
         return torch.stack(losses).sum(), context.counts
 
     steps = params.gradients // gradient_evaluations(method, top)

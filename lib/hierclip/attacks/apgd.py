@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor
 
-from hierclip.attacks.aims import LOSSES, targeted_dlr, targets
-from hierclip.attacks.draws import Draws
-from hierclip.attacks.siege import Loss, Siege, over_parts
+from hierclip.attacks.goals import LOSSES, targeted_dlr, targets
+from hierclip.attacks.rng import PerSampleRNG
+from hierclip.attacks.state import AttackState, Loss, over_levels
 
 MOMENTUM, RHO = 0.75, 0.75  # alpha; and the share of steps that must raise the loss
 TARGETS = 9
 
 
-def apgd(state: Siege, rng: Draws, loss: str) -> None:
+def apgd(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
     """Run Auto-PGD on a loss that needs no target."""
     for _ in range(state.budget.restarts):
-        _run(state, over_parts(state, LOSSES[loss]), rng)
+        _run(state, over_levels(state, LOSSES[loss]), rng)
 
 
-def apgd_dlr(state: Siege, rng: Draws) -> None:
+def apgd_dlr(state: AttackState, rng: PerSampleRNG) -> None:
     """Run Auto-PGD on the targeted DLR loss, once for each of the nine best other classes, or as many as there are.
 
     Targets take the place of restarts.
@@ -25,7 +25,7 @@ def apgd_dlr(state: Siege, rng: Draws) -> None:
     most = max((int((~own).sum(1).max()) for own in state.true_class_masks if len(own)), default=0)
     for rank in range(1, min(TARGETS, most) + 1):
         chosen = [targets(s, own, rank) for s, own in zip(state.clean_logits, state.true_class_masks, strict=True)]
-        _run(state, over_parts(state, targeted_dlr, chosen), rng)
+        _run(state, over_levels(state, targeted_dlr, chosen), rng)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -37,7 +37,7 @@ def checkpoints(steps: int) -> list[int]:
     return [-(-share * steps // 100) for share in shares[:-1]]
 
 
-def _run(state: Siege, loss: Loss, rng: Draws) -> None:
+def _run(state: AttackState, loss: Loss, rng: PerSampleRNG) -> None:
     budget, norm = state.budget, state.norm
     rows, x = state.random_start(rng, budget.eps)
     if not len(rows):

@@ -5,26 +5,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hierclip.attacks.aims import LOSSES, margin
-from hierclip.attacks.draws import Draws
-from hierclip.attacks.siege import Siege, over_parts
+from hierclip.attacks.goals import LOSSES, margin
+from hierclip.attacks.rng import PerSampleRNG
+from hierclip.attacks.state import AttackState, over_levels
 
 
-def pgd(state: Siege, rng: Draws, loss: str) -> None:
+def pgd(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
     """Run steepest ascent of a loss from random starts (Madry et al., ICLR 2018)."""
-    budget, norm, objective = state.budget, state.norm, over_parts(state, LOSSES[loss])
+    budget, norm, objective = state.budget, state.norm, over_levels(state, LOSSES[loss])
     for _ in range(budget.restarts):
         _ascend(
             state, *state.random_start(rng, budget.eps), objective, lambda x, g, _: x + budget.step * norm.steepest(g)
         )
 
 
-def cw(state: Siege, rng: Draws) -> None:
+def cw(state: AttackState, rng: PerSampleRNG) -> None:
     """Run Adam on the margin, Carlini and Wagner's f6 (S&P 2017, section IV), projected into the budget.
 
     The first run starts at the image itself, the others at random.
     """
-    budget, norm, objective = state.budget, state.norm, over_parts(state, margin)
+    budget, norm, objective = state.budget, state.norm, over_levels(state, margin)
     for run in range(budget.restarts):
         rows, start = state.random_start(rng, budget.eps if run else 0.0)
         moments = [torch.zeros_like(state.images), torch.zeros_like(state.images)]
@@ -43,7 +43,7 @@ def cw(state: Siege, rng: Draws) -> None:
         _ascend(state, rows, start, objective, step)
 
 
-def _ascend(state: Siege, rows: Tensor, x: Tensor, objective, step: Callable[..., Tensor]) -> None:
+def _ascend(state: AttackState, rows: Tensor, x: Tensor, objective, step: Callable[..., Tensor]) -> None:
     """Take the steps of one run on images not yet misclassified; query the last point without a gradient."""
     for k in range(1, state.budget.steps + 1):
         if not len(rows):

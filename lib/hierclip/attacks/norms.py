@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TINY = 1e-12
+EPS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _per_image(values: Tensor) -> Tensor:
 def _l2_unit(delta: Tensor) -> Tensor:
     """Scaled to its largest entry first: squares of a confident model's gradients are too small for float32."""
     delta = delta / _per_image(delta.flatten(1).abs().amax(1).clamp(min=torch.finfo(delta.dtype).tiny))
-    return delta / _per_image(l2_size(delta).clamp(min=TINY))
+    return delta / _per_image(l2_size(delta).clamp(min=EPS))
 
 
 NORMS: dict[str, Norm] = {
@@ -54,7 +54,7 @@ NORMS: dict[str, Norm] = {
     ),
     "L2": Norm(
         size=l2_size,
-        inside=lambda delta, eps: delta * _per_image((eps / l2_size(delta).clamp(min=TINY)).clamp(max=1)),
+        inside=lambda delta, eps: delta * _per_image((eps / l2_size(delta).clamp(min=EPS)).clamp(max=1)),
         steepest=_l2_unit,
         noise=lambda uniform: _l2_unit(uniform.clamp(-1 + 1e-6, 1 - 1e-6).erfinv()),  # normal numbers
     ),

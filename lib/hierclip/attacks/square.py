@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks.draws import Draws
-from hierclip.attacks.norms import TINY, l2_size
-from hierclip.attacks.siege import Siege
+from hierclip.attacks.norms import EPS, l2_size
+from hierclip.attacks.rng import PerSampleRNG
+from hierclip.attacks.state import AttackState
 
 SHARE = 0.8  # of the pixels that the first squares cover
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 4)
 Signs = Callable[[Sequence[int]], Tensor]  # of a shape, for each image that is attacked
 
 
-def square(state: Siege, rng: Draws) -> None:
+def square(state: AttackState, rng: PerSampleRNG) -> None:
     """Change one square window of an image at a time, and keep what raises its margin; one run of `queries` queries.
 
     It goes on from the most adversarial point so far. All images have the same windows, each its own signs.
@@ -83,7 +83,7 @@ def _tiles(images: Tensor, eps: float, signs: Signs) -> Tensor:
     for top in range(0, height - side + 1, side):
         for left in range(0, width - side + 1, side):
             delta[:, :, top : top + side, left : left + side] = signs((channels, 1, 1)) * bump(side).to(delta)
-    return delta * (eps / l2_size(delta).clamp(min=TINY)).view(-1, 1, 1, 1)
+    return delta * (eps / l2_size(delta).clamp(min=EPS)).view(-1, 1, 1, 1)
 
 
 def _channel_size(delta: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _gather(delta: Tensor, side: int, eps: float, signs: Signs, places: np.rando
     unused = (eps**2 - l2_size(delta).square()).clamp(min=0).view(-1, 1, 1, 1) / delta.shape[1]
     there = delta[:, :, to[0], to[1]]
     fresh = signs((delta.shape[1], 1, 1)) * bump(side).to(delta)
-    mixed = fresh + there / _channel_size(there).clamp(min=TINY)
+    mixed = fresh + there / _channel_size(there).clamp(min=EPS)
     mixed = torch.where(_channel_size(mixed) > 1e-3, mixed, fresh)  # what cancels out would lose what it held
     out[:, :, source[0], source[1]] = 0
     out[:, :, to[0], to[1]] = mixed / _channel_size(mixed) * (held + unused).sqrt()

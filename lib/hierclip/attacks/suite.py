@@ -7,14 +7,14 @@ from functools import partial
 from torch import Tensor
 
 from hierclip.attacks.apgd import apgd, apgd_dlr
-from hierclip.attacks.draws import Draws, Seed
 from hierclip.attacks.gradient import cw, pgd
 from hierclip.attacks.norms import NORMS
-from hierclip.attacks.siege import Budget, Score, Siege
+from hierclip.attacks.rng import PerSampleRNG, Seed
 from hierclip.attacks.square import square
+from hierclip.attacks.state import AttackState, Budget, Score
 from hierclip.params import AttackParams
 
-ATTACKS: dict[str, Callable[[Siege, Draws], None]] = {
+ATTACKS: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
     "pgd_ce": partial(pgd, loss="ce"),
     "pgd_margin": partial(pgd, loss="margin"),
     "apgd_ce": partial(apgd, loss="ce"),
@@ -40,13 +40,13 @@ def attack(
 ) -> tuple[Tensor, Tensor]:
     """Return adversarial images (N, 3, H, W) and their margins (N,), positive where the image is misclassified.
 
-    See `besiege`.
+    See `run_attacks`.
     """
-    state = besiege(score, images, own, budget, seed, names)
+    state = run_attacks(score, images, own, budget, seed, names)
     return state.x_adv, state.best_margin
 
 
-def besiege(
+def run_attacks(
     score: Score,
     images: Tensor,
     own: Sequence[Tensor],
@@ -54,19 +54,19 @@ def besiege(
     seed: Seed,
     names: Iterable[int] | None = None,
     clean_margin: Tensor | None = None,
-) -> Siege:
+) -> AttackState:
     """Run a suite of attacks and return its state.
 
     score: images to the logits (N, K) of one or more levels, each image on its own. own: for each level (N, K) bool,
-    the true class's logits, which must not win. seed, names: of `Draws`; None names an image by its row. clean_margin:
-    (N,), the margins of the clean images, where they are known.
+    the true class's logits, which must not win. seed, names: of `PerSampleRNG`; None names an image by its row.
+    clean_margin: (N,), the margins of the clean images, where they are known.
     Every attack works on the images that are not misclassified yet, so the result is the worst case over the suite,
     image by image. Where the budget prunes, a gradient attack that follows another skips the images that stayed far
-    from the boundary (`Siege.skip_distant`); Square needs no gradient and skips none.
+    from the boundary (`AttackState.skip_distant`); Square needs no gradient and skips none.
     Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
-    state = Siege(score, images, own, check_budget(budget), clean_margin)
-    rng = Draws(seed, range(len(images)) if names is None else names)
+    state = AttackState(score, images, own, check_budget(budget), clean_margin)
+    rng = PerSampleRNG(seed, range(len(images)) if names is None else names)
     before = None
     for name in budget.suite:
         state.skipped[:] = False

@@ -44,19 +44,19 @@ def pgd(
     """Images (N, 3, H, W) in [0, 1] moved by at most eps a pixel to raise `objective`, a scalar function of the batch.
 
     With `momentum` a step follows the sign of the decaying sum of the gradients' signs. Where `text_eps` is above 0 the
-    objective's second argument is a shift of the text embeddings `texts` (K, D), moved along with the images, from 0
-    and by up to text_eps an entry; it is given back too, else None. The images may be the rows `own` of a batch of
+    objective's second argument is a perturbation of the text embeddings `texts` (K, D), found along with the images',
+    from 0 and by up to text_eps an entry; it is returned too, else None. The images may be the rows `own` of a batch of
     `whole` images, for all of which the generator draws.
     """
     linf, shape = NORMS["Linf"], (whole or len(images), *images.shape[1:])
     uniform = torch.rand(shape, generator=generator, device=generator.device)[own].to(images.device)
     x, velocity = linf.start(images, eps, uniform), torch.zeros_like(images)
-    shift = torch.zeros_like(texts) if texts is not None and text_eps else None
+    text_delta = torch.zeros_like(texts) if texts is not None and text_eps else None
     for _ in range(steps):
-        moving = [v.requires_grad_(True) for v in (x, shift) if v is not None]
-        gradients = torch.autograd.grad(objective(x, shift), moving)
+        moving = [v.requires_grad_(True) for v in (x, text_delta) if v is not None]
+        gradients = torch.autograd.grad(objective(x, text_delta), moving)
         velocity = momentum * velocity + gradients[0].sign()
         x = linf.project(x.detach() + step * velocity.sign(), images, eps)
-        if shift is not None:
-            shift = (shift.detach() + text_eps * mean(gradients[1]).sign()).clamp(-text_eps, text_eps)
-    return x, shift
+        if text_delta is not None:
+            text_delta = (text_delta.detach() + text_eps * mean(gradients[1]).sign()).clamp(-text_eps, text_eps)
+    return x, text_delta

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from hierclip.attacks import AIMS, GRADIENT, NORMS, Aim, Budget, frozen, margin
+from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
 from hierclip.data import Pictures
 from hierclip.evaluate.matrix import attacked
 from hierclip.evaluate.records import Audit, Check
@@ -58,7 +58,7 @@ def audit(
     with frozen(classifier):
         parts = []
         for level in dict.fromkeys((0, above)):
-            broken = _Breaker(classifier, some.floats(), some.labels, AIMS["direct"](paths, level), seed, batch)
+            broken = _Breaker(classifier, some.floats(), some.labels, GOALS["direct"](paths, level), seed, batch)
             parts.append(_attacked_otherwise(broken, budget, f"audit of {len(some)} pictures, level {level}"))
     (values, budgets, by_steps, by_restarts), *others = parts
     values |= {f"above: {name}": found[name] for found, *_ in others for name in ABOVE if name in found}
@@ -101,7 +101,7 @@ class _Breaker:
     classifier: Classifier
     images: Tensor
     labels: Tensor
-    aim: Aim
+    aim: AttackGoal
     seed: int
     batch: int
 
@@ -167,6 +167,6 @@ def _clamped(classifier: Classifier, batch: int, *images: Tensor) -> float:
     head = classifier.head
     if not isinstance(head, PoincareHead):
         return 0.0
-    texts = torch.cat([head.on_rim(points) for points in classifier.text_points])
+    texts = torch.cat([head.points_are_clipped(points) for points in classifier.text_points])
     parts = [[head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in x.split(batch)] for x in images]
-    return max(_share(texts), *(_share(head.clamped(torch.cat(points))) for points in parts))
+    return max(_share(texts), *(_share(head.is_clipped(torch.cat(points))) for points in parts))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks import Aim, Budget, Siege, aims, besiege, frozen, margin
+from hierclip.attacks import AttackGoal, AttackState, Budget, aims, frozen, margin, run_attacks
 from hierclip.data import Pictures
 from hierclip.distributed import agreed, merged, rank, world
 from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
@@ -20,7 +20,7 @@ from hierclip.progress import progress, work_key
 T = TypeVar("T")
 RANKED = 20  # leaves kept of a picture's ranking
 READ = ("nodes", "confidence", "ranked")  # what is kept of each picture in each condition
-NEAR = 0.75  # of its way to the boundary: what an attack brought less far, it hardly ever breaks in another try
+PRUNE_THRESHOLD = 0.75  # fraction to the boundary below which another goal hardly ever succeeds
 
 
 def level_matrix(
@@ -31,7 +31,7 @@ def level_matrix(
     *,
     seed: int,
     batch: int,
-    more: Sequence[Aim] = (),
+    more: Sequence[AttackGoal] = (),
     prune: bool = True,
     kept: Path | None = None,
     what: str = "attack",
@@ -42,22 +42,22 @@ def level_matrix(
     drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was stopped
     goes on where it was; removing the file is the caller's.
 
-    Nothing is attacked that is decided: a picture that is wrong already, or, with `prune`, one that was not even NEAR
-    where an aim had to succeed before this one can (`Aim.needs`: a picture leaves a superclass only where its leaf
-    falls), which is then read as that aim left it.
+    Skip misclassified images. With `prune`, also skip images whose prerequisite attack (`AttackGoal.prerequisites`)
+    covered less than PRUNE_THRESHOLD of the way to the boundary; they are read as that attack left them.
     An attack stops where its aim is wrong: A[a, e] off the diagonal says what an attack at a does in passing, not the
     worst that could be done at e; that is A[e, e].
     """
     labels = pictures.labels
     tensors = [labels, paths, *classifier.state_dict().values(), *classifier.text_points]
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    settings = [pictures.fingerprint(), budget, prune, NEAR, classifier.head, seed, batch, *(aim.name for aim in todo)]
+    settings = [pictures.fingerprint(), budget, prune, PRUNE_THRESHOLD, classifier.head, seed, batch]
+    settings += [aim.name for aim in todo]
     done = _Partial(kept, work_key(*settings, *tensors) if kept else "")
     with frozen(classifier):
         clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
         readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}
 
-        def outcome(k: int, aim: Aim) -> Readout:
+        def outcome(k: int, aim: AttackGoal) -> Readout:
             return _attack_open(classifier, pictures, aim, readouts, clean[aim.name], budget, (seed, k), batch, prune)
 
         for k, aim in enumerate(progress(todo, what) if kept else todo):
@@ -68,7 +68,7 @@ def level_matrix(
 def _attack_open(
     classifier: Classifier,
     pictures: Pictures,
-    aim: Aim,
+    aim: AttackGoal,
     readouts: Mapping[str, Readout],
     first: np.ndarray,
     budget: Budget,
@@ -84,7 +84,7 @@ def _attack_open(
     out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
     out["way"], open = np.zeros(len(pictures), dtype=np.float32), np.ones(len(pictures), dtype=bool)
     for need in needs:
-        open &= need["way"] >= NEAR
+        open &= need["way"] >= PRUNE_THRESHOLD
 
     def attack(rows: Tensor) -> Readout:
         some, margins = pictures[rows], torch.from_numpy(first[rows.numpy()])
@@ -97,7 +97,7 @@ def _attack_open(
     return out
 
 
-def fallen(aim: Aim, nodes: np.ndarray, labels: Tensor) -> Tensor:
+def fallen(aim: AttackGoal, nodes: np.ndarray, labels: Tensor) -> Tensor:
     """(N,) bool: an aim is reached, by the nearest nodes (N, L + 1) of pictures of the leaves `labels`."""
     return aim.is_reached(torch.from_numpy(nodes).long(), labels)
 
@@ -106,13 +106,13 @@ def attacked(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
-    aim: Aim,
+    aim: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
     batch: int,
     names: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images moved by the attack on an aim, and how far it brought them (N,): `Siege.way`.
+    """Images moved by the attack on an aim, and how far it brought them (N,): `AttackState.way`.
 
     labels: (N,) leaves. names: (N,), what the images' random numbers go by; 0, 1 ... if None.
     """
@@ -131,15 +131,15 @@ def attack_part(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
-    aim: Aim,
+    aim: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
     names: Tensor,
     first: Tensor | None = None,
-) -> Siege:
-    """Attacks images (N, 3, H, W) of the leaves `labels` (N,) for an aim. names, first: as `besiege` takes them."""
+) -> AttackState:
+    """Attacks images (N, 3, H, W) of the leaves `labels` (N,) for an aim. names, first: as `run_attacks` takes them."""
     score, own = partial(classifier, levels=aim.levels), aim.masks(labels.to(classifier.device))
-    return besiege(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
+    return run_attacks(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
 
 
 def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Tensor], T]) -> list[tuple[Tensor, T]]:
@@ -164,7 +164,7 @@ def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Te
     return list(zip(parts, merged(found), strict=True))
 
 
-def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[Aim], batch: int) -> Readout:
+def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[AttackGoal], batch: int) -> Readout:
     """Reads the pictures as they are, and by aim its margins (N,): by how much it is wrong."""
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from hierclip.attacks import AIMS, Aim, budget_of
+from hierclip.attacks import GOALS, AttackGoal, budget_of
 from hierclip.data import Dataset, places_of
 from hierclip.distributed import rank
 from hierclip.evaluate.audit import audit
@@ -111,13 +111,13 @@ def record_figures(outcomes: Mapping[str, Outcomes], trees: Sequence[Tree], para
     }
 
 
-def superclass_aims(paths: np.ndarray, top: int) -> list[Aim]:
+def superclass_aims(paths: np.ndarray, top: int) -> list[AttackGoal]:
     """Beside both readings of every level: to stay inside each superclass up to level `top`, and all levels wrong."""
     rows = torch.from_numpy(paths)
-    return [*(AIMS["stay"](rows, level) for level in range(1, top + 1)), AIMS["every"](rows, top)]
+    return [*(GOALS["stay"](rows, level) for level in range(1, top + 1)), GOALS["every"](rows, top)]
 
 
-def reached(aim: Aim, outcomes: Outcomes) -> np.ndarray:
+def reached(aim: AttackGoal, outcomes: Outcomes) -> np.ndarray:
     """(N,) bool: the attack on an aim reached it."""
     return fallen(aim, outcomes.nodes[outcomes.under(aim.name)], torch.from_numpy(outcomes.labels)).numpy()
 

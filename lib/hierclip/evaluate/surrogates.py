@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierclip.hyperbolic import EPS
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
-from hierclip.poincare import TINY
 
 
 class Unclamped(PoincareHead):
@@ -22,18 +22,18 @@ class Unclamped(PoincareHead):
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
         (x0, x), (y0, y) = self._hyperboloid(u), self._hyperboloid(v)
         inner = x0 @ y0.T - x @ y.T
-        return 2 / self.curvature**0.5 * torch.asinh(((inner - 1).clamp(min=0) / 2 + TINY).sqrt())
+        return 2 / self.curvature**0.5 * torch.asinh(((inner - 1).clamp(min=0) / 2 + EPS).sqrt())
 
     def _hyperboloid(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
         v = tangents.double()
-        length = v.square().sum(-1, keepdim=True).add(TINY).sqrt()
+        length = v.square().sum(-1, keepdim=True).add(EPS).sqrt()
         angle = 2 * self.curvature**0.5 * length
         return torch.cosh(angle), torch.sinh(angle) * v / length
 
     def tangents_of(self, points: Tensor) -> Tensor:
-        """Where `exp0` has them from: artanh(sqrt(r) |z|) z / (sqrt(r) |z|)."""
+        """Where `expmap0` has them from: artanh(sqrt(r) |z|) z / (sqrt(r) |z|)."""
         z = points.double()
-        share = self.curvature**0.5 * z.square().sum(-1, keepdim=True).add(TINY).sqrt()
+        share = self.curvature**0.5 * z.square().sum(-1, keepdim=True).add(EPS).sqrt()
         return (torch.atanh(share.clamp(max=1 - 1e-12)) / share * z).to(points.dtype)
 
 

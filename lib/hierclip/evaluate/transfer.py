@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hierclip.attacks import Aim, Budget, frozen
+from hierclip.attacks import AttackGoal, Budget, frozen
 from hierclip.data import Pictures
 from hierclip.evaluate.matrix import attacked
 from hierclip.model import Classifier
@@ -16,7 +16,7 @@ from hierclip.progress import progress
 
 
 @torch.no_grad()
-def _stand(classifier: Classifier, images: Tensor, labels: Tensor, aim: Aim, batch: int) -> float:
+def _stand(classifier: Classifier, images: Tensor, labels: Tensor, aim: AttackGoal, batch: int) -> float:
     """The share of images on which an aim is not reached."""
     logits = [classifier(x.to(classifier.device)) for x in images.split(batch)]
     nodes = torch.stack([torch.cat(level).argmax(1).cpu() for level in zip(*logits, strict=True)], dim=1)
@@ -24,7 +24,13 @@ def _stand(classifier: Classifier, images: Tensor, labels: Tensor, aim: Aim, bat
 
 
 def transfer(
-    classifiers: Mapping[str, Classifier], pictures: Pictures, aims: list[Aim], budget: Budget, *, seed: int, batch: int
+    classifiers: Mapping[str, Classifier],
+    pictures: Pictures,
+    aims: list[AttackGoal],
+    budget: Budget,
+    *,
+    seed: int,
+    batch: int,
 ) -> pd.DataFrame:
     """For each aim and pair of models, the share of pictures on which `target` stands where `source` was attacked.
 

@@ -12,11 +12,11 @@ from hierclip.model import Head, Towers
 
 
 @dataclass(frozen=True)
-class Moved:
-    """Images (B, 3, H, W) under an attack; with them the texts' shift (K, D), and the levels it was made for."""
+class Perturbation:
+    """Adversarial images (B, 3, H, W), the perturbation of the texts (K, D), and the levels that they were made for."""
 
     images: Tensor
-    shift: Tensor | None = None  # in units of each text embedding's own norm
+    text_delta: Tensor | None = None  # in units of each text embedding's own norm
     levels: tuple[int, ...] | None = None  # None: all
 
 
@@ -38,10 +38,10 @@ class Context:
         """(B,): each image's leaf."""
         return self.paths[0][:, 0]
 
-    def see(self, moved: Moved) -> tuple[Tensor, Tensor]:
+    def see(self, perturbation: Perturbation) -> tuple[Tensor, Tensor]:
         """Image embeddings (B, D), and text embeddings of all prompts (K, D)."""
-        embeddings, _, texts = self.towers(moved.images)
-        return embeddings, shifted(texts, moved.shift)
+        embeddings, _, texts = self.towers(perturbation.images)
+        return embeddings, add_text_delta(texts, perturbation.text_delta)
 
     def rolled_up(self, sides: tuple[str, ...]) -> list[RolledUp]:
         """Give the batch's points at every level, by tree: the same in every pass of a step.
@@ -65,6 +65,6 @@ class Context:
             return self.original(self.images)[::2]
 
 
-def shifted(texts: Tensor, shift: Tensor | None) -> Tensor:
-    """Text embeddings (K, D), each moved by `shift` (K, D) times its own norm."""
-    return texts if shift is None else texts + texts.norm(dim=-1, keepdim=True) * shift
+def add_text_delta(texts: Tensor, text_delta: Tensor | None) -> Tensor:
+    """Text embeddings (K, D), each moved by `text_delta` (K, D) times its own norm."""
+    return texts if text_delta is None else texts + texts.norm(dim=-1, keepdim=True) * text_delta

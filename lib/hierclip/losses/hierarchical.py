@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierclip.losses.context import Context, Moved
+from hierclip.losses.context import Context, Perturbation
 from hierclip.losses.levels import Nodes, RolledUp, roll_up
 from hierclip.model import PoincareHead
 from hierclip.params import HierParams
@@ -62,23 +62,23 @@ def _gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
     return F.relu(norms[parents] - norms[: len(parents)] + zeta)
 
 
-def hita(context: Context, moved: Moved, params: HierParams) -> Tensor:
-    """Give the sum of `alignment` over the trees, at the levels of `moved`."""
-    tau, trees = _head(context).tau, _place(context, moved, params)
-    return torch.stack([alignment(placed, params, tau, moved.levels) for placed in trees]).sum()
+def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
+    """Give the sum of `alignment` over the trees, at the levels of `perturbation`."""
+    tau, trees = _head(context).tau, _place(context, perturbation, params)
+    return torch.stack([alignment(placed, params, tau, perturbation.levels) for placed in trees]).sum()
 
 
-def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
+def hierarchical(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
     """Give HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees.
 
-    Each penalty is the mean over levels of its mean. Where `moved` is for some levels only, each of several in a step,
-    penalties count in proportion.
+    Each penalty is the mean over levels of its mean. Where `perturbation` is for some levels only, penalties count
+    in proportion.
 
     Logs the share of points that are projected from the rim and of pairs that each penalty acts on.
     """
     tau = _head(context).tau
     losses, active = [], {"vic": [], "gap_text": [], "gap_image": []}
-    for placed in _place(context, moved, params, train=True):
+    for placed in _place(context, perturbation, params, train=True):
         nodes, rolled = placed.nodes, placed.rolled
         vic = vicinity(placed, params.zeta_vic)
         of_texts = text_gap(nodes, placed.text_norms, params.zeta_gap)
@@ -88,8 +88,10 @@ def hierarchical(context: Context, moved: Moved, params: HierParams) -> Tensor:
         text_shares = 1 / torch.tensor(nodes.sizes, device=nodes.levels.device)[nodes.levels]
         depth = of_texts @ text_shares[: len(of_texts)] + of_images @ rolled.shares[: len(of_images)]
         penalty = params.vic * (vic @ rolled.shares) / (nodes.top + 1) + params.gap * depth / max(1, nodes.top)
-        share = sum(level <= nodes.top for level in moved.levels) / (nodes.top + 1) if moved.levels else 1.0
-        losses.append(alignment(placed, params, tau, moved.levels) + share * penalty)
+        share = (
+            sum(level <= nodes.top for level in perturbation.levels) / (nodes.top + 1) if perturbation.levels else 1.0
+        )
+        losses.append(alignment(placed, params, tau, perturbation.levels) + share * penalty)
     for name, parts in active.items():
         shares = torch.cat(parts)
         if len(shares):  # a tree of leaves alone has no edges
@@ -103,16 +105,16 @@ def _head(context: Context) -> PoincareHead:
     return head
 
 
-def _place(context: Context, moved: Moved, params: HierParams, train: bool = False) -> list[Placed]:
+def _place(context: Context, perturbation: Perturbation, params: HierParams, train: bool = False) -> list[Placed]:
     """Place texts and roll-ups of every tree. train: give norms too, and count the points projected from the rim."""
     head, none = _head(context), torch.zeros(0)
-    embeddings, texts = context.see(moved)
+    embeddings, texts = context.see(perturbation)
     images = head.image_tangents(embeddings)
     shares = torch.cat([nodes.levels / max(1, nodes.top) for nodes in context.nodes])
     texts = head.text_tangents_at(texts, shares[:, None])
     if train:
-        context.counts["rim_images"] = float(head.clamped(images).float().mean())
-        context.counts["rim_texts"] = float(head.clamped(texts).float().mean())
+        context.counts["rim_images"] = float(head.is_clipped(images).float().mean())
+        context.counts["rim_texts"] = float(head.is_clipped(texts).float().mean())
     points, height = head.lift_tangents(images.double())
     lifted = torch.cat([points, 1 + height], dim=1)
     text_pair, placed, start = head.lift_tangents(texts), [], 0

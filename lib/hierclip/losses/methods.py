@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hierclip.losses import baselines
-from hierclip.losses.context import Context, Moved
+from hierclip.losses.context import Context, Perturbation
 from hierclip.losses.hierarchical import hierarchical, hita
 from hierclip.model import HEADS, CosineHead, Head
 from hierclip.params import HierParams, MethodParams, TrainedParams
 
-Loss = Callable[[Context, Moved, TrainedParams], Tensor]
+Loss = Callable[[Context, Perturbation, TrainedParams], Tensor]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierclip import poincare
-from hierclip.poincare import Scalar
+from hierclip import hyperbolic
+from hierclip.hyperbolic import Scalar
 
 
 def full(x: Tensor) -> Tensor:
@@ -95,47 +95,47 @@ class PoincareHead:
         return -self.tau * self.pairwise_distance(images, texts)
 
     def place(self, tangents: Tensor) -> Tensor:
-        """exp0: the points that tangent vectors at the centre lead to."""
-        return poincare.exp0(tangents, self.curvature)
+        """expmap0: the points that tangent vectors at the centre lead to."""
+        return hyperbolic.expmap0(tangents, self.curvature)
 
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
-        return poincare.pairwise_distance(u, v, self.curvature)
+        return hyperbolic.pairwise_distance(u, v, self.curvature)
 
     def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """Give what `lift` makes of the points that tangent vectors lead to: (..., D), and the last entry less 1."""
-        return poincare.lift_tangents(tangents, self.curvature)
+        return hyperbolic.lift_tangents(tangents, self.curvature)
 
     def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
         """Give what distances are made of, for points that are the one or the other: (N, D + 2) each."""
-        return poincare.left_factor(x, height), poincare.right_factor(x, height)
+        return hyperbolic.left_factor(x, height), hyperbolic.right_factor(x, height)
 
     def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
         """Give the distances (N, K) of the points of which these are the factors."""
-        return poincare.distance_of_factors(left, right, self.curvature)
+        return hyperbolic.distance_of_factors(left, right, self.curvature)
 
     def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
         """Give the norms (N,) of the points that were lifted."""
-        return poincare.norm_at_height(height, self.curvature)[:, 0]
+        return hyperbolic.norm_at_height(height, self.curvature)[:, 0]
 
     def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
         """HypAvg of each group of lifted points: (count, D + 1), lifted too."""
-        return poincare.group_midpoints(lifted, groups, count)
+        return hyperbolic.einstein_midpoints(lifted, groups, count)
 
-    def lift(self, points: Tensor) -> Tensor:
+    def to_klein_sum(self, points: Tensor) -> Tensor:
         """What the weighted sums go over whose `lower` is a midpoint: (..., D) to (..., D + 1)."""
-        return poincare.lift(points, self.curvature)
+        return hyperbolic.to_klein_sum(points, self.curvature)
 
-    def lower(self, lifted: Tensor) -> Tensor:
+    def from_klein_sum(self, lifted: Tensor) -> Tensor:
         """The midpoint (..., D) of weighted sums (..., D + 1)."""
-        return poincare.lower(lifted, self.curvature)
+        return hyperbolic.from_klein_sum(lifted, self.curvature)
 
-    def clamped(self, tangents: Tensor) -> Tensor:
+    def is_clipped(self, tangents: Tensor) -> Tensor:
         """Which tangent vectors `place` has to shorten: (...) bool."""
-        return poincare.at_rim(tangents, self.curvature)
+        return hyperbolic.is_clipped(tangents, self.curvature)
 
-    def on_rim(self, points: Tensor) -> Tensor:
+    def points_are_clipped(self, points: Tensor) -> Tensor:
         """Which points stand where `place` puts what it shortens: (...) bool."""
-        return self.curvature**0.5 * points.norm(dim=-1) > 1 - 1.01 * poincare.RIM[torch.float32]
+        return self.curvature**0.5 * points.norm(dim=-1) > 1 - 1.01 * hyperbolic.BALL_EPS[torch.float32]
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class EuclideanHead(PoincareHead):
         return torch.cat([-2 * x, square, one], dim=1), torch.cat([x, one, square], dim=1)
 
     def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
-        return 2 * (left @ right.T).clamp(min=0).add(poincare.TINY).sqrt()
+        return 2 * (left @ right.T).clamp(min=0).add(hyperbolic.EPS).sqrt()
 
     def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
         return x.norm(dim=-1)
@@ -165,17 +165,17 @@ class EuclideanHead(PoincareHead):
         sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
         return sums / sums[:, -1:]
 
-    def lift(self, points: Tensor) -> Tensor:
+    def to_klein_sum(self, points: Tensor) -> Tensor:
         return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).double()
 
-    def lower(self, lifted: Tensor) -> Tensor:
+    def from_klein_sum(self, lifted: Tensor) -> Tensor:
         return lifted[..., :-1] / lifted[..., -1:]
 
-    def clamped(self, tangents: Tensor) -> Tensor:
+    def is_clipped(self, tangents: Tensor) -> Tensor:
         return torch.zeros_like(tangents[..., 0], dtype=torch.bool)
 
-    def on_rim(self, points: Tensor) -> Tensor:
-        return self.clamped(points)
+    def points_are_clipped(self, points: Tensor) -> Tensor:
+        return self.is_clipped(points)
 
 
 HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hierclip.attacks import AIMS, Budget, frozen, margin
+from hierclip.attacks import GOALS, Budget, frozen, margin
 from hierclip.evaluate.matrix import attacked
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
@@ -140,7 +140,7 @@ def look_again(lens: Lens, embedding: Tensor, label: int) -> Look:
     """The same from the picture's embedding (1, D)."""
     head, texts = lens.classifier.head, lens.classifier.text_points
     scores = [level.cpu() for level in lens.classifier.read(embedding)]
-    own = [AIMS["direct"](lens.paths, level).masks(torch.tensor([label]))[0] for level in range(len(texts))]
+    own = [GOALS["direct"](lens.paths, level).masks(torch.tensor([label]))[0] for level in range(len(texts))]
     readings = read(scores, lens.paths)
     points = _rolled_up(lens, embedding, label)
     shares = [head.logits(p[None], t)[0].softmax(0).cpu().numpy() for p, t in zip(points, texts, strict=False)]
@@ -164,24 +164,24 @@ def _rolled_up(lens: Lens, embedding: Tensor, label: int) -> list[Tensor]:
     embeddings = torch.cat([embedding, lens.crowd.embeddings[others]])
     paths = lens.paths[torch.cat([torch.tensor([label]), lens.crowd.labels[others]])]
     groups = group_levels(paths.to(embedding.device))
-    levels = roll_up(head, head.lift(head.image_points(embeddings)), groups)
+    levels = roll_up(head, head.to_klein_sum(head.image_points(embeddings)), groups)
     place, points = 0, [levels[0][0]]
     for level, group in zip(levels[1:], groups, strict=True):
         place = int(group.members[place])
         points.append(level[place])
-    return [head.lower(point).float() for point in points]
+    return [head.from_klein_sum(point).float() for point in points]
 
 
 def strike(
     lens: Lens, image: Tensor, label: int, aim: str, level: int, eps: float, budget: Budget, seed: int
 ) -> tuple[Tensor, float]:
-    """A picture moved by the attack on an aim of AIMS at a level, and how far on its way to the boundary it came: above
-    1 where it fell. budget: the attack at another eps, by which its step goes.
+    """A picture moved by the attack on a goal of GOALS at a level, and its fraction to the boundary: above 1 where it
+    is misclassified. budget: the attack at another eps, by which its step goes.
     """
     if not eps:
         return image.clone(), 0.0
     budget = replace(budget, eps=eps, step=budget.step * eps / budget.eps if budget.eps else budget.step)
-    aimed = AIMS[aim](lens.paths, level)
+    aimed = GOALS[aim](lens.paths, level)
     with frozen(lens.classifier):
         moved, way = attacked(lens.classifier, image[None], torch.tensor([label]), aimed, budget, seed, 1)
     return moved[0], float(way)

@@ -9,7 +9,7 @@ from time import perf_counter
 import ipywidgets as ui
 import torch
 
-from hierclip.attacks import AIMS, budget_of
+from hierclip.attacks import GOALS, budget_of
 from hierclip.params import Params, format_budget
 from hierclip.widgets.controls import ROW, Quiet, choice, slider
 from hierclip.widgets.look import strike
@@ -53,7 +53,7 @@ class Page(ui.VBox):
         self.tree = choice("tree", [t.name for t in self.store.shelf(self.task.value).task.trees], tree)
         self.leaf, self.number = choice("picture of", self._leaves()), slider("number", 0, 0, 0)
         self.level, self.stretch = slider("level shown", 0, 0, 0), slider("depth scale", 0.1, 1.0, 0.6, 0.05)
-        self.aim = choice("attack on", [(AIMED.get(name, name).strip(","), name) for name in AIMS])
+        self.aim = choice("attack on", [(AIMED.get(name, name).strip(","), name) for name in GOALS])
         self.attacked = slider("level attacked", 0, 0, 0)
         self.budget = slider("budget /255", 0.0, 4 * eps, eps, eps / 8)
         self.views = [View(width) for _ in models]

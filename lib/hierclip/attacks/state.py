@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hierclip.attacks.aims import cross_entropy, margin
-from hierclip.attacks.draws import Draws
-from hierclip.attacks.norms import NORMS, TINY, Norm
+from hierclip.attacks.goals import cross_entropy, margin
+from hierclip.attacks.norms import EPS, NORMS, Norm
+from hierclip.attacks.rng import PerSampleRNG
 
 Score = Callable[[Tensor], Sequence[Tensor]]  # images to the logits (N, K) of some levels
 Loss = Callable[[Sequence[Tensor], Tensor], Tensor]  # of those logits for some rows of the images, (n,)
@@ -31,7 +31,7 @@ class Budget:
     prune: float = 0.0  # fraction of the way to the boundary below which an image gets no second gradient attack
 
 
-class Siege:
+class AttackState:
     """Hold each image's most adversarial point so far, `x_adv`, and its margin there, `best_margin`.
 
     Where several levels are attacked at once, the margin is the least of theirs. An image is misclassified when it is
@@ -74,7 +74,7 @@ class Siege:
 
     def fraction_to_boundary(self) -> Tensor:
         """Return (N,): the fraction of its clean margin that each image has lost; above 1 where it is misclassified."""
-        return (1 - self.best_margin / self.clean_margin.clamp(max=-TINY)).nan_to_num(0.0, torch.inf, 0.0)
+        return (1 - self.best_margin / self.clean_margin.clamp(max=-EPS)).nan_to_num(0.0, torch.inf, 0.0)
 
     def robust_rows(self) -> Tensor:
         """Return the rows of the images that the next attack works on: not misclassified yet, and not skipped."""
@@ -89,7 +89,7 @@ class Siege:
             (self.fraction_to_boundary() < self.budget.prune) & ~self.zero_gradient & self.clean_margin.isfinite()
         )
 
-    def random_start(self, draws: Draws, eps: float) -> tuple[Tensor, Tensor]:
+    def random_start(self, draws: PerSampleRNG, eps: float) -> tuple[Tensor, Tensor]:
         """Return `robust_rows`, and a random point in the budget for each of them."""
         rows = self.robust_rows()
         images = self.images_at(rows)
@@ -161,7 +161,7 @@ def common_size(count: int) -> int:
     return -(-count // step) * step
 
 
-def over_parts(state: Siege, loss: Callable[..., Tensor], extra: Sequence[Tensor] | None = None) -> Loss:
+def over_levels(state: AttackState, loss: Callable[..., Tensor], extra: Sequence[Tensor] | None = None) -> Loss:
     """Return a loss summed over levels. A level that is misclassified contributes a constant and no gradient, so the
     attack works on the others.
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.attacks import AIMS, ATTACKS, NORMS, aims, attack, margin
+from hierclip.attacks import ATTACKS, GOALS, NORMS, aims, attack, margin
 from tests.test_attacks import budget, generator, linear, pictures
 
 
@@ -17,7 +17,7 @@ def paths(tree):
 
 
 def every_aim(paths):
-    return [of(paths, level) for of in AIMS.values() for level in range(paths.shape[1])]
+    return [of(paths, level) for of in GOALS.values() for level in range(paths.shape[1])]
 
 
 def all_predictions(paths):
@@ -39,7 +39,7 @@ def test_an_aim_is_broken_where_its_words_say_so(paths):
             "every": (nodes != right)[:, : l + 1].all(1),
         }
         for kind, broken in words.items():
-            aim = AIMS[kind](paths, l)
+            aim = GOALS[kind](paths, l)
             assert (aim.kind, aim.level, aim.name) == (kind, l, f"{kind}-{l}")
             assert torch.equal(aim.is_reached(nodes, labels), broken)
 
@@ -63,7 +63,7 @@ def test_the_margin_is_positive_exactly_where_an_aim_is_broken(seed):
 
 
 def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
-    aim, (score, _) = AIMS["stay"](paths, 1), linear(classes=5)
+    aim, (score, _) = GOALS["stay"](paths, 1), linear(classes=5)
     labels = torch.tensor([2, 0, 2, 3])  # the eagle is alone
     for norm in NORMS:
         whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)

@@ -9,7 +9,7 @@ from torch import Tensor
 Seed = int | Sequence[int]
 
 
-class Draws:
+class PerSampleRNG:
     """A stream of random numbers for each image of a batch, and one that they share.
 
     What an image gets does not depend on its batch, nor on which of the others still stand.

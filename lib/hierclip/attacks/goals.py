@@ -15,7 +15,7 @@ Mask = Callable[[Tensor], Tensor]  # from leaves (N,) to a true class mask (N, K
 
 
 @dataclass(frozen=True)
-class Aim:
+class AttackGoal:
     """State what an attack wants misclassified, at all of `levels` at once.
 
     levels: those whose logits the attack sees. mask_functions: for each of them, the logits that must not win.
@@ -26,7 +26,7 @@ class Aim:
     level: int
     levels: tuple[int, ...]
     mask_functions: tuple[Mask, ...]
-    prerequisites: tuple["Aim", ...] = ()
+    prerequisites: tuple["AttackGoal", ...] = ()
 
     @property
     def name(self) -> str:
@@ -51,17 +51,17 @@ def _alike(columns: Tensor, leaves: Tensor) -> Mask:
     return mask
 
 
-def direct(paths: Tensor, level: int) -> Aim:
+def direct(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify the level's own prediction."""
     nodes = torch.arange(int(paths[:, level].max()) + 1, device=paths.device)
-    return Aim("direct", level, (level,), (_alike(nodes, paths[:, level]),))
+    return AttackGoal("direct", level, (level,), (_alike(nodes, paths[:, level]),))
 
 
-def roll_up(paths: Tensor, level: int) -> Aim:
+def roll_up(paths: Tensor, level: int) -> AttackGoal:
     """Move the predicted leaf out of the true leaf's superclass at `level`."""
     below = _finer(paths, level)
     below = roll_up(paths, below) if below else direct(paths, 0)
-    return Aim("roll_up", level, (0,), (_alike(paths[:, level], paths[:, level]),), (below,))
+    return AttackGoal("roll_up", level, (0,), (_alike(paths[:, level], paths[:, level]),), (below,))
 
 
 def _finer(paths: Tensor, level: int) -> int:
@@ -72,26 +72,31 @@ def _finer(paths: Tensor, level: int) -> int:
     return next(inside, 0)
 
 
-def stay(paths: Tensor, level: int) -> Aim:
+def stay(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify the leaf inside the true leaf's superclass at `level`."""
     leaf, inside = direct(paths, 0), _alike(paths[:, level], paths[:, level])
 
     def mask(labels: Tensor) -> Tensor:
         return leaf.mask_functions[0](labels) | ~inside(labels)
 
-    return Aim("stay", level, (0,), (mask,), (leaf,))
+    return AttackGoal("stay", level, (0,), (mask,), (leaf,))
 
 
-def every(paths: Tensor, level: int) -> Aim:
+def every(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify all levels up to `level` at once."""
     parts = tuple(direct(paths, l) for l in range(level + 1))
-    return Aim("every", level, tuple(range(level + 1)), tuple(part.mask_functions[0] for part in parts), parts)
+    return AttackGoal("every", level, tuple(range(level + 1)), tuple(part.mask_functions[0] for part in parts), parts)
 
 
-AIMS: dict[str, Callable[[Tensor, int], Aim]] = {"direct": direct, "roll_up": roll_up, "stay": stay, "every": every}
+GOALS: dict[str, Callable[[Tensor, int], AttackGoal]] = {
+    "direct": direct,
+    "roll_up": roll_up,
+    "stay": stay,
+    "every": every,
+}
 
 
-def aims(paths: Tensor, level: int) -> list[Aim]:
+def aims(paths: Tensor, level: int) -> list[AttackGoal]:
     """Return the goals of both readings of a level; one at level 0, where they agree. paths: (leaves, L + 1)."""
     return [direct(paths, level), roll_up(paths, level)] if level else [direct(paths, level)]
 
