@@ -255,8 +255,8 @@ def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone,
     for eps in (0.0, 0.01):
         method = METHOD["hier"].model_copy(update={"text_eps": eps})
         tune(fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1)
-    assert text_deltas[0] is None and shifts[1].shape == (10, 64)
-    assert text_deltas[1].any() and shifts[1].abs().max() <= 0.01
+    assert text_deltas[0] is None and text_deltas[1].shape == (10, 64)
+    assert text_deltas[1].any() and text_deltas[1].abs().max() <= 0.01
 
 
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):
