@@ -59,6 +59,10 @@ def class_trees(
 
 def _tree(leaves: Mapping[str, str], wanted, synsets: Path | None, widths: Sequence[int] | None) -> Tree:
     if isinstance(wanted, Tree):
+        missing, unknown = sorted(set(leaves) - set(wanted.ids)), sorted(set(wanted.ids) - set(leaves))
+        odd = {"is over no class": missing, "has leaves that are no class here:": unknown}
+        if said := "; ".join(f"{what} {', '.join(some)}" for what, some in odd.items() if some):
+            raise TreeError(f"tree {wanted.name} {said}")
         return wanted
     if str(wanted) != WORDNET:
         return read_tree(Path(wanted), leaves, widths=widths)
