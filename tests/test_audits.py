@@ -77,7 +77,5 @@ def test_a_tree_over_some_of_the_classes_or_others_is_refused_by_name(tree):
     assert class_trees(classes, [tree]) == [tree]
     with pytest.raises(TreeError, match="^tree tiny is over no class bus, eagle$"):
         class_trees(classes, [tree.restrict(["dog", "cat", "car"])])
-    with pytest.raises(
-        TreeError, match="^tree tiny is over no class yak; has leaves that are no class here: car, dog$"
-    ):
+    with pytest.raises(TreeError, match="^tree tiny is over no class yak; .* no class here: car, dog$"):
         class_trees({"cat": "cat", "eagle": "eagle", "bus": "bus", "yak": "yak"}, [tree])
