@@ -764,7 +764,7 @@ def result_file(chosen: argparse.Namespace) -> Path | None:
 def make_case(chosen: argparse.Namespace, start: float) -> Case:
     """Make what every part is given, over WordNet's tree of ImageNet's classes."""
     sizes = SMALL if chosen.small else FULL
-    tree = set_tree("imagenet", imagenet_names())
+    tree = set_tree(ROOT, "imagenet", imagenet_names())
     if sizes.every_leaf > 1:
         tree = tree.restrict(tree.ids[:: sizes.every_leaf])
     end = start + 60 * chosen.minutes - RESERVE

@@ -6,10 +6,10 @@ import open_clip
 import pytest
 
 from hierclip import model
-from hierclip.audits import open_model
+from hierclip.audits import class_trees, open_model
 from hierclip.evaluate.records import parse_record
 from hierclip.model import ModelError
-from hierclip.trees import load_tree
+from hierclip.trees import TreeError, load_tree
 from tests.conftest import LEAVES
 from tests.miniatures import COUNT
 from tests.test_cli import ARCHITECTURE, QUICK, place, run, weights
@@ -70,3 +70,12 @@ def test_an_audit_in_two_trees_measures_both_on_the_same_pictures(place, run, we
     page = (made / "report.html").read_text(encoding="utf8")
     assert "Every tree, on 10 of the pictures" in page and "sizes: coarsest superclasses inside" in page
     assert (made / "figures/tree_kinds.png").exists() and (made / "figures/tree_sizes.png").exists()
+
+
+def test_a_tree_over_some_of_the_classes_or_others_is_refused_by_name(tree):
+    classes = {leaf: leaf for leaf in LEAVES}
+    assert class_trees(classes, [tree]) == [tree]
+    with pytest.raises(TreeError, match="^tree tiny is over no class bus, eagle$"):
+        class_trees(classes, [tree.restrict(["dog", "cat", "car"])])
+    with pytest.raises(TreeError, match="^tree tiny is over no class yak; .* no class here: car, dog$"):
+        class_trees({"cat": "cat", "eagle": "eagle", "bus": "bus", "yak": "yak"}, [tree])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -269,14 +270,75 @@ def test_record_agrees_with_itself():
     assert all(agreement.agrees for agreement in agreements)
 
 
-def test_figure_outside_the_committed_interval_differs():
-    made = record()
-    off = {
-        reading: bounds.model_copy(update={"path_robust": (0.98, 0.99)}) for reading, bounds in made.intervals.items()
+PICTURES = {"pictures": "a"}
+
+
+def worse(made: Record, images: int) -> Record:
+    """The same, path-robust accuracy read directly being so many images less."""
+    changed = made.path_robust | {"direct": made.path_robust["direct"] - images / made.images}
+    return made.model_copy(update={"path_robust": changed})
+
+
+def test_figures_of_the_same_pictures_may_be_few_images_apart_however_wide_their_intervals():
+    wide = {
+        reading: bounds.model_copy(update={"path_robust": (0.0, 1.0)}) for reading, bounds in record().intervals.items()
     }
-    differing = [a for a in compare(made.model_copy(update={"intervals": off}), made) if not a.agrees]
-    assert [a.figure.split()[-1] for a in differing] == ["path_robust", "path_robust"]
-    assert "DIFFERS" in str(differing[0])
+    made = record(hashes=PICTURES, intervals=wide)
+    assert all(
+        a.agrees and "same pictures: 2 of 40 may differ" in str(a)
+        for a in compare(worse(made, 2), made)
+        if "path" in a.figure
+    )
+    differing = [a for a in compare(worse(made, 3), made) if not a.agrees]
+    assert [a.figure for a in differing] == ["tecoa-0/tuned direct path_robust"] and "DIFFERS" in str(differing[0])
+    assert "by other weights" in str(next(compare(record(hashes=PICTURES | {"weights": "b"}), made)))
+    many = record(hashes=PICTURES, images=1000)
+    assert [not all(a.agrees for a in compare(worse(many, k), many)) for k in (5, 6)] == [False, True]
+
+
+def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most():
+    made = record(hashes=PICTURES)
+    for off, count in ((2 * 3 / 40, 0), (2.1 * 3 / 40, 1)):
+        value, *bounds = made.mistakes["clean"].hd_5
+        moved = made.mistakes["clean"].model_copy(update={"hd_5": (value + off, *bounds)})
+        changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})
+        assert sum(not a.agrees for a in compare(changed, made)) == count
+
+
+def test_a_figure_that_one_record_has_alone_is_not_compared():
+    made = record(hashes=PICTURES)
+    bare = made.mistakes | {"clean": made.mistakes["clean"].model_copy(update={"severity": None})}
+    assert all(a.agrees for a in compare(made, made.model_copy(update={"mistakes": bare})))
+
+
+def test_outcomes_are_compared_image_by_image():
+    made, ours = record(hashes=PICTURES), outcomes()
+    for flipped, agreed in ((2, True), (8, False)):
+        nodes = ours.nodes.copy()
+        rows = np.flatnonzero(ours.clean["direct"][:, 1])[:flipped]
+        nodes[0, rows, 1] = (nodes[0, rows, 1] + 1) % 4
+        theirs = replace(ours, nodes=nodes)
+        found = {a.figure.removeprefix("tecoa-0/tuned "): a for a in compare(made, made, (ours, theirs))}
+        one = found["direct clean[1]"]
+        assert one.agrees == agreed and f"image by image: {flipped} of 40 differ" in str(one)
+        assert found["direct clean[0]"].agrees and "same pictures" in str(found["direct worst_level"])
+
+
+def test_figures_of_other_pictures_differ_by_the_interval_of_a_difference_though_their_own_overlap():
+    made, bounds = record(), record().intervals["direct"]
+    for off, agreed in ((0.13, True), (0.15, False)):  # two of 0.1 to a side overlap up to 0.2, and 0.141 is theirs
+        new, old = (
+            made.model_copy(
+                update={
+                    "path_robust": made.path_robust | {"direct": value},
+                    "intervals": made.intervals
+                    | {"direct": bounds.model_copy(update={"path_robust": (value - 0.1, value + 0.1)})},
+                }
+            )
+            for value in (0.4 + off, 0.4)
+        )
+        found = next(a for a in compare(new, old) if a.figure.endswith("direct path_robust"))
+        assert found.agrees == agreed and "other pictures" in str(found)
 
 
 def test_records_of_other_conditions_are_not_compared():

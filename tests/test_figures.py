@@ -4,6 +4,7 @@ import itertools
 import json
 
 import matplotlib as mpl
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,8 @@ from hierclip.plots import save
 from hierclip.plots.audit import audit_figure
 from hierclip.plots.pictures import attack_strip, magnified
 from hierclip.plots.results import level_bars, matrices, tree_bars
+from hierclip.plots.tree import sunburst
+from hierclip.trees import graph_tree
 from tests.test_evaluate import record
 
 mpl.use("agg")
@@ -149,3 +152,12 @@ def test_figures_are_kept_as_png_and_pdf_the_same_to_the_byte_each_time(tmp_path
         save(level_bars([record()], "tuned", PARAMS), tmp_path / name, 50)
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+def test_every_node_of_a_tree_is_one_wedge_whatever_order_its_leaves_are_in(tree):
+    kinds = nx.DiGraph([("big", "car"), ("big", "dog"), ("small", "cat"), ("small", "bus"), ("small", "eagle")])
+    other = graph_tree(kinds, "sizes", {leaf.id: leaf.name for leaf in tree.leaves})
+    assert other.ids == tree.ids
+    for one in (tree, other):
+        axis = sunburst(one).axes[0]
+        assert len(axis.patches) == len(axis.texts) == sum(one.sizes)

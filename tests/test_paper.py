@@ -59,7 +59,7 @@ def project(tmp_path, monkeypatch) -> Path:
     dataset = load_dataset(params.data, tmp_path)
     dataset.prepare()
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
-    save_tree(set_tree("imagenet", names, params.trees.widths), tmp_path / TREES / "wordnet.json")
+    save_tree(set_tree(tmp_path, "imagenet", names, params.trees.widths), tmp_path / TREES / "wordnet.json")
     return tmp_path
 
 

@@ -46,6 +46,17 @@ def test_a_budget_is_written_back_as_it_was(quarters):
     assert format_budget(parse_budget(text)) == text
 
 
+@given(st.floats(0, 1))
+def test_every_budget_comes_back_as_it_was(eps):
+    assert parse_budget(format_budget(eps)) == eps
+
+
+@given(st.floats(1e-9, 1))
+def test_a_step_is_the_one_asked_for_after_its_way_through_json(params, step):
+    made = params.attack.model_copy(update={"step": step})
+    assert type(made).model_validate_json(made.model_dump_json()).step == step
+
+
 @pytest.mark.parametrize(
     "bad", ["4", "0.1", 0.1, 4, "300/255", "-1/255", "x/255", "/255", "4/256", "nan/255", "4/255/255", None]
 )

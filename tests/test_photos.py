@@ -1,5 +1,7 @@
 """Photographs, in miniature copies of the layouts in which they are published."""
 
+import errno
+import os
 import shutil
 import tarfile
 import threading
@@ -140,6 +142,21 @@ def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
     assert dataset.tensors["train.labels"].tolist() == [0] * (COUNT - 1) + [1] * (COUNT - 2)
     with pytest.raises(DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"):
         opened(project, "mine", strict=True).prepare()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOENT])
+def test_a_picture_that_the_disk_does_not_give_stops_the_work_and_is_not_left_out(project, monkeypatch, number):
+    dataset, opener = opened(project, "mine"), Image.open
+
+    def failing(file, *others, **settings):
+        if Path(file).match("test/dog/2.jpg"):
+            raise OSError(number, os.strerror(number), str(file))
+        return opener(file, *others, **settings)
+
+    monkeypatch.setattr(Image, "open", failing)
+    with pytest.raises(DataError, match=rf"test/dog/2.jpg: not read, .*{os.strerror(number)}.*; try again$") as error:
+        dataset.prepare()
+    assert "\n" not in str(error.value) and not dataset.prepared.exists()
 
 
 def test_streamed_pictures_are_those_that_would_have_been_kept(project):
@@ -369,3 +386,12 @@ def test_real_photographs_are_read(name, folder, classes, shown, project, root):
     assert len(dataset.leaves) == classes and len(dataset.pictures("test")) == 3 * classes
     assert len(dataset.sources["test"].labels) == 3 * classes <= shown * classes
     assert 60 < dataset.pictures("test").read().float().mean() < 180
+
+
+def test_an_error_without_words_is_called_by_its_kind(project, monkeypatch):
+    def silent(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", silent)
+    with pytest.raises(DataError, match="^cifar10: OSError put the publisher's files under "):
+        opened(project, "cifar10").prepare()

@@ -107,6 +107,15 @@ def test_a_set_stands_once_among_the_zero_shot_ones(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
+def test_not_all_classes_are_held_out_of_what_is_fine_tuned_on(tmp_path):
+    entries = sections(ROOT / "presets/tiny-imagenet")
+    assert any(entry["data"]["held_out_every"] == 1 for entry in entries["zero_shot"].values())
+    entries["data"]["held_out_every"] = 1
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
+    with pytest.raises(ParamsError, match="yaml: data.held_out_every is 1, which leaves no class to fine-tune on; .*$"):
+        load_params(tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -21,7 +21,7 @@ from hierclip.evaluate.run import better_reading
 from hierclip.model import READINGS, Classifier, CosineHead, accuracy
 from hierclip.params import SPLITS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
-from tests.test_evaluate import PATHS, pictures, record
+from tests.test_evaluate import PATHS, outcomes, pictures, record
 
 
 class Knowing(nn.Module):
@@ -187,13 +187,14 @@ def project(tmp_path, monkeypatch):
 def test_verify_passes_records_that_are_the_committed_ones(project):
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 0
-    assert "49 figures agree within their intervals, 0 differ" in result.output
+    assert "49 figures agree, 0 differ" in result.output
 
 
 def test_verify_fails_where_a_figure_differs(project):
     made = record()
-    bounds = {k: b.model_copy(update={"worst_level": (0.0, 0.0)}) for k, b in made.intervals.items()}
-    save_record(made.model_copy(update={"intervals": bounds}), project / RECORDS)
+    bounds = made.intervals | {"direct": made.intervals["direct"].model_copy(update={"worst_level": (0.0, 0.0)})}
+    changes = {"worst_level": made.worst_level | {"direct": 0.0}, "intervals": bounds}
+    save_record(made.model_copy(update=changes), project / RECORDS)
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 1
     assert "DIFFERS tecoa-0/tuned direct worst_level" in result.output
@@ -214,3 +215,12 @@ def test_trees_are_read_back_as_they_were(forest, tmp_path):
     for tree in forest:
         save_tree(tree, tmp_path / f"{tree.name}.json")
     assert load_forest(tmp_path, ["wordnet", "letters"]) == forest
+
+
+def test_verify_reads_the_outcomes_that_git_has(project):
+    outcomes().save(outcomes_path(project, "tecoa", 0, "tuned"))
+    save_record(record(hashes={"pictures": "a"}), project / RECORDS)
+    for command in (["add", "-f", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "outcomes"]):
+        subprocess.run(["git", "-C", str(project), *command], check=True)
+    rules = [a.rule.split(":")[0] for a in verify(project)]
+    assert rules.count("image by image") == 2 * (3 + 9 + 1) and set(rules) == {"image by image", "same pictures"}

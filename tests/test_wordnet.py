@@ -334,7 +334,7 @@ def test_outside_a_project_the_excerpt_of_the_checkout_is_read(tmp_path, monkeyp
 
 def test_without_any_wordnet_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)
-    monkeypatch.setattr("hierclip.trees.wordnet.beside_excerpt", lambda file: None)
+    monkeypatch.setattr("hierclip.trees.wordnet.beside_excerpt", lambda file, root: None)
     with pytest.raises(TreeError, match=r'^no WordNet here; install a full WordNet 3.0: nltk.download\("wordnet"\)'):
         wordnet_tree("zoo", {"cat.n.01": "cat", "dog.n.01": "dog"}, [2])
 

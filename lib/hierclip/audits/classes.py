@@ -2,13 +2,26 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import networkx as nx
 import yaml
 
-from hierclip.trees import WNID, Tree, TreeError, read_tree, set_synsets, synsets_by_name, tree_from_graph, wordnet_tree
+from hierclip.params import ParamsError, find_root
+from hierclip.trees import (
+    WNID,
+    Tree,
+    TreeError,
+    open_wordnet,
+    read_tree,
+    set_synsets,
+    synsets_by_name,
+    tree_from_graph,
+    wordnet_tree,
+)
 from hierclip.trees.tree import LEVEL, NAME
+from hierclip.trees.wordnet import WordNet
 
 Wanted = Sequence[str | Path | Tree]
 WORDNET = "wordnet"  # in place of a tree's file
@@ -59,22 +72,34 @@ def class_trees(
 
 def _tree(leaves: Mapping[str, str], wanted, synsets: Path | None, widths: Sequence[int] | None) -> Tree:
     if isinstance(wanted, Tree):
+        missing, unknown = sorted(set(leaves) - set(wanted.ids)), sorted(set(wanted.ids) - set(leaves))
+        odd = {"is over no class": missing, "has leaves that are no class here:": unknown}
+        if said := "; ".join(f"{what} {', '.join(some)}" for what, some in odd.items() if some):
+            raise TreeError(f"tree {wanted.name} {said}")
         return wanted
     if str(wanted) != WORDNET:
         return read_tree(Path(wanted), leaves, widths=widths)
     if synsets is None and (all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))):
-        return wordnet_tree(WORDNET, leaves, widths)
+        return wordnet_tree(WORDNET, leaves, widths, _wordnet())
     own, under = read_synsets(synsets, leaves) if synsets else ({}, {})
     names = [name for leaf, name in leaves.items() if leaf not in under]
     try:
-        found = synsets_by_name(names, {leaves[leaf]: synset for leaf, synset in own.items()})
+        found = synsets_by_name(names, {leaves[leaf]: synset for leaf, synset in own.items()}, _wordnet())
     except TreeError as error:
         head, *senses = str(error).splitlines()
         raise TreeError(
             "\n".join([f"{head}; say which by --synsets FILE, of lines `dog: dog.n.01`", *senses])
         ) from None
     known = {leaf: found[name] for leaf, name in leaves.items() if leaf not in under}
-    return wordnet_tree(WORDNET, leaves, widths, synsets=known, under=under)
+    return wordnet_tree(WORDNET, leaves, widths, _wordnet(), synsets=known, under=under)
+
+
+def _wordnet() -> WordNet:
+    """WordNet, its excerpt of the project that we are in, if any: classes are given without one."""
+    root = None
+    with suppress(ParamsError):
+        root = find_root()
+    return open_wordnet(root)
 
 
 def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -82,5 +82,5 @@ def verify() -> None:
     differing = [agreement for agreement in agreements if not agreement.agrees]
     for agreement in agreements:
         typer.echo(str(agreement))
-    typer.echo(f"{len(agreements) - len(differing)} figures agree within their intervals, {len(differing)} differ")
+    typer.echo(f"{len(agreements) - len(differing)} figures agree, {len(differing)} differ, each by the rule beside it")
     raise typer.Exit(1 if differing else 0)

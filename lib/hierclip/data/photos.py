@@ -1,7 +1,9 @@
 """Sets of photographs behind the interface of datasets: cut to squares, divided by a rule, kept as bytes."""
 
 import json
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
@@ -33,6 +35,8 @@ OWN: dict[str, tuple[str, Callable]] = {  # by name: the folder under the root, 
 }
 READERS: dict[str, Callable] = {"folder": folder, "shards": shards}
 BATCH = 256  # pictures decoded at a time
+# What Pillow and what it calls raise for damaged files, beside an OSError that has no number of the system's.
+DAMAGED = (SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class Photos:
@@ -221,12 +225,18 @@ def in_background(call: Callable[[], T]) -> "Future[T]":
 
 
 def read_square(source: Source, size: int, row: int) -> Tensor | None:
-    """The middle of a picture, its shorter side `size` pixels: (3, size, size) uint8; None where it cannot be read."""
+    """The middle of a picture, its shorter side `size` pixels: (3, size, size) uint8; None where it is damaged.
+
+    Raises DataError, naming the picture, where reading failed for another reason: a disk's, or a missing file.
+    """
     try:
         with source.read(row) as image:
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except Exception:  # Pillow and what it calls raise many kinds for files that are damaged
-        return None
+    except Exception as error:
+        if isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None):
+            return None
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{source.called(row)}: not read, though it may be whole ({said}); try again") from error
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
 
 

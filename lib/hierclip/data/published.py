@@ -114,7 +114,8 @@ def _explained(name: str, entry: Published, root: Path, download: bool) -> Itera
     except (RuntimeError, OSError) as error:
         there = f"put the publisher's files under {root / entry.folder}"
         hint = there if download or not entry.downloads else f"{there}, or set data.download: true"
-        raise DataError(f"{name}: {str(error).splitlines()[0]} {hint}") from error
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{name}: {said} {hint}") from error
 
 
 def _source(name: str, entry: Published, found) -> Source:

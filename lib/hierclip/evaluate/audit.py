@@ -17,7 +17,7 @@ from hierclip.data import Pictures
 from hierclip.evaluate.matrix import attacked
 from hierclip.evaluate.records import Audit, Check
 from hierclip.evaluate.surrogates import SURROGATES
-from hierclip.model import Classifier, PoincareHead
+from hierclip.model import Classifier, EuclideanHead, PoincareHead
 from hierclip.progress import progress
 
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
@@ -88,7 +88,7 @@ def _attacked_otherwise(broken: "_Breaker", budget: Budget, what: str) -> tuple[
         "restarts": _share(by_restarts[restarts + 2] & ~native),
         **_by_other_attacks(broken, budget, native, found),
         "zero gradients": _without_gradient(broken, budget),
-        "clamps": _clamped(broken.classifier, broken.batch, broken.images, moved),
+        **_clamped(broken.classifier, broken.batch, broken.images, moved),
     }
     curves = {f"{n}/255": fallen for n, fallen in budgets.items()}, by_steps, by_restarts
     return values, *({str(k): 1 - _share(fallen) for k, fallen in curve.items()} for curve in curves)
@@ -163,10 +163,11 @@ def _without_gradient(broken: _Breaker, budget: Budget) -> float:
 
 
 @torch.no_grad()
-def _clamped(classifier: Classifier, batch: int, *images: Tensor) -> float:
+def _clamped(classifier: Classifier, batch: int, *images: Tensor) -> dict[str, float]:
+    """The check "clamps", of a head that projects points: nothing is to be seen where a head has no projection."""
     head = classifier.head
-    if not isinstance(head, PoincareHead):
-        return 0.0
+    if not isinstance(head, PoincareHead) or isinstance(head, EuclideanHead):
+        return {}
     texts = torch.cat([head.points_are_clipped(points) for points in classifier.text_points])
     parts = [[head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in x.split(batch)] for x in images]
-    return max(_share(texts), *(_share(head.is_clipped(torch.cat(points))) for points in parts))
+    return {"clamps": max(_share(texts), *(_share(head.is_clipped(torch.cat(points))) for points in parts))}

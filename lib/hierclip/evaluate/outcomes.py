@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -91,7 +92,7 @@ class Outcomes:
         part.replace(path)
 
     @staticmethod
-    def load(path: Path) -> "Outcomes":
+    def load(path: Path | BinaryIO) -> "Outcomes":
         with np.load(path) as arrays:
             return Outcomes(**{field.name: arrays[field.name] for field in fields(Outcomes)})
 

@@ -52,6 +52,8 @@ class Params(Section):
             raise ValueError("margin.method and margin.seed must be among methods and seeds")
         if not isinstance(chosen, HierParams) or chosen.geometry != "poincare":
             raise ValueError("margin.method must be one that is read by distance in the Poincare ball")
+        if getattr(self.data, "held_out_every", None) == 1:
+            raise ValueError("data.held_out_every is 1, which leaves no class to fine-tune on; write 2, more or null")
         for name, entry in self.zero_shot.items():
             if name in SPLITS or entry.data.name == self.data.name or entry.data.size != self.data.size:
                 raise ValueError(f"zero_shot.{name} must be another set than data, at its size, and no split")

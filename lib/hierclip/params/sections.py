@@ -26,7 +26,7 @@ class PhotoParams(Section):
     train_per_class: NonNegativeInt | None  # the first by number; null: all that are left
     val_per_class: PositiveInt
     test_per_class: PositiveInt | None
-    held_out_every: PositiveInt | None  # so manieth class is held out of fine-tuning; 1: all are, null: none is
+    held_out_every: PositiveInt | None  # so manieth class is held out of fine-tuning; 1: all (of zero_shot); null: none
     stream: bool  # pictures to train on are read when they are needed, not kept
     strict: bool  # a picture that cannot be read is an error, not a warning
 

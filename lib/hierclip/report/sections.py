@@ -213,7 +213,7 @@ def again(found: Results) -> Parts:
         + f":\n\n```\n{found.make('repro')}     # every result\n{found.make('report')}    # this page\n"
         + f"{found.make('verify')}    # the results just made against the committed ones\n```\n\n"
         "All choices are in `params.yaml`; packages are pinned in `requirements.lock`. Other hardware rounds "
-        "differently: figures agree where their intervals overlap."
+        "differently: figures of the same pictures may be 2 images, or 0.5 % of them, apart."
     )
 
 

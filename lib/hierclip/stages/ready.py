@@ -27,7 +27,7 @@ def make_ready(root: Path, params: Params, say: Callable[[str], None]) -> None:
     if not all((root / TREES / f"{name}.json").exists() for name in params.trees.names):
         say(f"making the trees: {', '.join(params.trees.names)}")
         leaves = {leaf.id: leaf.name for leaf in dataset.leaves}
-        for tree in set_forest(root, params.data.name, leaves, params.trees):
+        for tree in set_forest(root, params.data.name, leaves, params.trees.names, params.trees.widths):
             save_tree(tree, root / TREES / f"{tree.name}.json")
     if not (root / BASE / HEAD).exists():
         say(f"making the base model: {root / BASE}")

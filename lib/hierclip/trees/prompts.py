@@ -4,14 +4,21 @@ import re
 
 from hierclip.trees.tree import Tree
 
-VOWEL = re.compile(
-    r"(?!e[uw]|one\b|uni(?!n)|u[kst][aeiou])[aeiou]|hour|heir|hon(?=est|or)", re.IGNORECASE
-)  # as it sounds
+# What "an" goes before, by how a name begins to sound. Digits: those read as "eight", "eleven" or "eighteen".
+NUMBER = r"8|1[18](?:\d{3})*(?!\d)"
+# Letters read one by one: one that stands alone, two or three capitals, more of them without a vowel.
+SPELT = r"(?:[A-Z]|[A-Z]{2,3}s?|[B-DF-HJ-NP-TV-Z]{4,})(?![^\W\d_])|[a-z]-"
+AS_WORDS = r"(?:LAN|RAM|ROM|SIM)s?(?![^\W\d_])"
+LETTER = r"[AEFHILMNORSXaefhilmnorsx]"  # whose own name begins with a vowel
+# Words: a vowel, but for those that begin like "you" (eu, ewe, ukulele, uniform) or "won" (one); and a silent h.
+YOU = r"e[uw]|u[gkrstv][aeiou]|ukr|uni(?!n|m[ap]|dent)"
+WORD = rf"(?i:(?!{YOU}|one\b|once\b|oui)[aeiou]|hour|heir|hon(?=est|ou?r)|hors\b)"
+AN = re.compile(rf"{NUMBER}|(?={SPELT})(?!{AS_WORDS}){LETTER}|(?!{SPELT}){WORD}")
 
 
 def prompt(template: str, name: str) -> str:
     """The template with the name for {}; "a(n)" right before it becomes the article that the name wants."""
-    article = "an" if VOWEL.match(name) else "a"
+    article = "an" if AN.match(name) else "a"
     return template.replace("a(n) {}", f"{article} {{}}").replace("{}", name)
 
 

@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -13,7 +12,6 @@ import nltk
 import yaml
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
 
-from hierclip.params import ParamsError, find_root
 from hierclip.trees.cut import assign_levels, end_at_leaves, halving_widths, keep_one_parent, remove_unary_chains
 from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
 
@@ -26,11 +24,14 @@ INSTALL = 'a full WordNet 3.0: nltk.download("wordnet"), or Debian\'s wordnet-ba
 
 
 class WordNet(WordNetCorpusReader):
-    """NLTK's reader, in English, of a folder in WordNet's own file format."""
+    """NLTK's reader, in English, of a folder in WordNet's own file format.
 
-    def __init__(self, folder: Path):
+    root: the project whose excerpt fills in what the folder lacks; the checkout's if None.
+    """
+
+    def __init__(self, folder: Path, root: Path | None = None):
         _allow(folder)
-        self._folder = folder
+        self._folder, self.project = folder, root
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The multilingual functions are not available")
             super().__init__(str(folder), None)
@@ -43,7 +44,7 @@ class WordNet(WordNetCorpusReader):
 
     def open(self, file: str):
         """Debian leaves `lexnames` out: it is taken from the excerpt then."""
-        if file == "lexnames" and not (self._folder / file).exists() and (own := beside_excerpt(file)):
+        if file == "lexnames" and not (self._folder / file).exists() and (own := beside_excerpt(file, self.project)):
             return own.open(encoding="utf8")
         return super().open(file)
 
@@ -63,28 +64,27 @@ def full_folder() -> Path | None:
     return next((folder for folder in known if (folder / "data.noun").exists()), None)
 
 
-def beside_excerpt(file: str) -> Path | None:
-    """A file of the excerpt: of the project that we are in, else of the checkout that this package is in, if any."""
-    roots = [Path(__file__).parents[3]]
-    with suppress(ParamsError):
-        roots.insert(0, find_root())
-    return next((path for root in roots if (path := root / EXCERPT / file).exists()), None)
+def beside_excerpt(file: str, root: Path | None = None) -> Path | None:
+    """A file of the excerpt: of the project `root`, else of the checkout that this package is in, if any."""
+    roots = [*filter(None, [root]), Path(__file__).parents[3]]
+    return next((path for place in roots if (path := place / EXCERPT / file).exists()), None)
 
 
-def open_wordnet() -> WordNet:
-    """The full WordNet where there is one, else the excerpt, which has the classes of OpenMoji, ImageNet-1k,
-    Tiny-ImageNet and the tables of `SETS`. Raises TreeError, saying what to install, where there is neither."""
-    nouns = beside_excerpt("data.noun")
+def open_wordnet(root: Path | None = None) -> WordNet:
+    """The full WordNet where there is one, else the excerpt (`beside_excerpt`), which has the classes of OpenMoji,
+    ImageNet-1k, Tiny-ImageNet and the tables of `SETS`. Raises TreeError, saying what to install, where there is none.
+    """
+    nouns = beside_excerpt("data.noun", root)
     if (folder := full_folder() or (nouns and nouns.parent)) is None:
         raise TreeError(f"no WordNet here; install {INSTALL}")
     _allow(folder)
-    return _opened(folder)
+    return _opened(folder, root)
 
 
 @cache
-def _opened(folder: Path) -> WordNet:
+def _opened(folder: Path, root: Path | None) -> WordNet:
     """Read once: that takes a second, and the reader keeps its files open."""
-    return WordNet(folder)
+    return WordNet(folder, root)
 
 
 def find_synset(wordnet: WordNet, identifier: str) -> Synset:
@@ -174,7 +174,7 @@ def hypernym_graph(synsets: Sequence[Synset]) -> nx.DiGraph:
 
 def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Words for each node: the name given, else that of NAMES, else its first lemma that no other node here uses."""
-    file = beside_excerpt(NAMES)
+    file = beside_excerpt(NAMES, wordnet.project)
     known = yaml.safe_load(file.read_text(encoding="utf8")) if file else {}
     names = {identifier: known[identifier] for identifier in identifiers if identifier in known} | dict(given)
     for identifier in identifiers:
