@@ -102,7 +102,7 @@ def _flat(record: Record, reading: str) -> dict[str, Figure]:
         for condition, found in record.mistakes.items():
             # The mean height of the nearest leaf is severity by the share of mistakes, so that gives their number.
             wrong = n * found.hd_1[0] / found.severity[0] if found.severity else 0.0
-            scale: dict[str, float] = {"consistent": 1, "contradictions": 1, "ece": 2}
+            scale = {"consistent": 1.0, "contradictions": 1.0, "ece": 2.0}
             scale["severity"] = height * n / max(1.0, wrong - _most(n))
             for name, triple in found:
                 if triple:
