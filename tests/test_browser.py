@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import sync_playwright
 
+from hierclip.explorer.task import Artifacts
+from hierclip.explorer.view import image_state
 from hierclip.params import load_params
 from hierclip.stages.tasks import load_task
-from hierclip.widgets.look import look
-from hierclip.widgets.store import Store
 from tests.conftest import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -85,10 +85,10 @@ def answers(port):
 @pytest.fixture(scope="module")
 def known(explored):
     """The name of a leaf whose first picture the model knows, and a small attack does not move far."""
-    lens = (store := Store(explored, load_params(explored / "params.yaml"))).lens("hier-0", "tuned", "wordnet")
-    pictures = store.shelf("tuned").pictures[store.shelf("tuned").first]
-    margins = [look(lens, image, leaf).margins[0] for leaf, image in enumerate(pictures.floats())]
-    return lens.tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
+    artifacts = Artifacts(explored, load_params(explored / "params.yaml"))
+    model_view, references = artifacts.model_view("hier-0", "tuned", "wordnet"), artifacts.task_data("tuned").references
+    margins = [image_state(model_view, image, leaf).margins[0] for leaf, image in enumerate(references.floats())]
+    return model_view.tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +115,17 @@ def keep(page, name):
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
-def control(page, name):
-    label = page.locator(".widget-label", has_text=re.compile(f"^{re.escape(name)}$"))
-    return page.locator(".widget-inline-hbox").filter(has=label).first
+def control(part, name):
+    label = part.page.locator(".widget-label", has_text=re.compile(f"^{re.escape(name)}$"))
+    return part.locator(".widget-inline-hbox").filter(has=label).first
 
 
-def move(page, name, key):
-    control(page, name).locator("[role=slider]").press(key)
+def move(part, name, key):
+    control(part, name).locator("[role=slider]").press(key)
 
 
-def pick(page, name, option):
-    control(page, name).locator("select").select_option(label=option)
+def pick(part, name, option):
+    control(part, name).locator("select").select_option(label=option)
 
 
 def changed(page, selector, attribute, act):
@@ -144,18 +144,19 @@ def assert_within(seconds, answers, what):
     assert min(answers) < seconds or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 
 
-def names(page):
-    return page.locator(".node").evaluate_all("nodes => nodes.map((node) => node.dataset.name)")
+def names(part):
+    return part.locator(".node").evaluate_all("nodes => nodes.map((node) => node.dataset.name)")
 
 
 def test_the_explorer_answers_in_a_browser(opened, explored, known):
     trees = {tree.name: tree for tree in load_task(explored, load_params(explored / "params.yaml"), "tuned").trees}
     page, tree = opened("90_explore.ipynb"), trees["wordnet"]
+    part = page.locator(".hierclip-explorer")
     page.wait_for_selector(".hierclip-disk .point-clean", timeout=PATIENCE)
-    assert names(page) == [node.name for level in tree.levels for node in level]
+    assert names(part) == [node.name for level in tree.levels for node in level]
 
     # a picture that the model knows; the attack moves it
-    pick(page, "picture of", known)
+    pick(part, "picture of", known)
     page.wait_for_function(SHOWN, arg=known, timeout=PATIENCE)
     keep(page, "explorer")
 
@@ -163,89 +164,95 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     answers = []
     for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
         radius, took = changed(
-            page, f".node[data-level='{level}']", "r", lambda key=key: move(page, "level shown", key)
+            page, f".node[data-level='{level}']", "r", lambda key=key: move(part, "level shown", key)
         )
         answers.append(took)
         assert radius == "5"
-        assert page.locator(".labels text").all_text_contents() == [node.name for node in tree.levels[level]]
+        assert part.locator(".labels text").all_text_contents() == [node.name for node in tree.levels[level]]
     assert_within(0.3, answers, "level")
 
     # the budget: the point moves, and with it the picture, the path and the margins
-    point, path = ".point-attacked[data-level='0']", page.locator(".hierclip-path")
-    before, margins = path.inner_text(), page.locator(".hierclip-bounds").inner_text()
-    pictures = page.locator("figure img")
-    _, took = changed(page, point, "cx", lambda: move(page, "budget /255", "End"))
+    point, path = ".point-attacked[data-level='0']", part.locator(".hierclip-path")
+    before, margins = path.inner_text(), part.locator(".hierclip-bounds").inner_text()
+    pictures = part.locator("figure img")
+    _, took = changed(page, point, "cx", lambda: move(part, "budget /255", "End"))
     answers = [took]
     page.wait_for_function("() => document.body.innerText.includes('Linf 16/255: the picture falls')", timeout=PATIENCE)
     script = "(before) => document.querySelector('.hierclip-bounds').innerText !== before"
     page.wait_for_function(script, arg=margins, timeout=PATIENCE)
     assert "✗" in path.inner_text() != before
     assert len(set(pictures.evaluate_all("images => images.map((image) => image.src)"))) == 3
-    captions = page.locator("figcaption").all_inner_texts()
+    captions = part.locator("figcaption").all_inner_texts()
     assert captions == ["clean", "the change, 8 times", "attacked"]
     keep(page, "attacked")
     for key in ("ArrowLeft", "ArrowLeft"):
-        answers.append(changed(page, "figure:last-child img", "src", lambda key=key: move(page, "budget /255", key))[1])
+        answers.append(changed(page, "figure:last-child img", "src", lambda key=key: move(part, "budget /255", key))[1])
     assert_within(2, answers, "attack")
 
     # the attacked level
-    move(page, "level attacked", "End")
+    move(part, "level attacked", "End")
     page.wait_for_function("() => document.body.innerText.includes('nearest node at level 3')", timeout=PATIENCE)
 
     # the bound: its curve moves with the curvature, what the gap asks for with the gap
     answers = [
-        changed(page, "[id=bound] path", "d", lambda: move(page, "curvature", "ArrowRight"))[1] for _ in range(3)
+        changed(page, "[id=bound] path", "d", lambda: move(part, "curvature \N{MULTIPLICATION SIGN}", "ArrowRight"))[1]
+        for _ in range(3)
     ]
     assert_within(0.3, answers, "curvature")
-    changed(page, "[id=asked] use", "x", lambda: move(page, "zeta_gap", "ArrowRight"))
+    changed(page, "[id=least] use", "x", lambda: move(part, "zeta_gap", "ArrowRight"))
 
     # a tree; the pointer on a node; a click on it
-    script = "(names) => [...document.querySelectorAll('.node')].map((n) => n.dataset.name).join() === names.join()"
-    pick(page, "tree", "use")
+    script = """(names) => [...document.querySelectorAll(".hierclip-explorer .node")].map((n) => n.dataset.name).join()
+      === names.join()"""
+    pick(part, "tree", "use")
     page.wait_for_function(script, arg=[n.name for level in trees["use"].levels for n in level], timeout=PATIENCE)
     other = next(leaf.name for leaf in trees["use"].leaves if leaf.name != known)
-    node = page.locator(f".node[data-level='0'][data-name='{other}']")
+    node = part.locator(f".node[data-level='0'][data-name='{other}']")
     node.hover()
-    tip = page.locator(".hierclip-tip")
+    tip = part.locator(".hierclip-tip")
     assert tip.inner_text().startswith(f"{other}: level 0, norm 0.") and tip.locator("img").count() == 1
     keep(page, "pointed")
     node.click()
     script = "(name) => document.querySelector('.hierclip-path').innerText.includes(name)"
     page.wait_for_function(script, arg=other, timeout=PATIENCE)
-    assert control(page, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text") == other
+    assert control(part, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text") == other
 
     # a flat method has no depth
-    pick(page, "method", "TeCoA, seed 0")
+    pick(part, "method", "TeCoA, seed 0")
     page.wait_for_function(
         "() => document.querySelector('.hierclip-disk').textContent.includes('none has a depth')", timeout=PATIENCE
     )
-    radii = page.locator(".node").evaluate_all(
+    radii = part.locator(".node").evaluate_all(
         "nodes => nodes.map((n) => Math.hypot(n.getAttribute('cx'), n.getAttribute('cy')))"
     )
     assert max(radii) - min(radii) < 0.1
-    page.wait_for_function("() => !document.querySelector('[id=asked]')", timeout=PATIENCE)
+    page.wait_for_function("() => !document.querySelector('[id=least]')", timeout=PATIENCE)
     keep(page, "flat")
 
 
 def test_two_methods_are_compared_in_a_browser(opened, known):
-    page = opened("91_compare.ipynb")
+    page = opened("90_explore.ipynb")
+    part = page.locator(".hierclip-compare")
     page.set_viewport_size({"width": 1440, "height": 1800})
     page.wait_for_function(
-        "() => document.querySelectorAll('.hierclip-disk .point-clean').length >= 2", timeout=PATIENCE
+        "() => document.querySelectorAll('.hierclip-compare .point-clean').length >= 2", timeout=PATIENCE
     )
-    pick(page, "picture of", known)
-    script = "() => document.querySelectorAll('.hierclip-disk .point-attacked[data-level=\"0\"]').length === 2"
+    pick(part, "picture of", known)
+    script = "() => document.querySelectorAll('.hierclip-compare .point-attacked[data-level=\"0\"]').length === 2"
     page.wait_for_function(script, timeout=PATIENCE)
-    disks = [page.locator(".hierclip-disk").nth(k) for k in range(2)]
+    disks = [part.locator(".hierclip-disk").nth(k) for k in range(2)]
     points = [disk.locator(".point-attacked[data-level='0']").get_attribute("cx") for disk in disks]
     assert points[0] != points[1]
     assert ["none has a depth" in (disk.text_content() or "") for disk in disks] == [True, False]
-    page.wait_for_function("() => document.querySelectorAll('figure img').length === 6", timeout=PATIENCE)
+    page.wait_for_function(
+        "() => document.querySelectorAll('.hierclip-compare figure img').length === 6", timeout=PATIENCE
+    )
+    part.scroll_into_view_if_needed()
     keep(page, "compared")
     boxes = [disk.bounding_box() or {} for disk in disks]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     method = page.locator(".widget-label", has_text=re.compile("^method$"))
-    lists = page.locator(".widget-inline-hbox").filter(has=method).locator("select").all()
+    lists = part.locator(".widget-inline-hbox").filter(has=method).locator("select").all()
     chosen = [each.evaluate("s => s.selectedOptions[0].text").replace("\xa0", " ") for each in lists]
     assert chosen == ["TeCoA, seed 0", "Hierarchical, seed 0"]
     for each, box in zip(lists, boxes, strict=True):  # each over its own disk
@@ -260,5 +267,5 @@ def test_the_page_says_what_to_run_in_a_browser(opened, explored):
         page.wait_for_selector(".missing", timeout=PATIENCE)
     finally:
         (explored / "data/elsewhere").rename(explored / "data/models")
-    assert "`make repro` makes what is missing" in page.locator(".missing").inner_text()
+    assert "`make repro` makes what is missing" in page.locator(".missing").first.inner_text()
     keep(page, "missing")

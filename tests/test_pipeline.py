@@ -95,7 +95,7 @@ def test_imports_go_one_way():
     rooms = (
         "params distributed progress data trees hyperbolic model losses attacks train evaluate stages margins studies"
     )
-    order = [*rooms.split(), "studies", "plots", "widgets", "report", "audits", "cli", "__main__"]
+    order = [*rooms.split(), "studies", "plots", "explorer", "report", "audits", "cli", "__main__"]
     for file in (ROOT / "lib/hierclip").rglob("*.py"):
         room = file.relative_to(ROOT / "lib/hierclip").parts[0].removesuffix(".py")
         if room != "__init__":

@@ -1,4 +1,4 @@
-// The disk: draws what scene.py gives, names what the pointer is on, says which node was clicked.
+// The disk: draws what disk.py gives, names what the pointer is on, says which node was clicked.
 const SVG = "http://www.w3.org/2000/svg", R = 262, ROOM = 380;
 
 const put = (parent, tag, attributes, text) => {
@@ -84,16 +84,16 @@ function render({ model, el }) {
   };
 
   const drawMarks = () => {  // the true path; before in black, after in red: the picture, its roll-ups, the nearest nodes
-    const { nodes, edges } = model.get("scene"), { path, looks, moved } = model.get("marks");
+    const { nodes, edges } = model.get("scene"), { path, states, moved } = model.get("marks");
     layers.marks.replaceChildren();
     tip.style.display = "none";
     if (!nodes || !path) return;
     const line = (edge, more) => put(layers.marks, "path", { d: way(edge), fill: "none", "pointer-events": "none", ...more });
     path.forEach((k) => line(edges[k], { stroke: "#222", "stroke-width": 2.2, "stroke-opacity": 0.55 }));
     moved.forEach((edge) => line(edge, { stroke: "#d00000", "stroke-width": 2 }));
-    looks.forEach(({ points, lines, norms, found }, n) => {
+    states.forEach(({ points, lines, norms, nodes: nearest }, n) => {
       const ink = n ? "#d00000" : "#111", what = n ? "attacked" : "clean";
-      found.forEach((k) => put(layers.marks, "circle", { class: `found-${what}`, cx: nodes[k].x * R, cy: nodes[k].y * R,
+      nearest.forEach((k) => put(layers.marks, "circle", { class: `nearest-${what}`, cx: nodes[k].x * R, cy: nodes[k].y * R,
         r: n ? 8.5 : 6.5, fill: "none", stroke: ink, "stroke-width": 1.3, "pointer-events": "none" }));
       lines.forEach((edge) => line(edge, { stroke: ink, "stroke-width": 1.2, "stroke-dasharray": "4 3" }));
       points.map(([x, y], l) => [x * R, y * R, l]).reverse().forEach(([x, y, l]) => {
