@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import yaml
 from hierclip.params import Params, find_root
 
 ROOT = find_root()
-STATEMENTS = 6665  # of the library
+STATEMENTS = 6513  # of the library
 READERS = {  # what reads sections of the parameters for its caller
     "params.labels": {"methods", "method"},
     "params.splits": {"data"},
@@ -20,6 +21,9 @@ READERS = {  # what reads sections of the parameters for its caller
     "trees_of": {"trees"},
     "ablation_markdown": {"ablation", "method"},
 }
+# Names of our own that the field's words replaced: none of them comes back.
+REPLACED = {"Siege", "besiege", "siege", "Draws", "Aim", "AIMS", "Moved", "NEAR", "exp0", "group_midpoints", "at_rim"}
+REPLACED |= {"on_rim", "Lens", "Shelf", "Store", "Crowd", "Look", "look_again", "strike", "bent", "poincare", "widgets"}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf8"))["stages"]
 
 
@@ -108,6 +112,13 @@ def test_the_library_has_no_more_statements_than_its_cap():
     """The cap only falls: what is added takes the place of something, or waits."""
     trees = [ast.parse(file.read_text(encoding="utf8")) for file in (ROOT / "lib/hierclip").rglob("*.py")]
     assert sum(isinstance(node, ast.stmt) for tree in trees for node in ast.walk(tree)) <= STATEMENTS
+
+
+def test_the_names_that_were_replaced_do_not_come_back():
+    for file in (ROOT / "lib/hierclip").rglob("*.py"):
+        with tokenize.open(file) as source:
+            names = {token.string for token in tokenize.generate_tokens(source.readline) if token.type == tokenize.NAME}
+        assert not names & REPLACED, file
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-peers.lock"])
