@@ -22,7 +22,7 @@ READERS = {  # what reads sections of the parameters for its caller
     "ablation_markdown": {"ablation", "method"},
 }
 # Names of our own that the field's words replaced: none of them comes back.
-REPLACED = {"Siege", "besiege", "siege", "Draws", "Aim", "AIMS", "Moved", "NEAR", "exp0", "group_midpoints", "at_rim"}
+REPLACED = {"Siege", "besiege", "siege", "Draws", "Aim", "AIMS", "Moved", "NEAR", "exp0", "group_midpoints"}
 REPLACED |= {"on_rim", "Lens", "Shelf", "Store", "Crowd", "Look", "look_again", "strike", "bent", "poincare", "widgets"}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf8"))["stages"]
 
