@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 import hierclip
 from hierclip.data import DataError, Pictures, StoredImages
 from hierclip.data.stored import stored_images
+from hierclip.errors import HierclipError
 from hierclip.progress import fingerprint
 from tests.miniatures import COUNT
 from tests.test_cli import ARCHITECTURE, place, weights
@@ -59,7 +60,7 @@ def test_a_file_that_was_cut_short_is_named(pictures):
     path = pictures.images.path
     path.write_bytes(path.read_bytes()[:-1])
     assert torch.equal(pictures[torch.arange(10)].read(), IMAGES[:10])
-    with pytest.raises(OSError, match=f"{path} ends before its image 10 does"):
+    with pytest.raises(HierclipError, match=f"{path} ends before its image 10 does"):
         pictures.read()
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hierclip.attacks import frozen, pgd
 from hierclip.data import Dataset, places_of, step_seed
 from hierclip.distributed import agreed, mean, own, rank, world
+from hierclip.errors import HierclipError
 from hierclip.losses import (
     OBJECTIVES,
     PERTURBATIONS,
@@ -41,7 +42,7 @@ from hierclip.trees import Tree, check_forest, forest_levels, forest_paths, leve
 History = list[dict[str, float]]  # by step: the loss, and what else was logged
 
 
-class TrainingError(RuntimeError):
+class TrainingError(HierclipError, RuntimeError):
     """Training that cannot go on, where it stopped and what to change."""
 
 

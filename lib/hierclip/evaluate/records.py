@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hierclip.errors import HierclipError
 from hierclip.params import AttackParams, format_budget
 
 RECORDS = "data/results/records"
@@ -23,7 +24,7 @@ Pair = tuple[float, float]  # low, high
 Triple = tuple[float, float, float]  # value, low, high
 
 
-class RecordError(ValueError):
+class RecordError(HierclipError):
     """What is wrong with a record, and in which file."""
 
 

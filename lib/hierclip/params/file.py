@@ -9,6 +9,7 @@ from typing import Self
 import yaml
 from pydantic import ValidationError, model_validator
 
+from hierclip.errors import HierclipError
 from hierclip.params import sections
 from hierclip.params.methods import HierParams, MethodParams
 from hierclip.params.values import Section, Seed
@@ -17,7 +18,7 @@ FILE = "params.yaml"
 SPLITS = ("tuned", "held_out")  # classes seen in fine-tuning, and the others
 
 
-class ParamsError(ValueError):
+class ParamsError(HierclipError):
     """What is wrong in the parameter file, and at which key."""
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from hierclip.errors import HierclipError
 from hierclip.trees.tree import Tree
 
 VOWEL = re.compile(
@@ -18,8 +19,8 @@ def prompt(template: str, name: str) -> str:
 def level_prompts(tree: Tree, template: str) -> list[list[str]]:
     """A prompt for every node, level by level. template: text with {} for the name, as `prompt` reads it.
 
-    Raises ValueError where the template has no {}.
+    Raises HierclipError where the template has no {}.
     """
     if "{}" not in template:
-        raise ValueError(f"template {template!r} has no {{}} for the class's name")
+        raise HierclipError(f"template {template!r} has no {{}} for the class's name")
     return [[prompt(template, node.name) for node in level] for level in tree.levels]
