@@ -214,3 +214,18 @@ def test_trees_are_read_back_as_they_were(forest, tmp_path):
     for tree in forest:
         save_tree(tree, tmp_path / f"{tree.name}.json")
     assert load_forest(tmp_path, ["wordnet", "letters"]) == forest
+
+
+def test_an_evaluation_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
+    seen = []
+
+    def stop(trees) -> None:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hierclip.evaluate.run.check_forest", stop)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    rest = dict.fromkeys(("model", "dataset", "trees", "split", "seed", "params", "template", "root"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(**rest)  # pyright: ignore
+    assert seen == [False] and torch.backends.cudnn.allow_tf32

@@ -62,7 +62,7 @@ def rank() -> int:
 
 
 def own(size: int) -> slice:
-    """The rows of a batch of `size` that are this process's. Raises HierclipError where it cannot be shared out evenly."""
+    """Give the rows of a batch of `size` that are this process's. Raises HierclipError where they come out uneven."""
     if size % world():
         raise HierclipError(f"a batch of {size} cannot be shared out evenly among {world()} processes")
     each = size // world()

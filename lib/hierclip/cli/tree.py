@@ -101,7 +101,11 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
 
 
 def _draw(tree, path: Path) -> None:
+    from matplotlib import rc_context
+
+    from hierclip.plots import STYLE
     from hierclip.plots.tree import sunburst
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    sunburst(tree).savefig(path, dpi=150, bbox_inches="tight")
+    with rc_context(STYLE):  # pyright: ignore
+        sunburst(tree).savefig(path, dpi=150, bbox_inches="tight")

@@ -2,8 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -29,9 +29,8 @@ class WordNet(WordNetCorpusReader):
     """NLTK's reader, in English, of a folder in WordNet's own file format."""
 
     def __init__(self, folder: Path):
-        _allow(folder)
         self._folder = folder
-        with warnings.catch_warnings():
+        with _allowed(folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The multilingual functions are not available")
             super().__init__(str(folder), None)
 
@@ -45,16 +44,21 @@ class WordNet(WordNetCorpusReader):
         """Debian leaves `lexnames` out: it is taken from the excerpt then."""
         if file == "lexnames" and not (self._folder / file).exists() and (own := beside_excerpt(file)):
             return own.open(encoding="utf8")
-        return super().open(file)
+        with _allowed(self._folder):
+            return super().open(file)
 
     def map_wn(self, version: str = "wordnet") -> None:
         """No mapping to other languages' WordNets, which would want the sense index."""
 
 
-def _allow(folder: Path) -> None:
-    """NLTK opens no corpus outside its data path."""
-    if str(folder) not in nltk.data.path:
-        nltk.data.path.insert(0, str(folder))
+@contextmanager
+def _allowed(folder: Path) -> Iterator[None]:
+    """Let NLTK open a corpus in this folder, inside: it opens none outside its data path."""
+    nltk.data.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        nltk.data.path.remove(str(folder))
 
 
 def full_folder() -> Path | None:
@@ -77,7 +81,6 @@ def open_wordnet() -> WordNet:
     nouns = beside_excerpt("data.noun")
     if (folder := full_folder() or (nouns and nouns.parent)) is None:
         raise TreeError(f"no WordNet here; install {INSTALL}")
-    _allow(folder)
     return _opened(folder)
 
 
