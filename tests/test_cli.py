@@ -19,13 +19,18 @@ from typer.testing import CliRunner
 import hierclip
 from hierclip import model
 from hierclip.audits import audit, read_folder
-from hierclip.cli import app, main
+from hierclip.cli import USAGE, app, main
 from hierclip.cli.audit import audit as audit_command
 from hierclip.cli.export import head_words
+from hierclip.data.sources import DataError
+from hierclip.errors import HierclipError
 from hierclip.evaluate import Outcomes
-from hierclip.evaluate.records import parse_record
-from hierclip.model import Model
-from hierclip.trees import load_tree
+from hierclip.evaluate.records import RecordError, parse_record
+from hierclip.model import Model, ModelError
+from hierclip.params import ParamsError
+from hierclip.stages.spread import SpreadError
+from hierclip.train import TrainingError
+from hierclip.trees import TreeError, load_tree
 from hierclip.trees.wordnet import EXCERPT
 from tests.conftest import LEAVES, ROOT
 from tests.miniatures import COUNT, folders, put
@@ -215,6 +220,47 @@ def test_what_is_no_picture_is_passed_over_and_what_is_broken_is_named(place, ru
     record = json.loads((place / "hierclip-audit/record.json").read_text(encoding="utf8"))
     assert record["images"] == 5 * COUNT
     assert "\nleft out, as they cannot be read: zoo/cat/0.jpg\n" in err
+
+
+@pytest.mark.parametrize("bug", [TypeError, ValueError, RuntimeError, OSError, KeyError])
+def test_a_bug_keeps_its_traceback(place, monkeypatch, bug):
+    def broken(*_) -> None:
+        raise bug("not the user's")
+
+    monkeypatch.setattr("sys.argv", ["hierclip", "tree", "--tree", "tree.json"])
+    monkeypatch.setattr("hierclip.audits.class_trees", broken)
+    with pytest.raises(bug, match="not the user's") as found:
+        main()
+    assert found.traceback[-1].name == "broken"
+
+
+def test_a_file_that_the_system_refuses_is_one_line(place, run):
+    code, _, err = run("tree", "--tree", "tree.json", "--out", "tree.json/t.json")
+    assert code == 2 and err.startswith("hierclip: ") and len(err.splitlines()) == 1 and "tree.json" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["--tree", "none.yaml"], TreeError), (["--widths", "x"], HierclipError), (["--colour"], USAGE)],
+)
+def test_a_mistake_of_the_users_is_one_line_and_with_debug_a_traceback(place, run, monkeypatch, arguments, error):
+    code, _, err = run("tree", *arguments)
+    assert code == 2 and err.startswith("hierclip: ") and len(err.splitlines()) == 1
+    monkeypatch.setattr("sys.argv", ["hierclip", "--debug", "tree", *arguments])
+    with pytest.raises(error):
+        main()
+
+
+def test_debug_changes_nothing_else(place, run):
+    assert run("--debug", "tree", "--tree", "tree.json") == run("tree", "--tree", "tree.json")
+
+
+@pytest.mark.parametrize(
+    "kind", [ParamsError, DataError, TreeError, ModelError, TrainingError, RecordError, SpreadError]
+)
+def test_the_projects_own_errors_have_one_base(kind):
+    assert issubclass(kind, HierclipError) and issubclass(kind, ValueError)
+    assert issubclass(kind, RuntimeError) == (kind in (TrainingError, SpreadError))
 
 
 def test_the_defaults_that_help_shows_are_those_of_the_function():

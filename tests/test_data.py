@@ -4,6 +4,7 @@ import torch
 from hierclip.data import DATASETS, PARTS, DataError, Pictures, load_dataset
 from hierclip.data.dataset import places_of, step_seed
 from hierclip.data.openmoji import FIXED, HARD, TRAIN, draw, render_glyph
+from hierclip.errors import HierclipError
 
 SOME = torch.tensor([3, 50, 120])
 
@@ -141,5 +142,5 @@ def test_an_unknown_dataset_is_named_beside_the_known(params, root):
 def test_a_missing_prepared_file_says_what_to_run(openmoji):
     bare = load_dataset(openmoji.params, openmoji.prepared.parents[2])
     bare.prepared = bare.prepared.with_name("nothing.safetensors")
-    with pytest.raises(FileNotFoundError, match="nothing.safetensors is missing; run .*10_data"):
+    with pytest.raises(HierclipError, match="nothing.safetensors is missing; run .*10_data"):
         bare.batch(SOME, 2, 0, 0)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from hierclip.params import find_root, load_params
-from hierclip.plots import save
+from hierclip.plots import STYLE, save
 from hierclip.plots.audit import audit_figure
 from hierclip.plots.pictures import attack_strip, magnified
 from hierclip.plots.results import level_bars, matrices, tree_bars
@@ -36,7 +36,8 @@ XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1
 
 @pytest.fixture(autouse=True)
 def closed():
-    yield
+    with mpl.rc_context(STYLE):
+        yield
     plt.close("all")
 
 

@@ -17,6 +17,7 @@ from hierclip.margins import (
     hyperbolic_bound,
     level_bounds,
     measured_margins,
+    no_margins,
     rank_correlation,
     separation,
     sibling_bound,
@@ -282,3 +283,13 @@ def test_constant_outcomes_have_no_correlation():
     assert np.isnan(rank_correlation(np.zeros(60), broken, 10, 0)).all()
     with pytest.raises(ValueError, match="no pairs"):
         rank_correlation(margins, broken[1:], 10, 0)
+
+
+def test_what_stands_for_margins_that_are_not_measured_has_their_columns_and_no_rows(tmp_path):
+    margins, table = no_margins()
+    assert margins.empty and table.empty
+    rows = measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(tree="a", curvature=1.0, tau=5.0)
+    assert list(margins.columns) == list(rows.columns) and list(table.columns) == list(summary(rows).columns)
+    margins.round(5).to_csv(tmp_path / "margins.csv", index=False)
+    assert len(pd.read_csv(tmp_path / "margins.csv")) == 0
+    assert (margins["margin"] <= margins["bound"]).all() and (table["reached"] <= table["sibling_bound"]).all()

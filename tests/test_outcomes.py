@@ -97,9 +97,36 @@ def test_readings_agree_at_the_leaves():
     assert (out.robust["direct"][:, :, 0] == out.robust["roll_up"][:, :, 0]).all()
 
 
+def flipped(data: bytes) -> bytes:
+    """A byte in the middle is another."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
 def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
     assert not judge(0.1, kept=tmp_path / "p.npz").robust["direct"][0, :, 0].any()
     assert judge(0.8, kept=tmp_path / "p.npz").robust["direct"].all()
+
+
+def test_partial_outcomes_of_another_scaling_of_the_input_are_not_used(tmp_path):
+    made = classifier()
+    made.register_buffer("mean", torch.zeros(3), persistent=False)
+    arguments = made, pictures(0.15), PATHS, BUDGET
+    level_matrix(*arguments, seed=0, batch=4, kept=tmp_path / "p.npz")
+    before = str(np.load(tmp_path / "p.npz")["key"])
+    made.mean += 1
+    level_matrix(*arguments, seed=0, batch=4, kept=tmp_path / "p.npz")
+    assert str(np.load(tmp_path / "p.npz")["key"]) != before
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no archive", flipped])
+def test_damaged_partial_outcomes_are_named_and_made_again(tmp_path, damage):
+    kept = tmp_path / "p.npz"
+    whole = judge(kept=kept)
+    kept.write_bytes(damage(kept.read_bytes()))
+    with pytest.warns(UserWarning, match=f"^{kept} cannot be read .*; the attack starts from the beginning$"):
+        assert same(judge(kept=kept), whole)
+    assert same(judge(kept=kept), whole)
 
 
 @pytest.fixture

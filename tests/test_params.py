@@ -161,7 +161,6 @@ def test_no_root_is_said_so(tmp_path):
         ({"methods": ["clip", "trades"]}, "methods: no method trades; known are clip, tecoa"),
         ({"methods": ["hier", "hier"]}, "methods must name at least one, and each once"),
         ({"margin": {"method": "trades", "seed": 0}}, "margin.method: no method trades; known are clip, tecoa"),
-        ({"margin": {"method": "tecoa", "seed": 0}}, "margin.method must be one that is read by distance"),
         ({"margin": {"method": "fare", "seed": 0}}, "margin.method and margin.seed must be among methods and seeds"),
         ({"margin": {"method": "hier", "seed": 9}}, "margin.method and margin.seed must be among methods and seeds"),
         ({"trees": {"names": ["wordnet"], "widths": [4]}}, "method.forest.trees: emoji, look, place, use is not among"),
@@ -172,11 +171,24 @@ def test_sections_that_do_not_fit_together_are_refused_in_one_line(tmp_path, con
     assert message(path).startswith(f"{path}: {said}") and "\n" not in message(path)
 
 
-def test_a_margin_is_not_asked_for_in_a_flat_geometry(tmp_path, content):
-    content["method"][content["margin"]["method"]]["geometry"] = "euclidean"
-    assert "margin.method must be one that is read by distance in the Poincare ball" in message(
-        write(tmp_path, content)
-    )
+def test_a_project_needs_no_method_of_the_ball(tmp_path, content):
+    content |= {"methods": ["clip", "tecoa"], "margin": {"method": "tecoa", "seed": 0}}
+    assert load_params(write(tmp_path, content)).margin.method == "tecoa"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "empty"),
+    [
+        ("sweep", "grid", {}),
+        ("sweep", "grid", {"tecoa": {}}),
+        ("ablation", "tables", {}),
+        ("ablation", "tables", {"one": {}}),
+    ],
+)
+def test_an_empty_study_is_refused_in_one_line(tmp_path, content, section, key, empty):
+    content[section][key] = empty
+    path = write(tmp_path, content)
+    assert message(path) == f"{path}: {section}.{key} is empty, or an entry of it; a study needs a run at least"
 
 
 def test_a_sweep_over_an_unknown_method_is_refused_beside_the_known(tmp_path, content):

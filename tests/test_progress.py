@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 
 from hierclip import progress as module
-from hierclip.progress import SHOWING, progress, work_hash, work_key
+from hierclip.progress import cache_key, fingerprint, progress
 
 
 def test_under_dvc_progress_is_lines_and_every_item_comes_through(monkeypatch, capsys):
@@ -24,20 +24,30 @@ def test_where_someone_watches_progress_prints_no_lines(monkeypatch, capsys):
 def test_tensors_are_hashed_by_their_values_however_they_lie_in_memory():
     table = torch.arange(12).view(6, 2)
     for part in (table[:, :1], table[::2], table.T, table[:0]):
-        assert work_hash(part) == work_hash(part.clone(memory_format=torch.contiguous_format))
-    assert work_hash(table[:, :1]) != work_hash(table[:, 1:])
+        assert fingerprint(part) == fingerprint(part.clone(memory_format=torch.contiguous_format))
+    assert fingerprint(table[:, :1]) != fingerprint(table[:, 1:])
 
 
-def test_key_of_work_changes_with_any_part():
-    assert work_key("a", 1) == work_key("a", 1) != work_key("a", 2)
+PARTS = {"tensor": torch.arange(6), "text": "a", "number": 1}
 
 
-def test_key_of_work_changes_with_the_source_but_not_with_rooms_that_only_show(tmp_path, monkeypatch):
+def test_a_key_changes_with_any_part_and_with_the_format(monkeypatch):
+    key = cache_key(*PARTS.values())
+    others = {"tensor": torch.arange(6).view(2, 3), "text": "b", "number": 1.0}
+    changed = [cache_key(*(PARTS | {name: other}).values()) for name, other in others.items()]
+    changed += [cache_key(*PARTS.values(), None), cache_key(*reversed(PARTS.values())), cache_key("a1")]
+    changed += [cache_key(torch.arange(6).int(), "a", 1), cache_key("a", 1), cache_key("a1", "")]
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    changed.append(cache_key(*PARTS.values()))
+    assert len({key, *changed}) == 1 + len(changed)
+
+
+def test_a_key_rests_on_no_source_file(monkeypatch, tmp_path):
+    key = cache_key(*PARTS.values())
     package = Path(shutil.copytree(Path(module.__file__).parent, tmp_path / "hierclip"))
+    with (package / "train.py").open("a", encoding="utf8") as file:
+        file.write("# another line\n")
     monkeypatch.setattr(module, "__file__", str(package / "progress.py"))
-    before = work_key("a")
-    for room in SHOWING:
-        (package / room / "__init__.py").write_text("1", encoding="utf8")
-    assert work_key("a") == before
-    (package / "train.py").write_text("1", encoding="utf8")
-    assert work_key("a") != before
+    for read in ("read_bytes", "read_text", "open"):
+        monkeypatch.setattr(Path, read, None)
+    assert cache_key(*PARTS.values()) == key

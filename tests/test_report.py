@@ -3,16 +3,18 @@
 import re
 import shutil
 from html import unescape
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from hierclip.evaluate import RECORDS, RecordError, load_records, save_record
 from hierclip.evaluate.records import parse_record
+from hierclip.margins import no_margins
 from hierclip.params import load_params
 from hierclip.plots.frames import save_metrics
 from hierclip.plots.table import split_words
-from hierclip.report import captions
+from hierclip.report import captions, sections
 from hierclip.report.page import Table, Text
 from hierclip.report.results import Results, load_results
 from hierclip.report.sections import FIELDS, SECTIONS, all_sections, audits, threats
@@ -196,3 +198,9 @@ def test_metrics_are_flat_and_in_percent(tmp_path):
     made, found = record(), pd.read_json(tmp_path / "tuned/tecoa-0.json", typ="series")
     assert found["robust leaf"] == pytest.approx(100 * made.robust["direct"][0][0], abs=0.005)
     assert found["path-robust roll_up"] == pytest.approx(100 * made.path_robust["roll_up"], abs=0.005)
+
+
+def test_margins_that_were_not_measured_are_said_to_be_none(params):
+    frames = {"margins": no_margins()[1], "correlation": pd.DataFrame(columns=["level"])}
+    (said,) = sections.depth(SimpleNamespace(frame=frames.get, params=params))  # pyright: ignore
+    assert "not read by distance in the Poincare ball" in said.markdown

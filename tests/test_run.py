@@ -224,3 +224,18 @@ def test_verify_reads_the_outcomes_that_git_has(project):
         subprocess.run(["git", "-C", str(project), *command], check=True)
     rules = [a.rule.split(":")[0] for a in verify(project)]
     assert rules.count("image by image") == 2 * (3 + 9 + 1) and set(rules) == {"image by image", "same pictures"}
+
+
+def test_an_evaluation_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
+    seen = []
+
+    def stop(trees) -> None:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hierclip.evaluate.run.check_forest", stop)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    rest = dict.fromkeys(("model", "dataset", "trees", "split", "seed", "params", "template", "root"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(**rest)  # pyright: ignore
+    assert seen == [False] and torch.backends.cudnn.allow_tf32

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 import hierclip
 from hierclip.data import DataError, Pictures, StoredImages
 from hierclip.data.stored import stored_images
-from hierclip.progress import work_hash
+from hierclip.errors import HierclipError
+from hierclip.progress import fingerprint
 from tests.miniatures import COUNT
 from tests.test_cli import ARCHITECTURE, place, weights
 
@@ -42,9 +43,9 @@ def test_stored_images_are_selected_as_those_in_memory_are(pictures):
 def test_a_fingerprint_is_the_hash_of_all_bytes_at_once(pictures, monkeypatch):
     expected = hashlib.sha256(IMAGES.numpy().tobytes()).hexdigest()
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 4)
-    assert pictures.fingerprint() == Pictures(IMAGES, LABELS).fingerprint() == work_hash(IMAGES) == expected
+    assert pictures.fingerprint() == Pictures(IMAGES, LABELS).fingerprint() == fingerprint(IMAGES) == expected
     turned = IMAGES.to(memory_format=torch.channels_last)
-    assert Pictures(turned, LABELS).fingerprint() == work_hash(turned) == expected
+    assert Pictures(turned, LABELS).fingerprint() == fingerprint(turned) == expected
     assert pictures[torch.arange(10)].fingerprint() != expected
 
 
@@ -59,7 +60,7 @@ def test_a_file_that_was_cut_short_is_named(pictures):
     path = pictures.images.path
     path.write_bytes(path.read_bytes()[:-1])
     assert torch.equal(pictures[torch.arange(10)].read(), IMAGES[:10])
-    with pytest.raises(OSError, match=f"{path} ends before its image 10 does"):
+    with pytest.raises(HierclipError, match=f"{path} ends before its image 10 does"):
         pictures.read()
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from hierclip import model, studies
-from hierclip.data import ids_of, places_of
+from hierclip.data import Pictures, ids_of, load_dataset, places_of
 from hierclip.model import CosineHead, Model
 from hierclip.plots.table import ablation_markdown
 from hierclip.studies import (
@@ -253,6 +253,23 @@ def test_what_was_kept_for_another_base_model_is_not_used(small, project, measur
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     other = Model(model.create(params.model, seed=1, size=32), CosineHead(20.0), "clip")
     model.save_model(other, project / "data/models/base")
+    run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    assert len(measured) == 2 + 4
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_what_was_kept_for_other_pictures_is_not_used(small, project, measured, monkeypatch, part):
+    measured.extend([None] * 2)
+    run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    dataset = load_dataset(small.data, project)
+    own, batch = dataset.pictures, dataset.batch
+    if part == "val":
+        turned = own("val")
+        other = Pictures(turned.read().flip(-1), turned.labels)
+        monkeypatch.setattr(dataset, "pictures", lambda name: other if name == "val" else own(name))
+    else:
+        monkeypatch.setattr(dataset, "batch", lambda *asked: (batch(*asked)[0] / 2, batch(*asked)[1]))
+    monkeypatch.setattr(studies, "load_dataset", lambda *_: dataset)
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     assert len(measured) == 2 + 4
 

@@ -91,6 +91,19 @@ def test_a_checkpoint_of_another_configuration_or_start_is_left_unread(fabric, c
     assert other.seen == list(range(change.get("steps", 8))) and same(other.module, fresh.module)
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no checkpoint"])
+def test_a_damaged_checkpoint_is_named_and_training_starts_anew(fabric, checkpoint, tmp_path, damage):
+    interrupted(fabric, checkpoint)
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    fresh, again = Regression(fabric, tmp_path / "other.ckpt"), Regression(fabric, checkpoint)
+    said = f"^{checkpoint} cannot be read .*; training starts from the beginning$"
+    with pytest.warns(UserWarning, match=said) as warned:
+        history = again.run()
+    assert len(warned) == 1 and "\n" not in str(warned[0].message)
+    assert history == fresh.run() and same(again.module, fresh.module)
+    assert not checkpoint.exists()
+
+
 def test_a_loss_that_is_no_number_is_refused_with_step_and_learning_rate(fabric, checkpoint):
     with pytest.raises(TrainingError, match=r"^regression: the loss is nan at step 3; .*0\.25"):
         Regression(fabric, checkpoint, spoil=3).run()
@@ -281,6 +294,29 @@ def test_a_checkpoint_of_other_pictures_is_left_unread(fabric, params, backbone,
     assert checkpoint.exists()
     darker = tune(fabric, "tecoa", params, resumed, forest, checkpoint, Darker(), steps=5)
     assert darker == tune(fabric, "tecoa", params, whole, forest, tmp_path / "other.ckpt", Darker(), steps=5)
+
+
+@pytest.mark.parametrize("part", ["token_embedding.weight", "logit_scale", "visual.conv1.weight"])
+def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(fabric, params, backbone, forest, part):
+    """Those that training leaves alone too; and it is the same in another process: no object's address is in it."""
+    few = params.finetune.model_copy(update=SHORT | {"gradients": 10})
+
+    def key() -> str:
+        made = copy.deepcopy(backbone)
+        return train.set_up(fabric, METHOD["hier"], few, made, Stripes(), forest, TEMPLATE, 0).key
+
+    before = key()
+    assert key() == before
+    backbone.clip.state_dict()[part].mul_(1.5)
+    assert key() != before
+
+
+def test_what_a_checkpoint_rests_on_prints_without_addresses(fabric, params, backbone, forest, checkpoint, monkeypatch):
+    told = []
+    monkeypatch.setattr(train, "cache_key", lambda *parts: told.extend(map(repr, parts)) or "")
+    monkeypatch.setattr(train, "fingerprint", lambda *parts: told.extend(map(repr, parts)) or "")
+    tune(fabric, "hier", params, backbone, forest, checkpoint)
+    assert told and not any(" at 0x" in text for text in told)
 
 
 def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float32(

@@ -10,6 +10,7 @@ from lightning_fabric.plugins import Precision
 from torch import Tensor
 from torch import distributed as dist
 
+from hierclip.errors import HierclipError
 from hierclip.params import MachineParams, ModelParams
 
 T = TypeVar("T")
@@ -31,11 +32,11 @@ class _HalfTowers(Precision):
 def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fabric:
     """The accelerator and precision of `params`; in each of the processes of `machine` that torchrun started, or alone.
 
-    Raises ValueError where there are not as many processes as `machine` says.
+    Raises HierclipError where there are not as many processes as `machine` says.
     """
     place: dict[str, Any] = {"devices": 1}
     if machine and (found := int(os.environ.get("WORLD_SIZE", "1"))) != machine.processes:
-        raise ValueError(f"{found} processes; params.yaml's machine asks for {machine.processes}")
+        raise HierclipError(f"{found} processes; params.yaml's machine asks for {machine.processes}")
     if machine and machine.processes > 1:
         place = {"devices": machine.devices, "num_nodes": machine.nodes, "strategy": machine.strategy}
     if params.precision == "bf16-mixed":
@@ -61,9 +62,9 @@ def rank() -> int:
 
 
 def own(size: int) -> slice:
-    """The rows of a batch of `size` that are this process's. Raises ValueError where it cannot be shared out evenly."""
+    """Give the rows of a batch of `size` that are this process's. Raises HierclipError where they come out uneven."""
     if size % world():
-        raise ValueError(f"a batch of {size} cannot be shared out evenly among {world()} processes")
+        raise HierclipError(f"a batch of {size} cannot be shared out evenly among {world()} processes")
     each = size // world()
     return slice(rank() * each, (rank() + 1) * each)
 

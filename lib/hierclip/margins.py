@@ -21,6 +21,8 @@ from hierclip.losses.levels import group_levels, roll_up
 from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, Model, PoincareHead
 from hierclip.trees import Tree
 
+SUMMED = ["q05", "q50", "q95", "largest", "share", "reached"]  # what `summary` makes of margins
+
 
 def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
     """The largest margin between texts of norm at most `eta` in the ball of curvature -r, logits being -scale d.
@@ -119,6 +121,13 @@ def measured_margins(classifier: Classifier, pictures: Pictures, paths: Tensor, 
         values = -margin(scores, aims(paths, level)[0].masks(pictures.labels)[0])
         parts.append(pd.DataFrame({"picture": range(len(values)), **rows, "margin": values.numpy()}))
     return pd.concat(parts, ignore_index=True)
+
+
+def no_margins() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `measured_margins` and `summary` of some trees give for a model that is not measured: their columns."""
+    shared = ["level", "norm", "siblings", "bound", "sibling_bound"]
+    each = ["picture", *shared, "node", "margin", "tree", "curvature", "tau"]
+    return pd.DataFrame(columns=each), pd.DataFrame(columns=["tree", *shared, *SUMMED])  # pyright: ignore
 
 
 def summary(margins: pd.DataFrame) -> pd.DataFrame:

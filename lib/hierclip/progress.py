@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,7 +16,7 @@ from hierclip.distributed import rank
 
 T = TypeVar("T")
 LINES = 10  # printed by a loop that has no bar
-SHOWING = ("plots", "report", "explorer", "audits", "cli")  # rooms that only show: no result rests on them
+FORMAT = 1  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
 
 _shown = True
 
@@ -73,8 +74,8 @@ def forget_output() -> None:
         clear_output()
 
 
-def work_hash(*parts: object) -> str:
-    """SHA-256 of tensors to the bit, and of other parts as they print."""
+def fingerprint(*parts: object) -> str:
+    """Hash tensors to the bit, and other parts as they print: SHA-256."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):  # flattened, a slice can still lie scattered
@@ -84,12 +85,21 @@ def work_hash(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def work_key(*parts: object) -> str:
-    """A key of what work rests on: tensors to the bit, other parts as they print, and this package's source but for
-    SHOWING.
+def cache_key(*parts: object) -> str:
+    """Hash all that kept work rests on, configuration, data and weights, with FORMAT; each part for itself."""
+    kinds = [(str(part.dtype), tuple(part.shape)) if isinstance(part, Tensor) else () for part in parts]
+    return fingerprint(FORMAT, [(*kind, fingerprint(part)) for kind, part in zip(kinds, parts, strict=True)])
+
+
+def kept_under(key: str, path: Path, read: Callable[[Path], Mapping[str, Any]], what: str) -> Mapping[str, Any] | None:
+    """What `read` finds in a file whose entry "key" is `key`; None where it is another or there is no file.
+
+    A file that cannot be read is as none: a warning names it, and says that `what` starts from the beginning.
     """
-    digest, package = hashlib.sha256(work_hash(*parts).encode()), Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        if file.relative_to(package).parts[0] not in SHOWING:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    try:
+        found = read(path) if path.exists() else {"key": None}
+        return found if str(found["key"]) == key else None
+    except Exception as error:  # each reader raises its own kinds for a damaged file
+        said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        warnings.warn(f"{path} cannot be read ({said}); {what} starts from the beginning", stacklevel=2)
+        return None

@@ -23,7 +23,7 @@ from hierclip.evaluate import figures, level_matrix
 from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.model import READINGS, Model, load_model
 from hierclip.params import SPLITS, AblationParams, MethodParams, Params, StudyParams
-from hierclip.progress import progress, quiet, work_key
+from hierclip.progress import cache_key, progress, quiet
 from hierclip.stages import BASE, TREES
 from hierclip.train import finetune
 from hierclip.trees import Tree, load_forest
@@ -109,8 +109,11 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
     """
     trees, git = load_forest(root / TREES, params.trees.names), git_revision(root)
     base = load_model(root / BASE).backbone.clip.state_dict().values()
-    world = work_key(params.data, params.model, params.attack, params.finetune, study.images, *base)
-    keys = {work_key(world, run, *(tree.hash for tree in trees)): run for run in runs}
+    dataset, sections = load_dataset(params.data, root), (params.data, params.model, params.attack, params.finetune)
+    shown = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)  # of what is trained on
+    measured = {part: dataset.pictures(part).fingerprint() for part in sorted({run.part for run in runs})}
+    world = cache_key(sections, study.images, [tree.hash for tree in trees], measured, *shown, *base)
+    keys = {cache_key(world, run): run for run in runs}
     kept = {key: root / KEPT / f"{key}.json" for key in keys}
     todo = [key for key in keys if not kept[key].exists()]
     with parallel_config("loky", inner_max_num_threads=1):

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from hierclip.attacks import frozen, pgd
 from hierclip.data import Dataset, places_of, step_seed
 from hierclip.distributed import agreed, mean, own, rank, world
+from hierclip.errors import HierclipError
 from hierclip.losses import (
     OBJECTIVES,
     PERTURBATIONS,
@@ -34,13 +36,13 @@ from hierclip.params import (
     PretrainParams,
     TrainedParams,
 )
-from hierclip.progress import progress, work_hash, work_key
+from hierclip.progress import cache_key, fingerprint, kept_under, progress
 from hierclip.trees import Tree, check_forest, forest_levels, forest_paths, level_prompts
 
 History = list[dict[str, float]]  # by step: the loss, and what else was logged
 
 
-class TrainingError(RuntimeError):
+class TrainingError(HierclipError, RuntimeError):
     """Training that cannot go on, where it stopped and what to change."""
 
 
@@ -113,6 +115,7 @@ def set_up(
     check_forest(trees)
     scale = float(backbone.clip.logit_scale.detach().exp())
     objective, places = OBJECTIVES[method.loss], places_of(dataset, trees[0].ids)
+    start = _told(backbone)
     original = Towers(copy.deepcopy(backbone), trees, template, fabric.autocast, fold=True)
     original = original.eval().requires_grad_(False).to(fabric.device)
     paths = [torch.from_numpy(tree.paths) for tree in trees]
@@ -126,7 +129,7 @@ def set_up(
         images, labels = dataset.batch(places, size, seed, place, mine)
         return fabric.to_device(images), [fabric.to_device(rows[labels]) for rows in paths]
 
-    shown = dataset.batch(places, size, seed, 0)[0]  # the whole batch, by which a checkpoint knows the pictures
+    shown, labels = dataset.batch(places, size, seed, 0)  # the whole batch, by which a checkpoint knows the pictures
     with torch.no_grad():
         embeddings, _, texts = original(fabric.to_device(shown[mine]))
     norms = (float(v.float().norm(dim=-1).mean()) for v in (embeddings, texts))
@@ -152,8 +155,8 @@ def set_up(
         return torch.stack(losses).sum(), context.counts
 
     steps = params.gradients // gradient_evaluations(method, top)
-    hashes = " ".join(tree.hash for tree in trees)
-    config = f"{method.model_dump_json()} {params.model_dump_json()} {hashes} {template} {seed} {work_hash(shown)}"
+    hashes = [tree.hash for tree in trees]
+    config = cache_key(method, params, hashes, template, seed, dataset.name, shown, labels, start)
     return Finetuning(trainee, module, optimizer, loss_at, steps, config)
 
 
@@ -190,7 +193,7 @@ def pretrain(
     level's cross-entropy, weighted with how often it is drawn.
     Raises TreeError where the trees have not the same leaves in the same order.
     """
-    clip = backbone.clip.requires_grad_(True)
+    start, clip = _told(backbone), backbone.clip.requires_grad_(True)
     prompts = [level_prompts(trees[k], template)[level] for k, level in forest_levels(trees)]
     unique = list(dict.fromkeys(prompt for level in prompts for prompt in level))
     tokens = fabric.to_device(backbone.tokenizer(unique))
@@ -222,12 +225,18 @@ def pretrain(
         with torch.no_grad():
             clip.logit_scale.clamp_(max=math.log(100))
 
-    shown = work_hash(dataset.batch(places, size, params.seed, 0)[0])
-    config = f"pretrain {params.model_dump_json()} {' '.join(tree.hash for tree in trees)} {template} {shown}"
+    shown = dataset.batch(places, size, params.seed, 0)
+    config = cache_key(params, [tree.hash for tree in trees], template, dataset.name, *shown, start)
     steps = params.steps
     history = fit(fabric, module, optimizer, loss_at, steps, params, checkpoint, config, "pre-training", keep_scale)
     clip.eval().requires_grad_(False).cpu()
     return history
+
+
+def _told(backbone: Backbone) -> str:
+    """Tell a model from another: by how it is built, what its input is scaled with, and both towers' weights."""
+    built = sorted(backbone.config.items(), key=lambda entry: entry[0])
+    return fingerprint(built, backbone.mean, backbone.std, *backbone.clip.state_dict().values())
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
@@ -253,8 +262,8 @@ def fit(
 
     loss_at: the loss on the pictures of a place, `accumulate` of which make a step, and figures to log: a function of
     the place alone, so that a run that was stopped goes on from `checkpoint` as if it had not been. A checkpoint of
-    another `config`, of other starting weights or of another version of this code is left unread. The file goes when
-    training is through.
+    another `config` or of other starting weights is left unread, and so, with a warning, is one that is damaged. The
+    file goes when training is through.
     Raises TrainingError where there is no step to take, and where a loss is no number.
     """
     if steps < 1:
@@ -262,9 +271,10 @@ def fit(
     rate = optimizer.param_groups[0]["lr"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps, params.warmup))
     precision = fabric.strategy.precision.precision
-    key = work_key(config, precision, steps, *module.state_dict().values())
+    key = cache_key(config, precision, steps, *module.state_dict().values())
     state = {"module": module, "optimizer": optimizer, "schedule": schedule, "history": [], "key": key}
-    if agreed(checkpoint.exists() and torch.load(checkpoint, map_location="cpu", weights_only=True)["key"] == key):
+    read = partial(torch.load, map_location="cpu", weights_only=True)
+    if agreed(rank() == 0 and kept_under(key, checkpoint, read, "training") is not None):
         fabric.load(checkpoint, state)
     history: History = state["history"]
     left = range(len(history), steps)

@@ -10,6 +10,7 @@ from torch import Tensor
 from hierclip.attacks.norms import EPS, l2_size
 from hierclip.attacks.rng import PerSampleRNG
 from hierclip.attacks.state import AttackState
+from hierclip.errors import HierclipError
 
 SHARE = 0.8  # of the pixels that the first squares cover
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries (section 4)
@@ -21,11 +22,11 @@ def square(state: AttackState, rng: PerSampleRNG) -> None:
 
     It goes on from the most adversarial point so far. All images have the same windows, each its own signs.
     In L2 a window gets a bump of one sign (the paper: two halves of opposite sign).
-    Raises ValueError for pictures that are not square, or of a single pixel.
+    Raises HierclipError for pictures that are not square, or of a single pixel.
     """
     height, width = state.images.shape[-2:]
     if height != width or height < 2:
-        raise ValueError(
+        raise HierclipError(
             f"pictures of {height} by {width} pixels; square takes square ones of two pixels a side or more"
         )
     first, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[state.budget.norm]

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hierclip.attacks import ATTACKS, STANDARD
+from hierclip.errors import HierclipError
 from hierclip.params import AttackParams, parse_budget
 
 SUITES: dict[str, dict[str, Any]] = {  # what a suite's name stands for
@@ -20,14 +21,14 @@ def attack_params(
     """suite: one of SUITES, or names of ATTACKS with commas between them, with the steps of "standard".
 
     PGD's step is a 2.5th of the budget by the number of steps. checks: pictures that are attacked in further ways.
-    Raises ValueError for what is no budget, no attack and no number that is allowed.
+    Raises HierclipError for what is no budget, no attack and no number that is allowed.
     """
     chosen: dict[str, Any] = SUITES.get(suite) or SUITES["standard"] | {
         "suite": [name.strip() for name in suite.split(",")]
     }
     if unknown := [name for name in chosen["suite"] if name not in ATTACKS]:
         known = ", ".join((*SUITES, *ATTACKS))
-        raise ValueError(f"suite: no attack {unknown[0]!r}; known are {known}")
+        raise HierclipError(f"suite: no attack {unknown[0]!r}; known are {known}")
     n = 255 * _budget(eps)
     chosen = chosen | {key: value for key, value in (("steps", steps), ("queries", queries)) if value is not None}
     few = {"reading_images": FEW, "forest_images": checks, "audit_images": checks, "transfer_images": checks}
@@ -43,7 +44,7 @@ def attack_params(
     except ValidationError as error:
         entry = error.errors()[0]
         said = entry["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{'.'.join(map(str, entry['loc']))}: {said} (got {entry['input']!r})") from None
+        raise HierclipError(f"{'.'.join(map(str, entry['loc']))}: {said} (got {entry['input']!r})") from None
 
 
 def _budget(eps: str | float) -> float:
@@ -53,5 +54,5 @@ def _budget(eps: str | float) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        raise ValueError(f"eps: {eps!r} is no budget; write n/255, such as 1/255, or a share of 1, such as 0.004")
+        raise HierclipError(f"eps: {eps!r} is no budget; write n/255, such as 1/255, or a share of 1, such as 0.004")
     return value

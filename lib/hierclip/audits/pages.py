@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from hierclip.evaluate import Record
 from hierclip.model import READINGS
 from hierclip.params import NoneParams, Params, PlotsParams
-from hierclip.plots import save
+from hierclip.plots import STYLE, save
 from hierclip.plots.audit import audit_figure
 from hierclip.plots.frames import check_frame
 from hierclip.plots.levels import checked, headline, level_frame, measured, tree_frame
@@ -28,6 +29,7 @@ CAPTIONS = {
 }
 
 
+@mpl.rc_context(STYLE)  # pyright: ignore
 def audit_figures(record: Record, trees: Sequence[Tree]) -> dict[str, Figure]:
     """By name of CAPTIONS, and tree_NAME for every tree with superclasses."""
     look = Params.model_construct(  # of the parameters, what figures look at

@@ -14,13 +14,14 @@ from hierclip.audits.classes import audit_trees, same_words
 from hierclip.audits.folders import Folder, picture_source, read_folder
 from hierclip.audits.models import open_model
 from hierclip.audits.pages import write_results
+from hierclip.errors import HierclipError
 from hierclip.evaluate import Record, evaluate, save_record
 from hierclip.evaluate.outcomes import PARTS, outcomes_path
 from hierclip.evaluate.records import git_revision, parse_record, threat_model
 from hierclip.model import ImageEncoder, Model
 from hierclip.params import AttackParams
 from hierclip.plots.levels import level_table
-from hierclip.progress import work_hash
+from hierclip.progress import fingerprint
 from hierclip.trees import Tree
 
 RECORD, WORK, TEMPLATE = "record.json", "work", "a photo of a(n) {}"
@@ -72,20 +73,22 @@ def audit(
     the attack is checked on, and other trees measured. template: a prompt; None is the one that a model of this project
     was trained with, else "a photo of a(n) {}". say: is told what is found before the long work begins.
     Writes to `out`. A run that was stopped goes on from what it left there; of one that is whole the record is read.
-    Raises ValueError, or one of its kind, for whatever is not right in what is given.
+    Raises HierclipError, or one of its kind, for whatever is not right in what is given.
     """
     params = attack_params(eps, suite, steps, queries, checks, norm=norm, restarts=restarts, batch=batch, seed=seed)
     if template is not None and "{}" not in template:
-        raise ValueError(f"template {template!r} has no {{}} for the class's name; write it like 'a photo of a {{}}'")
+        raise HierclipError(
+            f"template {template!r} has no {{}} for the class's name; write it like 'a photo of a {{}}'"
+        )
     if limit is not None and limit < 1:
-        raise ValueError(f"limit {limit}: a class needs one picture at least")
+        raise HierclipError(f"limit {limit}: a class needs one picture at least")
     place, folder, out = find_device(device), Path(images), Path(out)
     wanted = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
     trees, said = audit_trees(picture_source(folder).classes, wanted, Path(synsets) if synsets else None, widths)
     audited, size = open_model(model, pretrained)
     template = template or audited.template or TEMPLATE
     if any(path.is_file() for path in (out, *out.parents)):
-        raise ValueError(f"{out} is a file, or in one; name a folder for what comes out")
+        raise HierclipError(f"{out} is a file, or in one; name a folder for what comes out")
     with _temporary(out / WORK / f"images-{os.getpid()}") as file:  # two audits do not share it
         dataset = read_folder(folder, size, limit, file)
         test, notes = dataset.parts["test"], [said, *_notes(trees, dataset)]
@@ -98,7 +101,7 @@ def audit(
                 record, _ = evaluate(audited, dataset, trees, dataset.name, root=out / WORK, **settings)
             except torch.OutOfMemoryError:
                 said = f"{place} has no memory for {batch} pictures at a time; ask for a smaller batch"
-                raise ValueError(said) from None
+                raise HierclipError(said) from None
             record = _put(record, out)
     found = Audited(record, trees, level_table(record, trees[0]), notes, out)
     write_results(record, trees, found.table, notes, out)
@@ -119,11 +122,11 @@ def _temporary(file: Path) -> Iterator[Path]:
 
 
 def find_device(name: str) -> torch.device:
-    """ "auto": the GPU where there is one. Raises ValueError, listing those that are here, for another device."""
+    """ "auto": the GPU where there is one. Raises HierclipError, listing those that are here, for another device."""
     count = torch.cuda.device_count()
     here = ["auto", "cpu", *["cuda"] * bool(count), *(f"cuda:{k}" for k in range(count))]
     if name not in here:
-        raise ValueError(f"no device {name!r}; here are {', '.join(here)}")
+        raise HierclipError(f"no device {name!r}; here are {', '.join(here)}")
     return torch.device(("cuda" if count else "cpu") if name == "auto" else name)
 
 
@@ -148,17 +151,17 @@ def _facts(model: Model, dataset: Folder, trees: Sequence[Tree], params: AttackP
         "trees": {tree.name: tree.hash for tree in trees},
         "threat_model": threat_model(params, template, test.images.shape[-1]),
         "settings": params.model_dump(mode="json"),
-        "hashes": {"weights": work_hash(*weights), "pictures": test.fingerprint()},
+        "hashes": {"weights": fingerprint(*weights), "pictures": test.fingerprint()},
     }
 
 
 def _earlier(out: Path, facts: dict) -> Record | None:
-    """The record of the same audit, where there is one. Raises ValueError where there is another one's."""
+    """The record of the same audit, where there is one. Raises HierclipError where there is another one's."""
     if not (file := out / RECORD).exists():
         return None
     record = parse_record(file.read_text(encoding="utf8"), str(file))
     if odd := [key for key, value in facts.items() if getattr(record, key) != value]:
-        raise ValueError(f"{out} holds another audit ({', '.join(odd)} differ); name another folder, or remove that")
+        raise HierclipError(f"{out} holds another audit ({', '.join(odd)} differ); name another folder, or remove that")
     return record
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hierclip.errors import HierclipError
+
 
 def export(
     name: Annotated[str, typer.Argument(metavar="METHOD-SEED", help="a model of the project, or a model's folder")],
@@ -20,9 +22,9 @@ def export(
     from hierclip.model import load_model, save_model
 
     if folder.is_file():
-        raise ValueError(f"{folder} is a file; name a folder")
+        raise HierclipError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; name a folder that is new")
+        raise HierclipError(f"{folder} is not empty; name a folder that is new")
     model = load_model(find_model(name))
     save_model(model, folder)
     place = f'"local-dir:{folder.resolve()}"'
@@ -33,7 +35,7 @@ def export(
 
 
 def find_model(name: str) -> Path:
-    """A model's folder, by itself or by its name in the project. Raises ValueError, listing the known ones."""
+    """A model's folder, by itself or by its name in the project. Raises HierclipError, listing the known ones."""
     from hierclip.model.classifier import HEAD
     from hierclip.params import find_root
     from hierclip.stages import MODELS
@@ -43,7 +45,7 @@ def find_model(name: str) -> Path:
     models = find_root() / MODELS
     known = sorted(file.parent.name for file in models.glob(f"*/{HEAD}"))
     if name not in known:
-        raise ValueError(f"no model {name!r} in {models}; known are {', '.join(known) or 'none: hierclip finetune'}")
+        raise HierclipError(f"no model {name!r} in {models}; known are {', '.join(known) or 'none: hierclip finetune'}")
     return models / name
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import typer
 
+from hierclip.errors import HierclipError
+
 DEFAULT = "openmoji"
 RESULTS = re.compile(
     r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
@@ -26,12 +28,12 @@ def readme() -> None:
 def write_readme(root: Path) -> bool:
     """Write each preset's summary between its markers in the README; return whether that changed the file.
 
-    Raises ValueError where the README has no markers.
+    Raises HierclipError where the README has no markers.
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf8")
     if not RESULTS.search(text):
-        raise ValueError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
+        raise HierclipError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
 
     def filled(match: re.Match) -> str:
         preset = root if match[2] == DEFAULT else root / "presets" / match[2]

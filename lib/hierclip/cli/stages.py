@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hierclip.errors import HierclipError
+
 if TYPE_CHECKING:  # reading parameters takes longer than all the rest of `hierclip --help`
     from hierclip.params import Params
 
@@ -75,5 +77,5 @@ def _project(method: str) -> "tuple[Path, Params]":
     root = find_root()
     params = load_params(root / FILE)
     if method not in params.method:
-        raise ValueError(f"no method {method!r}; known are {', '.join(params.method)}")
+        raise HierclipError(f"no method {method!r}; known are {', '.join(params.method)}")
     return root, params

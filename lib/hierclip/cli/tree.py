@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hierclip.errors import HierclipError
+
 Synsets = Annotated[Path | None, typer.Option(help="`class: synset` lines (YAML), or CSV: class, synset, under")]
 Widths = Annotated[str | None, typer.Option(help="most nodes at levels 1, 2 ..., such as 24,12,5", show_default="auto")]
 Images = Annotated[Path | None, typer.Option(help="a folder of pictures for each class")]
@@ -36,7 +38,7 @@ def tree(
     """
     for option, path, endings in (("--out", out, (".json",)), ("--draw", draw, (".png", ".pdf", ".svg"))):
         if path is not None and path.suffix.lower() not in endings:
-            raise ValueError(f"{option} {path}: its name has to end in {' or '.join(endings)}")
+            raise HierclipError(f"{option} {path}: its name has to end in {' or '.join(endings)}")
     wanted = parse_widths(widths)
     from hierclip.audits import class_trees, same_words
     from hierclip.trees import level_prompts, save_tree
@@ -58,10 +60,10 @@ def tree(
 
 
 def parse_widths(text: str | None) -> list[int] | None:
-    """ "24,12,5" as numbers. Raises ValueError for what is none."""
+    """ "24,12,5" as numbers. Raises HierclipError for what is none."""
     parts = [] if text is None else text.split(",")
     if bad := [part for part in parts if not part.strip().isdecimal() or not int(part)]:
-        raise ValueError(f"--widths {text}: {bad[0]!r} is no number of nodes; write them like 24,12,5")
+        raise HierclipError(f"--widths {text}: {bad[0]!r} is no number of nodes; write them like 24,12,5")
     return [int(part) for part in parts] or None
 
 
@@ -83,7 +85,7 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
     from hierclip.trees import leaves_of
 
     if classes is not None and images is not None:
-        raise ValueError("both --classes and --images; one says what the classes are")
+        raise HierclipError("both --classes and --images; one says what the classes are")
     if images is not None:
         return class_names(images)
     if classes is not None:
@@ -91,15 +93,19 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
         lines = Path(classes).read_text(encoding="utf8").splitlines() if file else classes.split(",")
         names = [name for line in lines if (name := line.strip())]
         if len(set(names)) < 2 or len(set(names)) < len(names):
-            raise ValueError(f"--classes {classes}: {len(names)} names; two or more are needed, each once")
+            raise HierclipError(f"--classes {classes}: {len(names)} names; two or more are needed, each once")
         return {name: class_name(name, None) for name in names}
     if tree is None or tree == "wordnet":
-        raise ValueError("no classes; give --classes, --images or --tree FILE")
+        raise HierclipError("no classes; give --classes, --images or --tree FILE")
     return leaves_of(Path(tree))
 
 
 def _draw(tree, path: Path) -> None:
+    from matplotlib import rc_context
+
+    from hierclip.plots import STYLE
     from hierclip.plots.tree import sunburst
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    sunburst(tree).savefig(path, dpi=150, bbox_inches="tight")
+    with rc_context(STYLE):  # pyright: ignore
+        sunburst(tree).savefig(path, dpi=150, bbox_inches="tight")

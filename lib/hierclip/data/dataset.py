@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hierclip.data.stored import StoredImages
+from hierclip.errors import HierclipError
 from hierclip.params import SPLITS
 
 CHUNK = 256  # images read at a time for their fingerprint
@@ -92,10 +93,10 @@ def ids_of(dataset: Dataset, split: str) -> list[str]:
 
 
 def places_of(dataset: Dataset, ids: tuple[str, ...]) -> Tensor:
-    """(len(ids),) int64: where each leaf stands in the dataset. Raises ValueError for an unknown one."""
+    """(len(ids),) int64: where each leaf stands in the dataset. Raises HierclipError for an unknown one."""
     place = {leaf.id: k for k, leaf in enumerate(dataset.leaves)}
     if unknown := [i for i in ids if i not in place]:
-        raise ValueError(f"dataset {dataset.name} has no leaf {', '.join(unknown)}")
+        raise HierclipError(f"dataset {dataset.name} has no leaf {', '.join(unknown)}")
     return torch.tensor([place[i] for i in ids])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.data.dataset import PARTS, Leaf, Pictures, step_seed
+from hierclip.errors import HierclipError
 from hierclip.params import OpenMojiParams
 
 SOURCE = "data/source/openmoji.csv"
@@ -57,7 +58,7 @@ def render_glyph(emoji: str, side: int) -> Tensor:
             ImageDraw.Draw(canvas).text((96, 96), emoji, font=font, anchor="mm", embedded_color=True)
         box = canvas.getbbox()
     if box is None:
-        raise ValueError(f"the OpenMoji font has no glyph for {emoji!r} (U+{ord(emoji[0]):X})")
+        raise HierclipError(f"the OpenMoji font has no glyph for {emoji!r} (U+{ord(emoji[0]):X})")
     glyph = canvas.crop(_square(box)).convert("RGBa").resize((side, side), Image.Resampling.BOX)
     return torch.from_numpy(np.asarray(glyph).copy()).permute(2, 0, 1)
 
@@ -141,7 +142,7 @@ class OpenMoji:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         if not self.prepared.exists():
-            raise FileNotFoundError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
+            raise HierclipError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
         return load_file(self.prepared)
 
     def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:

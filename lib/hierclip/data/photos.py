@@ -116,7 +116,7 @@ class Photos:
     def tensors(self) -> dict[str, Tensor]:
         """What is prepared beside the images: the labels of every part, and the rows of those that are streamed."""
         if not self.prepared.exists():
-            raise FileNotFoundError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
+            raise DataError(f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`")
         with safe_open(self.prepared, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys() if not key.endswith("images")}  # noqa: SIM118
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets import ImageNet
 
+from hierclip.errors import HierclipError
+
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CLASSES = "classes.csv"  # of a folder of one's own: columns id (the class's folder) and name
 TWINS = {"n04008634": "projectile", "n04355933": "sunglass"}  # beside a missile and sunglasses, in WordNet's words
 TINY = "data/source/tiny-imagenet.csv"
 
 
-class DataError(ValueError):
+class DataError(HierclipError):
     """Pictures that cannot be had, and what would be right."""
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hierclip.errors import HierclipError
+
 
 @dataclass(frozen=True)
 class StoredImages:
@@ -29,14 +31,14 @@ class StoredImages:
         return replace(self, rows=self.rows[rows])
 
     def read(self) -> Tensor:
-        """Read the images, (N, 3, H, W) uint8. Raises OSError for a file that ends before one of them does."""
+        """Read the images, (N, 3, H, W) uint8. Raises HierclipError for a file that ends before one of them does."""
         images = torch.empty(self.shape, dtype=torch.uint8)
         length = prod(self.size)
         with self.path.open("rb") as file:
             for image, row in zip(images.flatten(1).numpy(), self.rows.tolist(), strict=True):
                 file.seek(self.start + row * length)
                 if file.readinto(image) < length:
-                    raise OSError(f"{self.path} ends before its image {row} does; make it again")
+                    raise HierclipError(f"{self.path} ends before its image {row} does; make it again")
         return images
 
 

@@ -15,7 +15,7 @@ from hierclip.data import Pictures
 from hierclip.distributed import agreed, merged, rank, world
 from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
 from hierclip.model import Classifier
-from hierclip.progress import progress, work_key
+from hierclip.progress import cache_key, kept_under, progress
 
 T = TypeVar("T")
 RANKED = 20  # leaves kept of a picture's ranking
@@ -48,11 +48,11 @@ def level_matrix(
     worst that could be done at e; that is A[e, e].
     """
     labels = pictures.labels
-    tensors = [labels, paths, *classifier.state_dict().values(), *classifier.text_points]
+    tensors = [labels, paths, *classifier.parameters(), *classifier.buffers()]  # of what is not saved too: the texts
     todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
     settings = [pictures.fingerprint(), budget, prune, PRUNE_THRESHOLD, classifier.head, seed, batch]
-    settings += [aim.name for aim in todo]
-    done = _Partial(kept, work_key(*settings, *tensors) if kept else "")
+    settings += [[aim.name for aim in todo], [type(module).__name__ for module in classifier.modules()]]
+    done = _Partial(kept, cache_key(*settings, *tensors) if kept else "")
     with frozen(classifier):
         clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
         readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}
@@ -191,19 +191,17 @@ def read_logits(logits: Sequence[Tensor]) -> dict[str, np.ndarray]:
     return {"nodes": nodes.int().numpy(), "confidence": shares.numpy(), "ranked": ranked.int().numpy()}
 
 
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file) as kept:  # of a damaged file np.load would leave it open
+        return dict(kept)
+
+
 class _Partial:
-    """Readouts kept in a file under one key; those of another key are forgotten."""
+    """Readouts kept in a file under one key; those of another key are forgotten, and those of a damaged file."""
 
     def __init__(self, path: Path | None, key: str):
-        self.path, self.arrays = path, agreed(self._read(path, key))
-
-    @staticmethod
-    def _read(path: Path | None, key: str) -> dict[str, np.ndarray]:
-        if path and path.exists():
-            with np.load(path) as kept:
-                if str(kept["key"]) == key:
-                    return dict(kept)
-        return {"key": np.array(key)}
+        found = kept_under(key, path, _arrays, "the attack") if path and rank() == 0 else None
+        self.path, self.arrays = path, agreed(dict(found or {"key": np.array(key)}))
 
     def get(self, name: str, compute: Callable[..., Readout], *arguments) -> Readout:
         found = {key.partition("/")[2]: v for key, v in self.arrays.items() if key.startswith(f"{name}/")}

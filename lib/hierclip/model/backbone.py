@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hierclip.errors import HierclipError
 from hierclip.params import ModelParams
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -30,7 +31,7 @@ for own in ("hierclip-tiny", "hierclip-tiny-64"):
     open_clip.add_model_config(Path(__file__).parent / f"{own}.json")
 
 
-class ModelError(ValueError):
+class ModelError(HierclipError):
     """A model that cannot be had, and what would be right."""
 
 

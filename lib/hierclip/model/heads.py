@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierclip import hyperbolic
+from hierclip.errors import HierclipError
 from hierclip.hyperbolic import Scalar
 
 
@@ -205,11 +206,11 @@ def head_to_dict(head: Head) -> dict:
 
 
 def head_from_dict(entries: dict) -> Head:
-    """The head that `head_to_dict` wrote. Raises ValueError, listing the known kinds, for another."""
+    """The head that `head_to_dict` wrote. Raises HierclipError, listing the known kinds, for another."""
     entries = dict(entries)
     kind = entries.pop("kind", None)
     if kind not in HEADS:
-        raise ValueError(f"no head {kind!r}; known are {', '.join(HEADS)}")
+        raise HierclipError(f"no head {kind!r}; known are {', '.join(HEADS)}")
     if unknown := set(entries) - {field.name for field in fields(HEADS[kind])}:
-        raise ValueError(f"a {kind} head has no {', '.join(sorted(unknown))}")
+        raise HierclipError(f"a {kind} head has no {', '.join(sorted(unknown))}")
     return HEADS[kind](**entries)

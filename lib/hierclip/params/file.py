@@ -9,6 +9,7 @@ from typing import Self
 import yaml
 from pydantic import ValidationError, model_validator
 
+from hierclip.errors import HierclipError
 from hierclip.params import sections
 from hierclip.params.methods import HierParams, MethodParams
 from hierclip.params.values import Section, Seed
@@ -17,7 +18,7 @@ FILE = "params.yaml"
 SPLITS = ("tuned", "held_out")  # classes seen in fine-tuning, and the others
 
 
-class ParamsError(ValueError):
+class ParamsError(HierclipError):
     """What is wrong in the parameter file, and at which key."""
 
 
@@ -47,13 +48,13 @@ class Params(Section):
         for key, names in named.items():
             if unknown := set(names) - set(self.method):
                 raise ValueError(f"{key}: no method {', '.join(sorted(unknown))}; known are {', '.join(self.method)}")
-        chosen = self.method[self.margin.method]
         if self.margin.method not in self.methods or self.margin.seed not in self.seeds:
             raise ValueError("margin.method and margin.seed must be among methods and seeds")
-        if not isinstance(chosen, HierParams) or chosen.geometry != "poincare":
-            raise ValueError("margin.method must be one that is read by distance in the Poincare ball")
         if getattr(self.data, "held_out_every", None) == 1:
             raise ValueError("data.held_out_every is 1, which leaves no class to fine-tune on; write 2, more or null")
+        for key, runs in (("sweep.grid", self.sweep.grid), ("ablation.tables", self.ablation.tables)):
+            if not runs or not all(runs.values()):
+                raise ValueError(f"{key} is empty, or an entry of it; a study needs a run at least")
         for name, entry in self.zero_shot.items():
             if name in SPLITS or entry.data.name == self.data.name or entry.data.size != self.data.size:
                 raise ValueError(f"zero_shot.{name} must be another set than data, at its size, and no split")

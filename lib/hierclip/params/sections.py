@@ -127,7 +127,7 @@ class AttackParams(Section):
 
 
 class MarginParams(Section):
-    method: str  # read by distance in the ball; the bound is for those
+    method: str  # of one that is not read by distance in the ball nothing is measured
     seed: Seed
 
 

@@ -11,11 +11,16 @@ STYLE = {
     "legend.fontsize": 7, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
     "lines.linewidth": 1, "errorbar.capsize": 0, "figure.dpi": 100, "pdf.fonttype": 42,
 }  # fmt: skip
-mpl.rcParams.update(STYLE)  # pyright: ignore
+
+
+def style() -> None:
+    """Set matplotlib to STYLE for all that this process draws: for a notebook; a library draws in `rc_context`."""
+    mpl.rcParams.update(STYLE)  # pyright: ignore
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Writes PATH.png and PATH.pdf, without dates: the same to the byte each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(f"{path}.png", dpi=dpi, metadata={"Software": None})
-    figure.savefig(f"{path}.pdf", metadata={"CreationDate": None})
+    with mpl.rc_context(STYLE):  # pyright: ignore
+        figure.savefig(f"{path}.png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(f"{path}.pdf", metadata={"CreationDate": None})

@@ -147,6 +147,9 @@ def depth(found: Results) -> Parts:
         yield found.missing("the margins, `data/results/margins.csv` and `correlation.csv`")
         return
     label = found.params.labels[found.params.margin.method]
+    if summary.empty:
+        yield Text(f"{label} is not read by distance in the Poincare ball: there are no margins to measure.")
+        return
     yield found.figure("margin_depth", captions.margin(summary, label), "margins and their bounds against depth")
     yield Table(
         summary,

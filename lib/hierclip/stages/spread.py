@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
+from hierclip.errors import HierclipError
 from hierclip.params import FILE, Params, load_params
 from hierclip.progress import forget_output
 
 
-class SpreadError(RuntimeError):
+class SpreadError(HierclipError, RuntimeError):
     """Several processes that cannot be started from here, or of which one failed."""
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hierclip.data import Dataset, ids_of, load_dataset
+from hierclip.errors import HierclipError
 from hierclip.params import Params
 from hierclip.stages import TREES, ZERO_SHOT
 from hierclip.trees import Tree, load_forest, load_tree
@@ -20,9 +21,9 @@ class Task:
 
 
 def load_task(root: Path, params: Params, name: str) -> Task:
-    """Raises ValueError for a name that is not among `params.tasks`."""
+    """Raises HierclipError for a name that is not among `params.tasks`."""
     if name not in params.tasks:
-        raise ValueError(f"no task {name!r}; known are {', '.join(params.tasks)}")
+        raise HierclipError(f"no task {name!r}; known are {', '.join(params.tasks)}")
     if name in params.splits:
         dataset, trees = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
         return Task(name, dataset, [tree.restrict(ids_of(dataset, name)) for tree in trees], params.model.template)

@@ -2,6 +2,7 @@
 
 import re
 
+from hierclip.errors import HierclipError
 from hierclip.trees.tree import Tree
 
 # What "an" goes before, by how a name begins to sound. Digits: those read as "eight", "eleven" or "eighteen".
@@ -25,8 +26,8 @@ def prompt(template: str, name: str) -> str:
 def level_prompts(tree: Tree, template: str) -> list[list[str]]:
     """A prompt for every node, level by level. template: text with {} for the name, as `prompt` reads it.
 
-    Raises ValueError where the template has no {}.
+    Raises HierclipError where the template has no {}.
     """
     if "{}" not in template:
-        raise ValueError(f"template {template!r} has no {{}} for the class's name")
+        raise HierclipError(f"template {template!r} has no {{}} for the class's name")
     return [[prompt(template, node.name) for node in level] for level in tree.levels]

@@ -14,11 +14,13 @@ from functools import cached_property
 import networkx as nx
 import numpy as np
 
+from hierclip.errors import HierclipError
+
 LEVEL = "level"  # node attribute: the finest level at which the node stands
 NAME = "name"  # node attribute: the words a prompt uses for it
 
 
-class TreeError(ValueError):
+class TreeError(HierclipError):
     """What is wrong with a tree, naming the node and, where there is one, the file."""
 
 

@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -30,9 +31,8 @@ class WordNet(WordNetCorpusReader):
     """
 
     def __init__(self, folder: Path, root: Path | None = None):
-        _allow(folder)
         self._folder, self.project = folder, root
-        with warnings.catch_warnings():
+        with _allowed(folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The multilingual functions are not available")
             super().__init__(str(folder), None)
 
@@ -46,16 +46,21 @@ class WordNet(WordNetCorpusReader):
         """Debian leaves `lexnames` out: it is taken from the excerpt then."""
         if file == "lexnames" and not (self._folder / file).exists() and (own := beside_excerpt(file, self.project)):
             return own.open(encoding="utf8")
-        return super().open(file)
+        with _allowed(self._folder):
+            return super().open(file)
 
     def map_wn(self, version: str = "wordnet") -> None:
         """No mapping to other languages' WordNets, which would want the sense index."""
 
 
-def _allow(folder: Path) -> None:
-    """NLTK opens no corpus outside its data path."""
-    if str(folder) not in nltk.data.path:
-        nltk.data.path.insert(0, str(folder))
+@contextmanager
+def _allowed(folder: Path) -> Iterator[None]:
+    """Let NLTK open a corpus in this folder, inside: it opens none outside its data path."""
+    nltk.data.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        nltk.data.path.remove(str(folder))
 
 
 def full_folder() -> Path | None:
@@ -77,7 +82,6 @@ def open_wordnet(root: Path | None = None) -> WordNet:
     nouns = beside_excerpt("data.noun", root)
     if (folder := full_folder() or (nouns and nouns.parent)) is None:
         raise TreeError(f"no WordNet here; install {INSTALL}")
-    _allow(folder)
     return _opened(folder, root)
 
 
