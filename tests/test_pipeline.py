@@ -23,7 +23,7 @@ READERS = {  # what reads sections of the parameters for its caller
 }
 # Names of our own that the field's words replaced: none of them comes back.
 REPLACED = {"Siege", "besiege", "siege", "Draws", "Aim", "AIMS", "Moved", "NEAR", "exp0", "group_midpoints"}
-REPLACED |= {"on_rim", "Lens", "Shelf", "Store", "Crowd", "Look", "look_again", "strike", "bent", "poincare", "widgets"}
+REPLACED |= {"on_rim", "Lens", "Shelf", "Store", "Crowd", "Look", "look_again", "strike", "bent", "poincare"}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf8"))["stages"]
 
 
