@@ -15,7 +15,7 @@ from hierclip.distributed import rank
 
 T = TypeVar("T")
 LINES = 10  # printed by a loop that has no bar
-SHOWING = ("plots", "report", "widgets", "audits", "cli")  # rooms that only show: no result rests on them
+SHOWING = ("plots", "widgets", "audits", "cli")  # rooms that only show: no result rests on them
 
 _shown = True
 

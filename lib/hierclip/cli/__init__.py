@@ -7,7 +7,7 @@ import typer
 
 from hierclip.cli.audit import audit
 from hierclip.cli.export import export
-from hierclip.cli.project import DEFAULT, RESULTS, TABLE, readme, report, verify, write_readme
+from hierclip.cli.project import DEFAULT, RESULTS, TABLE, readme, verify, write_readme
 from hierclip.cli.stages import attack, finetune, pretrain
 from hierclip.cli.tree import tree
 
@@ -15,7 +15,7 @@ USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # what a command line 
 STOPPED = 130  # as shells say it
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (audit, tree, finetune, attack, pretrain, export, report, verify, readme):
+for command in (audit, tree, finetune, attack, pretrain, export, verify, readme):
     app.command()(command)
 
 

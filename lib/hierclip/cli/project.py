@@ -1,4 +1,4 @@
-"""What is done with a project's results: its README, its report, its records held against others."""
+"""What is done with a project's results: its README, its records held against others."""
 
 import re
 from pathlib import Path
@@ -41,20 +41,6 @@ def write_readme(root: Path) -> bool:
     if new != text:
         readme.write_text(new, encoding="utf8")
     return new != text
-
-
-def report() -> None:
-    """Write data/results/report.html, one page of all results that opens from disk; say what is missing from it.
-
-    \b
-    Example:
-      hierclip report
-    """
-    from hierclip.params import find_root
-    from hierclip.report.write import write_report
-
-    path, missing = write_report(find_root())
-    typer.echo("\n".join([*missing, f"written: {path}"]))
 
 
 def verify() -> None:
