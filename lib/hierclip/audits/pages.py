@@ -7,6 +7,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from hierclip.audits.page import Picture, Section, Table, Text, write_page
 from hierclip.evaluate import Record
 from hierclip.model import READINGS
 from hierclip.params import NoneParams, Params, PlotsParams
@@ -16,7 +17,6 @@ from hierclip.plots.frames import check_frame
 from hierclip.plots.levels import checked, headline, level_frame, measured, tree_frame
 from hierclip.plots.results import level_bars, matrices
 from hierclip.plots.tree import sunburst
-from hierclip.report.page import Picture, Section, Table, Text, write_page
 from hierclip.trees import Tree, save_tree
 
 DPI, COLOUR = 150, "#0072b2"

@@ -1,4 +1,4 @@
-"""What is done with a project's results: its README, its report, its records held against others."""
+"""What is done with a project's results: its README, its records held against others."""
 
 import re
 from pathlib import Path
@@ -54,20 +54,6 @@ def preset_summary(root: Path) -> str:
     if not any((root / RECORDS).glob("*/*.json")):
         return "Not run yet.\n"
     return summary(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
-
-
-def report() -> None:
-    """Write data/results/report.html, one page of all results that opens from disk; say what is missing from it.
-
-    \b
-    Example:
-      hierclip report
-    """
-    from hierclip.params import find_root
-    from hierclip.report.write import write_report
-
-    path, missing = write_report(find_root())
-    typer.echo("\n".join([*missing, f"written: {path}"]))
 
 
 def verify() -> None:

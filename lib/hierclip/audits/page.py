@@ -33,17 +33,16 @@ class Table:
     """A frame's columns as they are, without its index; the first one heads its rows, None and NaN are a dash.
 
     Floats are shown to three digits: format them before where that is not right. marked: places of the rows to stand
-    out, say those that failed; say so in a cell too, as not everybody sees the colour. folded: shown when asked for.
+    out, say those that failed; say so in a cell too, as not everybody sees the colour.
     """
 
     frame: pd.DataFrame
     caption: str
     marked: Collection[int] = ()
-    folded: bool = False
 
     @property
     def html(self) -> Markup:
-        return table_html(self.frame, "" if self.folded else self.caption, self.marked)
+        return table_html(self.frame, self.caption, self.marked)
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
 
     Raises OSError where a picture's file is not there.
     """
-    pages = Environment(loader=PackageLoader("hierclip.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(loader=PackageLoader("hierclip.audits"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     anchors = [f"{n}-{re.sub(r'[^a-z0-9]+', '-', s.title.lower()).strip('-')}" for n, s in enumerate(sections, start=1)]
     placed = list(zip(anchors, sections, strict=True))
     text = pages.get_template("page.html").render(title=title, lead=Text(lead), sections=placed)

@@ -1,1 +1,0 @@
-"""The report: a page that stands alone, made of what the pipeline left."""
