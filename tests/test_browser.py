@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import sync_playwright
 
+from hierclip.evaluate.tasks import load_task
 from hierclip.explorer.task import Artifacts
 from hierclip.explorer.view import image_state
 from hierclip.params import load_params
-from hierclip.stages.tasks import load_task
 from tests.conftest import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -13,6 +13,7 @@ import matplotlib as mpl
 import open_clip
 import pytest
 import torch
+from hierclip.stages.spread import SpreadError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -28,7 +29,6 @@ from hierclip.evaluate import Outcomes
 from hierclip.evaluate.records import RecordError, parse_record
 from hierclip.model import Model, ModelError
 from hierclip.params import ParamsError
-from hierclip.stages.spread import SpreadError
 from hierclip.train import TrainingError
 from hierclip.trees import TreeError, load_tree
 from hierclip.trees.wordnet import EXCERPT

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from hierclip.data import load_dataset
 from hierclip.evaluate import RECORDS, load_records
+from hierclip.evaluate.tasks import MODELS, TREES
 from hierclip.model.backbone import WEIGHTS
 from hierclip.params import load_params
-from hierclip.stages import MODELS, TREES
 from hierclip.trees import save_tree, set_tree
 from tests.conftest import ROOT
 

@@ -5,21 +5,21 @@ import subprocess
 
 import pytest
 import yaml
+from hierclip.stages import BASE, MODELS, TREES, ZERO_SHOT
+from hierclip.stages.attack import attack_stage
+from hierclip.stages.finetune import finetune_stage
+from hierclip.stages.pretrain import pretrain_stage
+from hierclip.stages.spread import SpreadError, spread
 from typer.testing import CliRunner
 
 from hierclip import model
 from hierclip.cli import app, main
 from hierclip.data import PREPARED, load_dataset
 from hierclip.data.openmoji import SOURCE
+from hierclip.evaluate.tasks import load_task
 from hierclip.model import CosineHead, Model, load_model
 from hierclip.params import load_params
 from hierclip.plots.table import markdown
-from hierclip.stages import BASE, MODELS, TREES, ZERO_SHOT
-from hierclip.stages.attack import attack_stage
-from hierclip.stages.finetune import finetune_stage
-from hierclip.stages.pretrain import pretrain_stage
-from hierclip.stages.spread import SpreadError, spread
-from hierclip.stages.tasks import load_task
 from hierclip.trees import load_forest, save_tree, wordnet_tree
 from tests.conftest import ROOT
 from tests.miniatures import folders

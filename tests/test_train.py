@@ -303,7 +303,7 @@ def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(fabric, params
 
     def key() -> str:
         made = copy.deepcopy(backbone)
-        return train.set_up(fabric, METHOD["hier"], few, made, Stripes(), forest, TEMPLATE, 0).key
+        return train.Finetuning(fabric, METHOD["hier"], few, made, Stripes(), forest, TEMPLATE, 0).key
 
     before = key()
     assert key() == before

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from hierclip.data import Pictures, places_of
 from hierclip.distributed import device_of
+from hierclip.evaluate.tasks import MODELS, Task, load_task
 from hierclip.explorer.view import ModelView, make_model_view
 from hierclip.model import ImageEncoder, Model, ModelError, encode_texts, load_model
 from hierclip.model.classifier import HEAD
 from hierclip.params import Params
-from hierclip.stages import MODELS
-from hierclip.stages.tasks import Task, load_task
 from hierclip.trees import level_prompts
 
 
