@@ -1,8 +1,10 @@
 """Small things that many tests share: two trees of five leaves, pictures of them, the project's parameters."""
 
+import ast
 import shutil
 from pathlib import Path
 
+import nbformat
 import networkx as nx
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hierclip import model
 from hierclip.data import Dataset, Leaf, load_dataset
 from hierclip.data.openmoji import SOURCE
 from hierclip.params import Params, load_params
+from hierclip.train import Finetuning
 from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +43,26 @@ def sizes_graph() -> nx.DiGraph:
     graph.add_edges_from([("thing", "small"), ("thing", "big"), ("small", "dog"), ("small", "cat"), ("small", "eagle")])
     graph.add_edges_from([("big", "car"), ("big", "bus")])
     return graph
+
+
+def notebook_functions(name: str, **given) -> dict:
+    """Return what a notebook imports and the functions that it defines, by name, without running the rest.
+
+    given: names that the functions use.
+    """
+    cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    tree.body = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    names: dict = {**given}
+    exec(compile(tree, name, "exec"), names)
+    return names
+
+
+def finetune(fabric, method, params, backbone, dataset, trees, template, seed, checkpoint):
+    """Fine-tune `backbone` in place; return the head, and what every step logged."""
+    work = Finetuning(fabric, method, params, backbone, dataset, trees, template, seed)
+    history = work.run(work.step_loss, checkpoint)
+    return work.head, history
 
 
 class Stripes:

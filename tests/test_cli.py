@@ -13,7 +13,6 @@ import matplotlib as mpl
 import open_clip
 import pytest
 import torch
-from hierclip.stages.spread import SpreadError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -29,6 +28,7 @@ from hierclip.evaluate import Outcomes
 from hierclip.evaluate.records import RecordError, parse_record
 from hierclip.model import Model, ModelError
 from hierclip.params import ParamsError
+from hierclip.processes import ProcessError
 from hierclip.train import TrainingError
 from hierclip.trees import TreeError, load_tree
 from hierclip.trees.wordnet import EXCERPT
@@ -256,11 +256,11 @@ def test_debug_changes_nothing_else(place, run):
 
 
 @pytest.mark.parametrize(
-    "kind", [ParamsError, DataError, TreeError, ModelError, TrainingError, RecordError, SpreadError]
+    "kind", [ParamsError, DataError, TreeError, ModelError, TrainingError, RecordError, ProcessError]
 )
 def test_the_projects_own_errors_have_one_base(kind):
     assert issubclass(kind, HierclipError) and issubclass(kind, ValueError)
-    assert issubclass(kind, RuntimeError) == (kind in (TrainingError, SpreadError))
+    assert issubclass(kind, RuntimeError) == (kind in (TrainingError, ProcessError))
 
 
 def test_the_defaults_that_help_shows_are_those_of_the_function():
@@ -286,7 +286,7 @@ def test_every_command_has_help_with_examples(command):
 
 def test_the_command_alone_shows_what_it_can_do(run):
     code, out, _ = run()
-    assert code == 0 and all(word in out for word in ("audit", "tree", "export", "finetune"))
+    assert code == 0 and all(word in out for word in ("audit", "tree", "export", "run"))
 
 
 def test_a_tree_is_printed_level_by_level_kept_and_drawn(place, run):

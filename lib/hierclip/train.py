@@ -30,8 +30,6 @@ from hierclip.model import Backbone, Head, LearnedHead, Towers, full
 from hierclip.params import (
     FinetuneParams,
     HierParams,
-    MethodParams,
-    NoneParams,
     OptimParams,
     PretrainParams,
     TrainedParams,
@@ -106,7 +104,7 @@ class Finetuning:
         with torch.no_grad():
             embeddings, _, self.texts = self.original(fabric.to_device(first_images[self.rows]))
         norms = [float(v.float().norm(dim=-1).mean()) for v in (embeddings, self.texts)]
-        head = make_head(method, float(backbone.clip.logit_scale.detach().exp()), *norms)
+        head = make_head(method, backbone.logit_scale, *norms)
         learned = method.learned if isinstance(method, HierParams) else ()
         self.trainee = Trainee(Towers(backbone, trees, template), LearnedHead(head, learned))
         optimizer = _optimizer(self.trainee, method, params.weight_decay)
@@ -174,28 +172,6 @@ class Finetuning:
 def start_generator(device: torch.device, seed: int) -> torch.Generator:
     """Give the random numbers of an attack's start, drawn where the images are: another kind of device draws others."""
     return torch.Generator(device).manual_seed(seed)
-
-
-def finetune(
-    fabric: Fabric,
-    method: MethodParams,
-    params: FinetuneParams,
-    backbone: Backbone,
-    dataset: Dataset,
-    trees: Sequence[Tree],
-    template: str,
-    seed: int,
-    checkpoint: Path,
-) -> tuple[Head, History]:
-    """Fine-tune `backbone` in place as `Finetuning` does; return the head, and what every step logged.
-
-    A method of loss `none` takes no step: its head is that of the pre-trained model.
-    """
-    if isinstance(method, NoneParams):
-        return make_head(method, float(backbone.clip.logit_scale.detach().exp()), 1.0, 1.0), []
-    work = Finetuning(fabric, method, params, backbone, dataset, trees, template, seed)
-    history = work.run(work.step_loss, checkpoint)
-    return work.head, history
 
 
 def _optimizer(trainee: Trainee, method, weight_decay: float) -> torch.optim.Optimizer:

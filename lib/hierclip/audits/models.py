@@ -33,7 +33,7 @@ def open_model(model: str, pretrained: str | None) -> tuple[Model, int]:
         found = replace(load_model(folder), method=name)
     else:
         backbone = load(folder) if folder.is_dir() else open_backbone(model, pretrained)
-        found = Model(backbone, CosineHead(float(backbone.clip.logit_scale.detach().exp())), name)
+        found = Model(backbone, CosineHead(backbone.logit_scale), name)
     return found, found.backbone.config["vision_cfg"]["image_size"]
 
 

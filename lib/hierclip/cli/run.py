@@ -27,8 +27,8 @@ def run(
     import yaml
     from torch import distributed as dist
 
-    from hierclip.notebook import parameters_of, run_notebook, run_script
     from hierclip.params import find_root
+    from hierclip.processes import parameters_of, run_notebook, run_script
 
     root = find_root()
     path = root / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"

@@ -46,6 +46,11 @@ class Backbone:
     std: tuple[float, ...]
 
     @property
+    def logit_scale(self) -> float:
+        """The factor on cosines, as it is now."""
+        return float(self.clip.logit_scale.detach().exp())
+
+    @property
     def text_projection(self) -> nn.Parameter:
         """The text tower's last, linear map: (width, D)."""
         projection = text_tower(self.clip).text_projection
