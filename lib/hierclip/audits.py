@@ -112,9 +112,11 @@ def audit(
     with TemporaryDirectory(prefix="hierclip-", dir=disk) as folder:
         dataset = read_folder(Path(images), size, limit, Path(folder, "images"))
         test = dataset.parts["test"]
-        classes = len(dataset.leaves)
-        notes = [f"{audited.method} on {dataset.name}: {len(test)} images of {classes} classes"]
-        notes += [about_trees, *dataset_notes(trees, dataset)]
+        notes = [
+            f"{audited.method} on {dataset.name}: {len(test)} images of {len(dataset.leaves)} classes",
+            about_trees,
+        ]
+        notes += dataset_notes(trees, dataset)
         print("\n".join(notes), flush=True)
         weights = ImageEncoder(audited.backbone, fold=True).state_dict().values()
         identity = {
@@ -131,8 +133,9 @@ def audit(
                     audited, dataset, trees, dataset.name, root=out / WORK, **settings
                 )
             except torch.OutOfMemoryError:
-                problem = f"{device} has no memory for {batch} images at a time"
-                raise HierclipError(f"{problem}; ask for a smaller batch") from None
+                raise HierclipError(
+                    f"{device} has no memory for {batch} images at a time; ask for a smaller batch"
+                ) from None
             _move_results(record, out / WORK, out)
     record = parse_record((out / RECORD).read_text(encoding="utf8"), str(out / RECORD))
     odd = [key for key, value in identity.items() if getattr(record, key) != value]
@@ -168,21 +171,18 @@ def read_arguments(
     Opens neither the model nor an image, so it is quick. Raises HierclipError for the first
     mistake.
     """
-    settings = {"norm": norm, "restarts": restarts, "batch": batch, "seed": seed}
-    attack = attack_params(eps, suite, steps, queries, checks, **settings)
+    others = {"norm": norm, "restarts": restarts, "batch": batch, "seed": seed}
+    attack = attack_params(eps, suite, steps, queries, checks, **others)
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     devices = ["auto", "cpu", *["cuda"][: len(gpus)], *gpus]
-    path = Path(out)
-    right = "write it like 'a photo of a {}'"
     _refuse(
         {
-            f"template {template!r} has no {{}} for the class's name; {right}": (
-                template is not None and "{}" not in template
-            ),
+            f"template {template!r} has no {{}} for the class's name; write it like "
+            "'a photo of a {}'": template is not None and "{}" not in template,
             f"limit {limit}: a class needs one image at least": limit is not None and limit < 1,
             f"no device {device!r}; here are {', '.join(devices)}": device not in devices,
             f"{out} is a file, or in one; name a folder for what comes out": any(
-                place.is_file() for place in (path, *path.parents)
+                path.is_file() for path in (Path(out), *Path(out).parents)
             ),
             **_model_mistakes(model, pretrained),
         }
@@ -211,11 +211,11 @@ def attack_params(
     except ValueError:
         share = 0.0
     known = ", ".join((*SUITES, *ATTACKS))
-    right = "write n/255, such as 1/255, or a share of 1, such as 0.004"
     _refuse(
         {
             f"suite: no attack {''.join(unknown[:1])!r}; known are {known}": unknown,
-            f"eps: {eps!r} is no budget; {right}": not 0 < share <= 1,
+            f"eps: {eps!r} is no budget; write n/255, such as 1/255, or a share of 1, such as "
+            "0.004": not 0 < share <= 1,
         }
     )
     given = {"steps": steps, "queries": queries}
@@ -410,8 +410,13 @@ def image_source(folder: Path) -> Source:
     Raises HierclipError for a folder that does not exist, fewer than two classes, a class without
     an image, and two classes of one name.
     """
-    right = "give one with a folder of images for each class"
-    _refuse({f"{folder}: no such folder; {right}": not folder.is_dir()})
+    _refuse(
+        {
+            f"{folder}: no such folder; give one with a folder of images for each class": (
+                not folder.is_dir()
+            )
+        }
+    )
     places = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
     source = class_folders(places[0])
     rows = zip(source.classes, by_class(source), strict=True)
