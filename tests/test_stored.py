@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import hierclip
-from hierclip.data import DataError, Pictures, StoredImages
+from hierclip.data import Pictures, StoredImages
 from hierclip.data.stored import stored_images
 from hierclip.errors import HierclipError
 from hierclip.progress import fingerprint
@@ -66,7 +66,7 @@ def test_a_file_that_was_cut_short_is_named(pictures):
 
 def start(weights, images: str = "zoo", **changes):
     settings = {"tree": "tree.json", "suite": "apgd_ce", "steps": 1, "queries": 2, "checks": 2, "batch": 1} | changes
-    return hierclip.audit(ARCHITECTURE, str(weights), images, **settings, say=lambda line: None)
+    return hierclip.audit(ARCHITECTURE, str(weights), images, **settings)
 
 
 def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(place, weights, monkeypatch):
@@ -78,29 +78,32 @@ def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(place, w
 
     monkeypatch.setattr(StoredImages, "read", counted)
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 8)
-    found = start(weights)
-    assert found.record.images == 5 * COUNT > 8 >= max(counts) and not (found.folder / "work").exists()
-    assert start(weights).record == found.record and not (found.folder / "work").exists()
+    found, out = start(weights), place / "hierclip-audit"
+    assert found.record.images == 5 * COUNT > 8 >= max(counts)
+    assert start(weights).record == found.record
+    assert {file.name for file in out.iterdir()} == {"record.json", "outcomes"}
+    assert not list(place.glob("hierclip-*/images"))
 
 
 def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(place, weights, monkeypatch):
     done = place / "hierclip-audit/work/done"
 
     def stopped(*_, root, **__):
-        (images,) = root.glob("images-*")
+        (images,) = place.glob("hierclip-*/images")
         assert images.stat().st_size == 5 * COUNT * 3 * 32 * 32
+        root.mkdir(parents=True)
         done.write_text("half", encoding="utf8")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hierclip.audits.run.evaluate", stopped)
+    monkeypatch.setattr("hierclip.audits.evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
         start(weights)
-    assert list(done.parent.iterdir()) == [done]
+    assert list(done.parent.iterdir()) == [done] and not list(place.glob("hierclip-*/images"))
 
 
 def test_an_audit_that_cannot_begin_leaves_nothing(place, weights):
     for file in (place / "zoo/cat").iterdir():
         file.write_text("none", encoding="utf8")
-    with pytest.raises(DataError, match="no picture of class cat can be read"):
+    with pytest.raises(HierclipError, match="no image of class cat can be read"):
         start(weights)
-    assert not (place / "hierclip-audit").exists()
+    assert not list(place.glob("hierclip-*"))

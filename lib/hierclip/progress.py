@@ -34,7 +34,7 @@ def quiet() -> Iterator[None]:
 
 
 def headless() -> bool:
-    """Tell whether DVC, which names its stage in the environment, or a command runs this notebook."""
+    """Tell whether DVC, which names its stage in the environment, or `hierclip audit` runs this notebook."""
     return "DVC_STAGE" in os.environ or HEADLESS in os.environ
 
 

@@ -80,14 +80,14 @@ def outline(tree) -> Iterator[str]:
 
 def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[str, str]:
     """The classes, identifier to name."""
-    from hierclip.audits import class_names
+    from hierclip.audits import image_source
     from hierclip.data import class_name
     from hierclip.trees import leaves_of
 
     if classes is not None and images is not None:
         raise HierclipError("both --classes and --images; one says what the classes are")
     if images is not None:
-        return class_names(images)
+        return image_source(images).classes
     if classes is not None:
         file = "," not in classes and Path(classes).is_file()
         lines = Path(classes).read_text(encoding="utf8").splitlines() if file else classes.split(",")
