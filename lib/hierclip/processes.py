@@ -1,4 +1,4 @@
-"""Notebooks run without JupyterLab: by papermill, and as a script in several processes."""
+"""A notebook run as a script in several processes."""
 
 import ast
 import os
@@ -10,51 +10,15 @@ from pathlib import Path
 
 import nbformat
 import torch
-from nbformat import NotebookNode
 from torch import distributed as dist
 
 from hierclip.errors import HierclipError
 from hierclip.params import FILE, Params, load_params
-from hierclip.progress import HEADLESS, forget_output
+from hierclip.progress import forget_output
 
 
 class ProcessError(HierclipError, RuntimeError):
     """Several processes that cannot be started from here, or of which one failed."""
-
-
-def run_notebook(notebook: Path, parameters: Mapping[str, object], executed: Path | None = None) -> NotebookNode:
-    """Run a notebook in a kernel of its own; return it with its outputs, which go to `executed` too.
-
-    What it prints goes to stderr while it runs. An error of the user's making is raised as a HierclipError, any other
-    as papermill raises it, with its traceback.
-    """
-    import papermill  # slow, and only needed here
-    from papermill.exceptions import PapermillExecutionError
-
-    os.environ[HEADLESS] = "yes"
-    settings = {"engine_name": "clean", "kernel_name": "python3", "progress_bar": False}
-    settings |= {"stdout_file": sys.stderr, "stderr_file": sys.stderr}
-    settings |= {"extra_arguments": ["--log-level=CRITICAL"]}  # the kernel's own messages
-    if executed:
-        executed.parent.mkdir(parents=True, exist_ok=True)
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
-    try:
-        return papermill.execute_notebook(notebook, executed, plain, **settings)
-    except PapermillExecutionError as error:
-        if error.ename in user_errors():
-            raise HierclipError(error.evalue) from error
-        raise
-
-
-def user_errors() -> list[str]:
-    """Return the names of the exceptions that are a user's mistake."""
-    import hierclip.evaluate
-    import hierclip.train  # noqa: F401 - with these all of them are known
-
-    kinds: list[type] = [HierclipError, *OSError.__subclasses__()]
-    for kind in kinds:
-        kinds += [sub for sub in kind.__subclasses__() if issubclass(sub, HierclipError)]
-    return [kind.__name__ for kind in kinds]
 
 
 def run_script(notebook: Path, parameters: Mapping[str, object]) -> None:

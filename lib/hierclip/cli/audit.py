@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hierclip.cli.run import run_notebook
 from hierclip.cli.tree import Synsets, Widths, parse_widths
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def audit(
     given = locals() | {"tree": tree or [], "widths": parse_widths(widths)}
     from hierclip.audits import RECORD, read_arguments
     from hierclip.evaluate.records import parse_record
-    from hierclip.processes import run_notebook
 
     read_arguments(**given)
     executed = run_notebook(NOTEBOOKS / "95_audit.ipynb", given)
