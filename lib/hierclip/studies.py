@@ -93,7 +93,7 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
         jobs = [delayed(cached)(cache_key(conditions, run), run, params, study, root) for run in runs]
         results = iter(Parallel(study.workers, return_as="generator")(jobs))
         for _ in progress(runs, what):
-            rows += next(results)
+            rows += next(results)  # pyright: ignore[reportOperatorIssue]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
         gradients=study.gradients,
