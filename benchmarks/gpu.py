@@ -12,11 +12,11 @@ scipy, pandas, networkx, pillow, pyyaml, regex, tqdm, huggingface-hub, pytest an
 wcwidth, pydantic, pydantic-core, annotated-types, typing-inspection, nltk, defusedxml, and typing-extensions as new as
 pydantic asks for. A folder of their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
 
-Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own (`train.Finetuning`);
-beside it TeCoA's released way (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all
-weights in every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way, as it is
-there, and off for ours, as the library leaves it. Times are medians over rounds in which the ways take turns, after
-warm-up.
+Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own
+(`train.Finetuning`); beside it TeCoA's released way (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16
+autocast, gradients of all weights in every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on
+for the released way, as it is there, and off for ours, as the library leaves it. Times are medians over rounds in
+which the ways take turns, after warm-up.
 """
 
 import argparse

@@ -21,8 +21,7 @@ from hierclip.evaluate import (
     path_robust,
     records,
 )
-from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
-from hierclip.evaluate.verify import compare
+from hierclip.evaluate.records import Record, RecordError, compare, load_records, parse_record, save_record
 from hierclip.model import Classifier, CosineHead
 
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])

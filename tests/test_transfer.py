@@ -6,11 +6,13 @@ from torch import nn
 
 from hierclip.attacks import GOALS
 from hierclip.data import Pictures
-from hierclip.evaluate import level_matrix, transfer
-from hierclip.evaluate.surrogates import SURROGATES, cosine, unclamped
+from hierclip.evaluate import level_matrix
+from hierclip.evaluate.masking import SURROGATES, cosine, unclamped
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, accuracy
+from tests.conftest import notebook_functions
 from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
 
+transfer = notebook_functions("55_transfer")["transfer"]
 AIM = GOALS["direct"](PATHS, 0)
 close = torch.testing.assert_close
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hierclip.evaluate import Record
-from hierclip.evaluate.audit import CHECKS
+from hierclip.evaluate.masking import CHECKS
 
 
 def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Record]:
@@ -64,7 +64,7 @@ def superclass_attacks(records: Sequence[Record], labels: Mapping[str, str]) -> 
 
 
 def mistakes_table(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
-    """How bad mistakes are, clean and under the attack on the leaves: the figures of `evaluate.mistakes`."""
+    """How bad mistakes are, clean and under the attack on the leaves: the figures of `evaluate.metrics.mistakes`."""
     rows = {
         (r.split, labels[r.method], r.seed, condition): {
             name: triple[0] if triple else float("nan") for name, triple in found

@@ -1,23 +1,25 @@
-"""Whether robustness is real: one call, a verdict for each check with the number behind it.
+"""Gradient-masking checks: is the robustness real? Each check has a value, a limit and a verdict.
 
 What to look for follows Athalye et al. (ICML 2018) and Carlini et al., On Evaluating Adversarial Robustness (2019).
 """
 
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
+from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
 from hierclip.data import Pictures
 from hierclip.evaluate.matrix import attacked
 from hierclip.evaluate.records import Audit, Check
-from hierclip.evaluate.surrogates import SURROGATES
-from hierclip.model import Classifier, EuclideanHead, PoincareHead
+from hierclip.hyperbolic import EPS
+from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from hierclip.progress import progress
 
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
@@ -29,23 +31,104 @@ CHECKS = {
     "budget": (0.02, "most that leaf accuracy rises from one budget to the next larger"),
     "steps": (0.05, "share that four times the steps break and the record's attack does not"),
     "restarts": (0.05, "share that two more restarts break and the record's attack does not"),
-    "suite": (0.05, "share that targeted APGD of twice the steps or Square breaks and the record's attack does not"),
+    "suite": (
+        0.05,
+        "share that targeted APGD of twice the steps or Square breaks and the record's attack does not",
+    ),
     "gradient-free": (0.02, "share that Square breaks and no gradient attack does"),
-    "unclamped": (0.02, "share that a surrogate without clamps breaks and the native attacks do not"),
+    "unclamped": (
+        0.02,
+        "share that a surrogate without clamps breaks and the native attacks do not",
+    ),
     "cosine": (0.02, "share that a cosine surrogate breaks and the native attacks do not"),
     "float64": (
         0.07,
         "share, of 16 at most, that an attack in float64 breaks and the native attacks do not",
     ),
-    "zero gradients": (0.02, "share of images whose margin the gradient moves by less than scores are rounded"),
-    "clamps": (0.02, "share of image (clean or attacked) and text points that a projection acts on"),
+    "zero gradients": (
+        0.02,
+        "share of images whose margin the gradient moves by less than scores are rounded",
+    ),
+    "clamps": (
+        0.02,
+        "share of image (clean or attacked) and text points that a projection acts on",
+    ),
 }
-ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero gradients")  # asked of a level above too
+ABOVE = (
+    "large budget",
+    "steps",
+    "suite",
+    "gradient-free",
+    "cosine",
+    "zero gradients",
+)  # asked of a level above too
 CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
 
 
-def audit(
-    classifier: Classifier, pictures: Pictures, paths: Tensor, budget: Budget, count: int, batch: int, *, seed: int
+class Unclamped(PoincareHead):
+    """The ball's head with nothing kept from the rim: points stay tangent vectors, distances are the hyperboloid's.
+
+    d = (2 / sqrt r) arsinh(sqrt((x0 y0 - <x, y> - 1) / 2)), with x0 = cosh(2 sqrt(r) |v|), in float64.
+    """
+
+    def place(self, tangents: Tensor) -> Tensor:
+        return tangents
+
+    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
+        (x0, x), (y0, y) = self._hyperboloid(u), self._hyperboloid(v)
+        inner = x0 @ y0.T - x @ y.T
+        return 2 / self.curvature**0.5 * torch.asinh(((inner - 1).clamp(min=0) / 2 + EPS).sqrt())
+
+    def _hyperboloid(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        v = tangents.double()
+        length = v.square().sum(-1, keepdim=True).add(EPS).sqrt()
+        angle = 2 * self.curvature**0.5 * length
+        return torch.cosh(angle), torch.sinh(angle) * v / length
+
+    def tangents_of(self, points: Tensor) -> Tensor:
+        """Where `expmap0` has them from: artanh(sqrt(r) |z|) z / (sqrt(r) |z|)."""
+        z = points.double()
+        share = self.curvature**0.5 * z.square().sum(-1, keepdim=True).add(EPS).sqrt()
+        return (torch.atanh(share.clamp(max=1 - 1e-12)) / share * z).to(points.dtype)
+
+
+def unclamped(classifier: Classifier) -> Classifier | None:
+    """The same model without clamps; None where it has none to leave out."""
+    head = classifier.head
+    if not isinstance(head, PoincareHead) or isinstance(head, EuclideanHead | Unclamped):
+        return None
+    free = Unclamped(**vars(head))
+    return Classifier(
+        classifier.encoder, free, [free.tangents_of(texts) for texts in classifier.text_points]
+    )
+
+
+def cosine(classifier: Classifier) -> Classifier | None:
+    """The same encoder and the texts' directions, read by cosine; None where that is what the model does."""
+    if isinstance(classifier.head, CosineHead):
+        return None
+    return Classifier(
+        classifier.encoder,
+        CosineHead(20.0),
+        [F.normalize(t, dim=-1) for t in classifier.text_points],
+    )
+
+
+SURROGATES: dict[str, Callable[[Classifier], Classifier | None]] = {
+    "unclamped": unclamped,
+    "cosine": cosine,
+}
+
+
+def gradient_masking_checks(
+    classifier: Classifier,
+    pictures: Pictures,
+    paths: Tensor,
+    budget: Budget,
+    count: int,
+    batch: int,
+    *,
+    seed: int,
 ) -> Audit:
     """Accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others: of the
     leaves, and (the checks of ABOVE) of the direct reading of the level halfway up, or of the next below with a choice.
@@ -58,21 +141,38 @@ def audit(
     with frozen(classifier):
         parts = []
         for level in dict.fromkeys((0, above)):
-            broken = _Breaker(classifier, some.floats(), some.labels, GOALS["direct"](paths, level), seed, batch)
-            parts.append(_attacked_otherwise(broken, budget, f"audit of {len(some)} pictures, level {level}"))
+            broken = _Breaker(
+                classifier, some.floats(), some.labels, GOALS["direct"](paths, level), seed, batch
+            )
+            parts.append(
+                _attacked_otherwise(broken, budget, f"audit of {len(some)} pictures, level {level}")
+            )
     (values, budgets, by_steps, by_restarts), *others = parts
-    values |= {f"above: {name}": found[name] for found, *_ in others for name in ABOVE if name in found}
+    values |= {
+        f"above: {name}": found[name] for found, *_ in others for name in ABOVE if name in found
+    }
     few = min(FEW, len(some))
-    checks = {k: _check(values[k], CHECKS[k][0], few if k == "float64" else len(some)) for k in CHECKS if k in values}
-    return Audit(images=len(some), budgets=budgets, steps=by_steps, restarts=by_restarts, checks=checks)
+    checks = {
+        k: _check(values[k], CHECKS[k][0], few if k == "float64" else len(some))
+        for k in CHECKS
+        if k in values
+    }
+    return Audit(
+        images=len(some), budgets=budgets, steps=by_steps, restarts=by_restarts, checks=checks
+    )
 
 
-def _attacked_otherwise(broken: "_Breaker", budget: Budget, what: str) -> tuple[dict[str, float], ...]:
+def _attacked_otherwise(
+    broken: "_Breaker", budget: Budget, what: str
+) -> tuple[dict[str, float], ...]:
     """The number of every check, and accuracies by budget, by steps and by restarts, for one aim."""
     steps, restarts = budget.steps, budget.restarts
     moved = broken.moved(budget)
     native = broken.margins(moved) > 0
-    sizes = {n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255))) for n in BUDGETS}
+    sizes = {
+        n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255)))
+        for n in BUDGETS
+    }
     asked = {("eps", n): {"eps": e, "step": 2.5 * e / steps} for n, e in sizes.items() if n}
     asked |= {("steps", k * steps): {"steps": k * steps} for k in (2, 4)}
     asked |= {("restarts", restarts + 2): {"restarts": restarts + 2}}
@@ -91,7 +191,9 @@ def _attacked_otherwise(broken: "_Breaker", budget: Budget, what: str) -> tuple[
         **_clamped(broken.classifier, broken.batch, broken.images, moved),
     }
     curves = {f"{n}/255": fallen for n, fallen in budgets.items()}, by_steps, by_restarts
-    return values, *({str(k): 1 - _share(fallen) for k, fallen in curve.items()} for curve in curves)
+    return values, *(
+        {str(k): 1 - _share(fallen) for k, fallen in curve.items()} for curve in curves
+    )
 
 
 @dataclass(frozen=True)
@@ -105,11 +207,17 @@ class _Breaker:
     seed: int
     batch: int
 
-    def __call__(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
-        budget = replace(budget, stop_margin=inf) if through else budget  # its boundary is not the model's
+    def __call__(
+        self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)
+    ) -> Tensor:
+        budget = (
+            replace(budget, stop_margin=inf) if through else budget
+        )  # its boundary is not the model's
         return self.margins(self.moved(budget, through, rows).float(), rows) > 0
 
-    def moved(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
+    def moved(
+        self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)
+    ) -> Tensor:
         seen = through or self.classifier
         images = self.images[rows].to(seen.text_points[0].dtype)
         return attacked(seen, images, self.labels[rows], self.aim, budget, self.seed, self.batch)[0]
@@ -117,7 +225,10 @@ class _Breaker:
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
         levels = list(self.aim.levels)
-        parts = [self.classifier(x.to(self.classifier.device), levels)[0].cpu() for x in images.split(self.batch)]
+        parts = [
+            self.classifier(x.to(self.classifier.device), levels)[0].cpu()
+            for x in images.split(self.batch)
+        ]
         return torch.cat(parts)
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
@@ -134,7 +245,9 @@ class _Breaker:
         return torch.cat(found)
 
 
-def _by_other_attacks(broken: _Breaker, budget: Budget, native: Tensor, found: Tensor) -> dict[str, float]:
+def _by_other_attacks(
+    broken: _Breaker, budget: Budget, native: Tensor, found: Tensor
+) -> dict[str, float]:
     """The checks that ask for another attack, or for the gradient of another model; `found` by the attack's own kin."""
     suite = broken(replace(budget, suite=GRADIENT, steps=2 * budget.steps, restarts=1))
     square, found = broken(replace(budget, suite=("square",))), found | suite
@@ -159,7 +272,9 @@ def _without_gradient(broken: _Breaker, budget: Budget) -> float:
     """A step of the whole budget up the gradient raises the margin, to first order, by less than float32 can show."""
     gradient, scores = broken.gradient(), broken.scores(broken.images)
     rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
-    return _share(~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps))  # nor where it is no number
+    return _share(
+        ~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps)
+    )  # nor where it is no number
 
 
 @torch.no_grad()
@@ -169,5 +284,12 @@ def _clamped(classifier: Classifier, batch: int, *images: Tensor) -> dict[str, f
     if not isinstance(head, PoincareHead) or isinstance(head, EuclideanHead):
         return {}
     texts = torch.cat([head.points_are_clipped(points) for points in classifier.text_points])
-    parts = [[head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in x.split(batch)] for x in images]
-    return {"clamps": max(_share(texts), *(_share(head.is_clipped(torch.cat(points))) for points in parts))}
+    parts = [
+        [head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in x.split(batch)]
+        for x in images
+    ]
+    return {
+        "clamps": max(
+            _share(texts), *(_share(head.is_clipped(torch.cat(points))) for points in parts)
+        )
+    }
