@@ -128,7 +128,7 @@ def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     mean, low, high = paired_difference(ours, theirs, 500, 0)
     assert mean == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < low < mean < high < 0.04
-    with pytest.raises(ValueError, match="1000 and 999 pictures are no pairs"):
+    with pytest.raises(ValueError, match="1000 and 999 images are no pairs"):
         paired_difference(ours, theirs[1:], 500, 0)
 
 

@@ -1,4 +1,6 @@
-"""Level-wise evaluation: the level matrix, its metrics, the gradient-masking checks, and records."""
+"""Level-wise evaluation: the level matrix, its metrics, the gradient-masking checks, and
+records.
+"""
 
 from hierclip.evaluate.masking import gradient_masking_checks
 from hierclip.evaluate.matrix import LevelMatrix, Outcomes, level_matrix

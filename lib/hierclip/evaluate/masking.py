@@ -1,6 +1,7 @@
 """Gradient-masking checks: is the robustness real? Each check has a value, a limit and a verdict.
 
-What to look for follows Athalye et al. (ICML 2018) and Carlini et al., On Evaluating Adversarial Robustness (2019).
+What to look for follows Athalye et al. (ICML 2018) and Carlini et al., On Evaluating Adversarial
+Robustness (2019).
 """
 
 import copy
@@ -23,7 +24,7 @@ from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from hierclip.progress import progress
 
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
-FEW = 16  # pictures attacked again in float64
+FEW = 16  # images attacked again in float64
 
 # By check: the most that its number may be, and what the number is.
 CHECKS = {
@@ -33,7 +34,8 @@ CHECKS = {
     "restarts": (0.05, "share that two more restarts break and the record's attack does not"),
     "suite": (
         0.05,
-        "share that targeted APGD of twice the steps or Square breaks and the record's attack does not",
+        "share that targeted APGD of twice the steps or Square breaks and the record's attack does "
+        "not",
     ),
     "gradient-free": (0.02, "share that Square breaks and no gradient attack does"),
     "unclamped": (
@@ -66,9 +68,11 @@ CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) fo
 
 
 class Unclamped(PoincareHead):
-    """The ball's head with nothing kept from the rim: points stay tangent vectors, distances are the hyperboloid's.
+    """The ball's head without clipping: points stay tangent vectors, distances are the
+    hyperboloid's.
 
-    d = (2 / sqrt r) arsinh(sqrt((x0 y0 - <x, y> - 1) / 2)), with x0 = cosh(2 sqrt(r) |v|), in float64.
+    d = (2 / sqrt r) arsinh(sqrt((x0 y0 - <x, y> - 1) / 2)), with x0 = cosh(2 sqrt(r) |v|), in
+    float64.
     """
 
     def place(self, tangents: Tensor) -> Tensor:
@@ -86,14 +90,16 @@ class Unclamped(PoincareHead):
         return torch.cosh(angle), torch.sinh(angle) * v / length
 
     def tangents_of(self, points: Tensor) -> Tensor:
-        """Where `expmap0` has them from: artanh(sqrt(r) |z|) z / (sqrt(r) |z|)."""
+        """Return the tangents that `expmap0` maps to these points: artanh(sqrt(r) |z|) z / (sqrt(r)
+        |z|).
+        """
         z = points.double()
         share = self.curvature**0.5 * z.square().sum(-1, keepdim=True).add(EPS).sqrt()
         return (torch.atanh(share.clamp(max=1 - 1e-12)) / share * z).to(points.dtype)
 
 
 def unclamped(classifier: Classifier) -> Classifier | None:
-    """The same model without clamps; None where it has none to leave out."""
+    """Return the same model without clipping; None where it clips nothing."""
     head = classifier.head
     if not isinstance(head, PoincareHead) or isinstance(head, EuclideanHead | Unclamped):
         return None
@@ -104,7 +110,7 @@ def unclamped(classifier: Classifier) -> Classifier | None:
 
 
 def cosine(classifier: Classifier) -> Classifier | None:
-    """The same encoder and the texts' directions, read by cosine; None where that is what the model does."""
+    """Return the same model read by cosine; None where it is read so already."""
     if isinstance(classifier.head, CosineHead):
         return None
     return Classifier(
@@ -122,7 +128,7 @@ SURROGATES: dict[str, Callable[[Classifier], Classifier | None]] = {
 
 def gradient_masking_checks(
     classifier: Classifier,
-    pictures: Pictures,
+    images: Pictures,
     paths: Tensor,
     budget: Budget,
     count: int,
@@ -130,166 +136,168 @@ def gradient_masking_checks(
     *,
     seed: int,
 ) -> Audit:
-    """Accuracy of `count` pictures, evenly spaced over the set, under the record's attack and under others: of the
-    leaves, and (the checks of ABOVE) of the direct reading of the level halfway up, or of the next below with a choice.
+    """Check `count` images, evenly spaced over the set, under the record's attack and under others.
 
-    batch: the most that are in the model at once. paths: (leaves, L + 1), the tree's. Attacks on surrogates count where
-    they break the model itself. In L2 the budgets are as large as Linf ones that use every pixel.
+    Checks are of leaf accuracy, and those of ABOVE also of the direct reading of the level halfway
+    up, or of the next below with a choice. batch: the most images in the model at once. paths:
+    (leaves, L + 1), the tree's. Attacks on surrogates count where they break the model itself. In
+    L2 the budgets are as large as Linf ones that use every pixel.
     """
-    some, top = pictures[pictures.spread(count)], paths.shape[1] - 1
+    some, top = images[images.spread(count)], paths.shape[1] - 1
     above = next((level for level in range((top + 1) // 2, 0, -1) if paths[:, level].any()), 0)
+    parts = []
     with frozen(classifier):
-        parts = []
         for level in dict.fromkeys((0, above)):
-            broken = _Breaker(
-                classifier, some.floats(), some.labels, GOALS["direct"](paths, level), seed, batch
-            )
-            parts.append(
-                _attacked_otherwise(broken, budget, f"audit of {len(some)} pictures, level {level}")
-            )
+            goal = GOALS["direct"](paths, level)
+            target = _Target(classifier, some.floats(), some.labels, goal, seed, batch)
+            what = f"audit of {len(some)} pictures, level {level}"
+            parts.append(_measure(target, budget, what))
     (values, budgets, by_steps, by_restarts), *others = parts
-    values |= {
-        f"above: {name}": found[name] for found, *_ in others for name in ABOVE if name in found
-    }
-    few = min(FEW, len(some))
-    checks = {
-        k: _check(values[k], CHECKS[k][0], few if k == "float64" else len(some))
-        for k in CHECKS
-        if k in values
-    }
+    for other, *_ in others:
+        values |= {f"above: {name}": other[name] for name in ABOVE if name in other}
+    checks = {}
+    for name in (name for name in CHECKS if name in values):
+        seen = min(FEW, len(some)) if name == "float64" else len(some)
+        checks[name] = _check(values[name], CHECKS[name][0], seen)
     return Audit(
         images=len(some), budgets=budgets, steps=by_steps, restarts=by_restarts, checks=checks
     )
 
 
-def _attacked_otherwise(
-    broken: "_Breaker", budget: Budget, what: str
-) -> tuple[dict[str, float], ...]:
-    """The number of every check, and accuracies by budget, by steps and by restarts, for one aim."""
-    steps, restarts = budget.steps, budget.restarts
-    moved = broken.moved(budget)
-    native = broken.margins(moved) > 0
-    sizes = {
-        n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255)))
-        for n in BUDGETS
-    }
-    asked = {("eps", n): {"eps": e, "step": 2.5 * e / steps} for n, e in sizes.items() if n}
-    asked |= {("steps", k * steps): {"steps": k * steps} for k in (2, 4)}
-    asked |= {("restarts", restarts + 2): {"restarts": restarts + 2}}
-    fell = {key: broken(replace(budget, **asked[key])) for key in progress(asked, what)}
-    budgets = {0: broken.margins(broken.images) > 0} | {n: fell["eps", n] for n in BUDGETS if n}
-    by_steps = {steps: native} | {k * steps: fell["steps", k * steps] for k in (2, 4)}
-    by_restarts = {restarts: native, restarts + 2: fell["restarts", restarts + 2]}
-    found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
-    values = {
-        "large budget": 1 - _share(budgets[64]),
-        "budget": max(_share(a) - _share(b) for a, b in itertools.pairwise(budgets.values())),
-        "steps": _share(by_steps[4 * steps] & ~native),
-        "restarts": _share(by_restarts[restarts + 2] & ~native),
-        **_by_other_attacks(broken, budget, native, found),
-        "zero gradients": _without_gradient(broken, budget),
-        **_clamped(broken.classifier, broken.batch, broken.images, moved),
-    }
-    curves = {f"{n}/255": fallen for n, fallen in budgets.items()}, by_steps, by_restarts
-    return values, *(
-        {str(k): 1 - _share(fallen) for k, fallen in curve.items()} for curve in curves
-    )
-
-
 @dataclass(frozen=True)
-class _Breaker:
-    """Called with a budget: which of the images fall to an attack that sees the gradient of `through`."""
+class _Target:
+    """A goal on some images of a model. Attacks may use the gradient of another model,
+    `through`.
+    """
 
     classifier: Classifier
     images: Tensor
     labels: Tensor
-    aim: AttackGoal
+    goal: AttackGoal
     seed: int
     batch: int
 
-    def __call__(
+    def broken(
         self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)
     ) -> Tensor:
-        budget = (
-            replace(budget, stop_margin=inf) if through else budget
-        )  # its boundary is not the model's
-        return self.margins(self.moved(budget, through, rows).float(), rows) > 0
+        """Tell which images an attack makes wrong: (N,) bool."""
+        if through:
+            budget = replace(budget, stop_margin=inf)  # its boundary is not the model's
+        return self.margins(self.attack(budget, through, rows).float(), rows) > 0
 
-    def moved(
+    def attack(
         self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)
     ) -> Tensor:
-        seen = through or self.classifier
-        images = self.images[rows].to(seen.text_points[0].dtype)
-        return attacked(seen, images, self.labels[rows], self.aim, budget, self.seed, self.batch)[0]
+        """Return adversarial images."""
+        source = through or self.classifier
+        images = self.images[rows].to(source.text_points[0].dtype)
+        labels = self.labels[rows]
+        return attacked(source, images, labels, self.goal, budget, self.seed, self.batch)[0]
 
     @torch.no_grad()
-    def scores(self, images: Tensor) -> Tensor:
-        levels = list(self.aim.levels)
-        parts = [
-            self.classifier(x.to(self.classifier.device), levels)[0].cpu()
-            for x in images.split(self.batch)
-        ]
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N, K) of the goal's level."""
+        levels, device = list(self.goal.levels), self.classifier.device
+        parts = [self.classifier(x.to(device), levels)[0].cpu() for x in images.split(self.batch)]
         return torch.cat(parts)
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
-        return margin(self.scores(images), self.aim.masks(self.labels[rows])[0])
+        """Return the goal's margins (N,), above 0 where the model is wrong."""
+        return margin(self.logits(images), self.goal.masks(self.labels[rows])[0])
 
     def gradient(self) -> Tensor:
-        """Of the margins in the images, as they are."""
-        found = []
-        for x, y in zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True):
-            x = x.to(self.classifier.device).requires_grad_(True)
-            (scores,) = self.classifier(x, list(self.aim.levels))
-            total = margin(scores, self.aim.masks(y.to(scores.device))[0]).sum()
-            found.append(torch.autograd.grad(total, x)[0].cpu())
-        return torch.cat(found)
+        """Return the gradient of the margins in the clean images."""
+        parts, device = [], self.classifier.device
+        for rows in torch.arange(len(self.images)).split(self.batch):
+            x = self.images[rows].to(device).requires_grad_(True)
+            (logits,) = self.classifier(x, list(self.goal.levels))
+            masks = self.goal.masks(self.labels[rows].to(logits.device))[0]
+            (gradient,) = torch.autograd.grad(margin(logits, masks).sum(), x)
+            parts.append(gradient.cpu())
+        return torch.cat(parts)
+
+
+def _measure(target: _Target, budget: Budget, what: str) -> tuple[dict[str, float], ...]:
+    """Return the value of every check, and accuracies by budget, by steps and by restarts."""
+    steps, restarts = budget.steps, budget.restarts
+    x_adv = target.attack(budget)
+    native = target.margins(x_adv) > 0
+    pixels = torch.full_like(target.images[:1], 1.0)
+    variants = {}
+    for n in BUDGETS[1:]:
+        eps = float(NORMS[budget.norm].size(n / 255 * pixels))
+        variants["eps", n] = replace(budget, eps=eps, step=2.5 * eps / steps)
+    for k in (2, 4):
+        variants["steps", k * steps] = replace(budget, steps=k * steps)
+    variants["restarts", restarts + 2] = replace(budget, restarts=restarts + 2)
+    broken = {key: target.broken(variants[key]) for key in progress(variants, what)}
+    by_budget = {0: target.margins(target.images) > 0}
+    by_budget |= {n: broken["eps", n] for n in BUDGETS[1:]}
+    by_steps = {steps: native} | {k * steps: broken["steps", k * steps] for k in (2, 4)}
+    by_restarts = {restarts: native, restarts + 2: broken["restarts", restarts + 2]}
+    found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
+    values = {
+        "large budget": 1 - _share(by_budget[64]),
+        "budget": max(_share(a) - _share(b) for a, b in itertools.pairwise(by_budget.values())),
+        "steps": _share(by_steps[4 * steps] & ~native),
+        "restarts": _share(by_restarts[restarts + 2] & ~native),
+        **_by_other_attacks(target, budget, native, found),
+        "zero gradients": _without_gradient(target, budget),
+        **_clamped(target.classifier, target.batch, target.images, x_adv),
+    }
+    curves = [{f"{n}/255": wrong for n, wrong in by_budget.items()}, by_steps, by_restarts]
+    return values, *({str(k): 1 - _share(wrong) for k, wrong in c.items()} for c in curves)
 
 
 def _by_other_attacks(
-    broken: _Breaker, budget: Budget, native: Tensor, found: Tensor
+    target: _Target, budget: Budget, native: Tensor, found: Tensor
 ) -> dict[str, float]:
-    """The checks that ask for another attack, or for the gradient of another model; `found` by the attack's own kin."""
-    suite = broken(replace(budget, suite=GRADIENT, steps=2 * budget.steps, restarts=1))
-    square, found = broken(replace(budget, suite=("square",))), found | suite
-    values = {"suite": _share((suite | square) & ~native), "gradient-free": _share(square & ~found)}
+    """Return the checks by another attack or another model's gradient.
+
+    native: broken by the record's attack; found: by that with more steps and restarts too.
+    """
+    suite = target.broken(replace(budget, suite=GRADIENT, steps=2 * budget.steps, restarts=1))
+    square = target.broken(replace(budget, suite=("square",)))
+    found = found | suite
+    values = {
+        "suite": _share((suite | square) & ~native),
+        "gradient-free": _share(square & ~found),
+    }
     for name, surrogate in SURROGATES.items():
-        if other := surrogate(broken.classifier):
-            values[name] = _share(broken(budget, other) & ~found)
-    double = copy.deepcopy(broken.classifier).double()
-    return values | {"float64": _share(broken(budget, double, slice(FEW)) & ~found[:FEW])}
+        if other := surrogate(target.classifier):
+            values[name] = _share(target.broken(budget, other) & ~found)
+    double = copy.deepcopy(target.classifier).double()
+    values["float64"] = _share(target.broken(budget, double, slice(FEW)) & ~found[:FEW])
+    return values
 
 
 def _check(value: float, limit: float, count: int) -> Check:
-    found = binomtest(round(max(0.0, value) * count), count).proportion_ci()
-    return Check(value=value, high=round(found.high, 6), limit=limit, passed=value <= limit)
+    interval = binomtest(round(max(0.0, value) * count), count).proportion_ci()
+    return Check(value=value, high=round(interval.high, 6), limit=limit, passed=value <= limit)
 
 
 def _share(which: Tensor) -> float:
     return round(float(which.double().mean()), 6)
 
 
-def _without_gradient(broken: _Breaker, budget: Budget) -> float:
-    """A step of the whole budget up the gradient raises the margin, to first order, by less than float32 can show."""
-    gradient, scores = broken.gradient(), broken.scores(broken.images)
-    rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
-    return _share(
-        ~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps)
-    )  # nor where it is no number
+def _without_gradient(target: _Target, budget: Budget) -> float:
+    """Return the share of images whose margin a whole budget along the gradient raises, to first
+    order, by less than float32 can show. A gradient that is not a number counts too.
+    """
+    gradient, logits = target.gradient(), target.logits(target.images)
+    direction = NORMS[budget.norm].steepest(gradient)
+    rise = budget.eps * (gradient * direction).flatten(1).sum(1)
+    return _share(~(rise > logits.abs().amax(1) * torch.finfo(logits.dtype).eps))
 
 
 @torch.no_grad()
 def _clamped(classifier: Classifier, batch: int, *images: Tensor) -> dict[str, float]:
-    """The check "clamps", of a head that projects points: nothing is to be seen where a head has no projection."""
-    head = classifier.head
+    """Return the check "clamps"; nothing for a head that projects no points."""
+    head, device = classifier.head, classifier.device
     if not isinstance(head, PoincareHead) or isinstance(head, EuclideanHead):
         return {}
-    texts = torch.cat([head.points_are_clipped(points) for points in classifier.text_points])
-    parts = [
-        [head.image_tangents(classifier.encoder(x.to(classifier.device))) for x in x.split(batch)]
-        for x in images
-    ]
-    return {
-        "clamps": max(
-            _share(texts), *(_share(head.is_clipped(torch.cat(points))) for points in parts)
-        )
-    }
+    shares = [_share(torch.cat([head.points_are_clipped(p) for p in classifier.text_points]))]
+    for batches in (x.split(batch) for x in images):
+        tangents = [head.image_tangents(classifier.encoder(x.to(device))) for x in batches]
+        shares.append(_share(head.is_clipped(torch.cat(tangents))))
+    return {"clamps": max(shares)}

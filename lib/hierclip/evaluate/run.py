@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class Evaluation:
         forest_rows = torch.from_numpy(forest_paths(trees))
         beside = superclass_goals(forest_paths(trees), first.top)
         unstopped = replace(self.budget, stop_margin=inf)
-        settings = {"seed": params.seed, "batch": params.batch}
+        settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
 
         def kept(part: str) -> Path:
             name = f"attack-{self.method}-{seed}-{split}-{part}.npz"
