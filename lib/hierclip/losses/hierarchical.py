@@ -112,7 +112,7 @@ def _place(
         texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
     images = head.image_tangents(embeddings)
     shares = torch.cat([nodes.levels / max(1, nodes.top) for nodes in context.nodes])
-    texts = head.text_tangents_at(texts, shares[:, None])
+    texts = head.text_tangents(texts, shares[:, None])
     if train:
         context.counts["rim_images"] = float(head.is_clipped(images).float().mean())
         context.counts["rim_texts"] = float(head.is_clipped(texts).float().mean())
