@@ -24,7 +24,7 @@ from hierclip.attacks import (
     margin,
     run_attacks,
 )
-from hierclip.attacks.gradient import pgd
+from hierclip.attacks.gradient import pgd_by_image
 from hierclip.attacks.state import common_size, over_levels
 
 close = torch.testing.assert_close
@@ -235,7 +235,7 @@ def test_how_far_an_image_was_brought_is_its_share_of_the_way_to_the_boundary(no
     images = needing((-0.5, 0.5, 1.25, 2.0, 5.0), weight[1] - weight[0], norm)
     state = AttackState(score, images, own(5), budget(norm=norm))
     assert (state.fraction_to_boundary()[1:] == 0).all()
-    pgd(state, PerSampleRNG(0, range(5)), loss="margin")
+    pgd_by_image(state, PerSampleRNG(0, range(5)), loss="margin")
     assert (state.fraction_to_boundary()[:2] > 1).all()  # fell, one of them before it was touched
     close(
         state.fraction_to_boundary()[2:],

@@ -18,8 +18,8 @@ from hierclip.attacks import (
 )
 from hierclip.attacks.goals import targeted_dlr, targets
 from hierclip.attacks.gradient import checkpoints
-from hierclip.attacks.norms import l2_size
 from hierclip.attacks.square import _gather, bump, window
+from hierclip.attacks.state import l2_size
 from tests.test_attacks import (
     BY_GRADIENT,
     EPS,

@@ -7,12 +7,9 @@ from functools import partial
 from torch import Tensor
 
 from hierclip.attacks.goals import GOALS, LOSSES, AttackGoal, aims, cross_entropy, margin
-from hierclip.attacks.gradient import apgd, apgd_dlr, cw
-from hierclip.attacks.gradient import pgd as pgd_by_image
-from hierclip.attacks.norms import NORMS
+from hierclip.attacks.gradient import apgd, apgd_dlr, cw, frozen, pgd, pgd_by_image
 from hierclip.attacks.square import square
-from hierclip.attacks.state import AttackState, Budget, PerSampleRNG, Score, Seed
-from hierclip.attacks.training import frozen, pgd
+from hierclip.attacks.state import NORMS, AttackState, Budget, PerSampleRNG, Score, Seed
 
 ATTACKS: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
     "pgd_ce": partial(pgd_by_image, loss="ce"),

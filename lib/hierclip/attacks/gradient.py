@@ -1,19 +1,82 @@
-"""Attacks that follow a gradient: PGD, Carlini and Wagner's with Adam, and Auto-PGD."""
+"""Attacks that follow a gradient: PGD on a batch for training; PGD, CW and Auto-PGD by image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hierclip.attacks.goals import LOSSES, margin, targeted_dlr, targets
-from hierclip.attacks.norms import per_image
-from hierclip.attacks.state import AttackState, Loss, PerSampleRNG, over_levels
+from hierclip.attacks.state import (
+    NORMS,
+    AttackState,
+    Loss,
+    PerSampleRNG,
+    over_levels,
+    per_image,
+)
+from hierclip.distributed import mean
 
 # From a step's number, 1 first, and rows, points, losses and gradients of n images: the next x.
 Step = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 MOMENTUM = 0.75  # alpha of Auto-PGD
 RHO = 0.75  # the share of steps that must raise the loss, or Auto-PGD halves its step size
 TARGETS = 9
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode, without gradients of its weights; restore it afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    try:
+        module.eval().requires_grad_(False)
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for weight in trained:
+            weight.requires_grad_(True)
+
+
+def pgd(
+    objective: Callable[[Tensor, Tensor | None], Tensor],
+    images: Tensor,
+    *,
+    eps: float,
+    step: float,
+    steps: int,
+    generator: torch.Generator,
+    momentum: float = 0.0,
+    texts: Tensor | None = None,
+    text_eps: float = 0.0,
+    whole: int | None = None,
+    own: slice = slice(None),
+) -> tuple[Tensor, Tensor | None]:
+    """Move images (N, 3, H, W) in [0, 1] by at most eps a pixel to raise `objective`, for training.
+
+    objective: a scalar function of the batch and of the perturbation of the texts, or None. With
+    `momentum` a step follows the sign of the decaying sum of the gradients' signs. Where `text_eps`
+    is above 0, a perturbation of the text embeddings `texts` (K, D) is found along with the
+    images', from 0 and by at most text_eps an entry; it is returned too, else None. The images may
+    be the rows `own` of a batch of `whole` images, for all of which the generator draws.
+    Source: Madry et al., ICLR 2018.
+    """
+    norm = NORMS["Linf"]
+    shape = (whole or len(images), *images.shape[1:])
+    uniform = torch.rand(shape, generator=generator, device=generator.device)[own]
+    x = norm.start(images, eps, uniform.to(images.device))
+    velocity = torch.zeros_like(images)
+    text_delta = torch.zeros_like(texts) if texts is not None and text_eps else None
+    for _ in range(steps):
+        inputs = [v.requires_grad_(True) for v in (x, text_delta) if v is not None]
+        gradients = torch.autograd.grad(objective(x, text_delta), inputs)
+        velocity = momentum * velocity + gradients[0].sign()
+        x = norm.project(x.detach() + step * velocity.sign(), images, eps)
+        if text_delta is not None:
+            moved = text_delta.detach() + text_eps * mean(gradients[1]).sign()
+            text_delta = moved.clamp(-text_eps, text_eps)
+    return x, text_delta
 
 
 def _ascend(state: AttackState, rows: Tensor, x: Tensor, loss: Loss, step: Step) -> None:
@@ -31,7 +94,7 @@ def _ascend(state: AttackState, rows: Tensor, x: Tensor, loss: Loss, step: Step)
         state.query(rows, x)
 
 
-def pgd(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
+def pgd_by_image(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
     """Run steepest ascent of a loss from random starts (Madry et al., ICLR 2018)."""
 
     def step(number: int, rows: Tensor, x: Tensor, values: Tensor, gradient: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks.norms import EPS, l2_size, per_image
-from hierclip.attacks.state import AttackState, PerSampleRNG
+from hierclip.attacks.state import EPS, AttackState, PerSampleRNG, l2_size, per_image
 from hierclip.errors import HierclipError
 
 SHARE = 0.8  # of the pixels, covered by the first squares
