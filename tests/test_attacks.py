@@ -22,6 +22,7 @@ from hierclip.attacks import (
     cross_entropy,
     frozen,
     margin,
+    margin_loss,
     run_attacks,
 )
 from hierclip.attacks.gradient import pgd_by_image
@@ -53,7 +54,7 @@ def linear(bias=0.0, classes=2, seed=0, shape=SHAPE):
 
 
 def reach(slope, norm):
-    """The most that a linear margin can rise."""
+    """Return the most that a linear margin can fall."""
     return EPS[norm] * (slope.abs().sum() if norm == "Linf" else slope.norm())
 
 
@@ -89,8 +90,8 @@ def test_a_gradient_attack_reaches_the_optimum_of_a_linear_model(name, norm):
     score, weight = linear(bias=10.0)
     images, slope = pictures(5, 0.3, 0.7), weight[1] - weight[0]
     moved, _ = attack(score, images, own(5), budget((name,), norm, steps=60), 0)
-    rise = margin(*score(moved), *own(5)) - margin(*score(images), *own(5))
-    close(rise, reach(slope, norm).expand(5), rtol=2e-2, atol=0.0)
+    fall = margin(*score(images), *own(5)) - margin(*score(moved), *own(5))
+    close(fall, reach(slope, norm).expand(5), rtol=2e-2, atol=0.0)
 
 
 @each_norm
@@ -99,7 +100,7 @@ def test_what_is_within_reach_falls_and_what_is_not_stands(name, norm):
     score, weight = linear()
     images = needing((-0.5, 0.3, 0.6, 1.01, 2.0), weight[1] - weight[0], norm)
     moved, worst = attack(score, images, own(5), budget((name,), norm, queries=400), 0)
-    assert (worst > 0).tolist() == [True, True, True, False, False]
+    assert (worst < 0).tolist() == [True, True, True, False, False]
     close(margin(*score(moved), *own(5)), worst)
     assert torch.equal(moved[0], images[0])  # wrong already
 
@@ -127,7 +128,7 @@ def test_an_attack_never_leaves_its_budget_nor_makes_an_image_easier(
         and moved.max() <= 1
     )
     start = margin(*score(images), *own(6, 5))
-    assert (worst >= start).all() and torch.equal(moved[start > 0], images[start > 0])
+    assert (worst <= start).all() and torch.equal(moved[start < 0], images[start < 0])
     close(margin(*score(moved), *own(6, 5)), worst, rtol=1e-4, atol=1e-5)
     assert torch.equal(images, before) and not moved.requires_grad and not worst.requires_grad
 
@@ -193,7 +194,7 @@ def test_an_attack_works_in_float64(name, norm):
     score, weight = linear()
     images = needing((0.4, 2.0), weight[1] - weight[0], norm).double()
     moved, worst = attack(score, images, own(2), budget((name,), norm, queries=300), 0)
-    assert moved.dtype == torch.float64 and (worst > 0).tolist() == [True, False]
+    assert moved.dtype == torch.float64 and (worst < 0).tolist() == [True, False]
 
 
 @each_attack
@@ -222,7 +223,7 @@ def test_a_later_attack_sees_only_what_still_stands(norm, monkeypatch):
     score, rows = (lambda x, of=score: rows.append(len(x)) or of(x)), []
     suite = ("spy", "pgd_margin", "spy", "apgd_ce", "pgd_ce", "square")
     _, worst = attack(score, images, own(4), budget(suite, norm, restarts=2, queries=10), 0)
-    assert seen == [[1, 2, 3], [3]] and (worst > 0).tolist() == [True, True, True, False]
+    assert seen == [[1, 2, 3], [3]] and (worst < 0).tolist() == [True, True, True, False]
     assert rows[:2] == [4, 3] and rows == sorted(
         rows, reverse=True
     )  # every image once, then those that stand
@@ -263,13 +264,15 @@ def test_a_batch_filled_to_a_common_size_gives_what_each_image_has_alone():
     images, seen = pictures(20), []
     state = AttackState(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
     rows = torch.arange(5, 14)  # nine
-    margins, values, gradient = state.loss_and_grad(rows, images[rows], over_levels(state, margin))
+    margins, values, gradient = state.loss_and_grad(
+        rows, images[rows], over_levels(state, margin_loss)
+    )
     assert seen == [20, 10] and len(margins) == len(values) == len(gradient) == 9
     for k, row in enumerate(rows.tolist()):
         x = images[row : row + 1].requires_grad_(True)
         alone = margin(*score(x), *own(1, 5))
-        close(torch.stack([margins[k], values[k]]), alone.detach().expand(2))
-        close(gradient[k : k + 1], *torch.autograd.grad(alone.sum(), x))
+        close(torch.stack([margins[k], -values[k]]), alone.detach().expand(2))
+        close(gradient[k : k + 1], *torch.autograd.grad(-alone.sum(), x))
 
 
 @each_norm
@@ -280,7 +283,7 @@ def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first,
     _, alone = attack(score, images, own(8, 5), budget((first,), **settings), 0)
     for later in ATTACKS:
         _, both = attack(score, images, own(8, 5), budget((first, later), **settings), 0)
-        assert (both >= alone).all()
+        assert (both <= alone).all()
 
 
 @pytest.mark.parametrize(
@@ -306,15 +309,15 @@ def test_an_image_falls_only_when_all_levels_are_wrong():
             lambda x: [*first(x), *second(x)], images, 2 * own(30), budget((name,)), 0
         )
         each = torch.stack([margin(*score(moved), *own(30)) for score in (first, second)])
-        assert torch.equal(worst > 0, (each > 0).all(0)) and 0 < (worst > 0).sum() < 30
-        close(each.amin(0), worst)
+        assert torch.equal(worst < 0, (each < 0).all(0)) and 0 < (worst < 0).sum() < 30
+        close(each.amax(0), worst)
 
 
 def test_a_level_that_is_wrong_already_pulls_no_more():
     images, wrong = (
         pictures(2),
         torch.tensor([[1.0, -1.0], [-2.0, -3.0]]),
-    )  # margins of two levels for two images
+    )  # minus the margins of two levels for two images
 
     def score(x):
         rise = [x[:, 0].sum((1, 2)), x[:, 1].sum((1, 2))]
@@ -325,9 +328,9 @@ def test_a_level_that_is_wrong_already_pulls_no_more():
 
     state = AttackState(score, images, 2 * own(2), budget())
     margins, values, gradient = state.loss_and_grad(
-        torch.arange(2), images, over_levels(state, margin)
+        torch.arange(2), images, over_levels(state, margin_loss)
     )
-    assert (margins.tolist(), values.tolist()) == ([-1.0, -3.0], [-1.0, -5.0])
+    assert (margins.tolist(), values.tolist()) == ([1.0, 3.0], [-1.0, -5.0])
     assert gradient.mean((2, 3)).tolist() == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
 
 
@@ -341,8 +344,8 @@ def test_an_attack_that_never_has_enough_goes_on_to_the_worst_point(name):
         replace(budget((name,), steps=20), stop_margin=inf),
     )
     first, most = (attack(score, images, own(2), b, 0)[1] for b in (stopped, unstopped))
-    assert (first > 0).all() and (most >= first).all()
-    close(most, (reach(slope, "Linf") - 0.1).expand(2), rtol=1e-3, atol=1e-3)
+    assert (first < 0).all() and (most <= first).all()
+    close(-most, (reach(slope, "Linf") - 0.1).expand(2), rtol=1e-3, atol=1e-3)
 
 
 def test_winning_a_level_costs_the_cross_entropy_of_several_nothing():
@@ -405,7 +408,7 @@ def test_square_is_given_all_and_prunes_nothing(suite):
 
 def test_an_image_without_a_gradient_or_a_clean_margin_is_given_to_the_second_attack():
     images, weight = far_and_near()
-    unknown = torch.tensor([torch.nan, -1.0])
+    unknown = torch.tensor([torch.nan, 1.0])
     assert two_attacks(("pgd_margin", "apgd_ce"), images, weight, first=unknown)[0] == 0
     flat = AttackState(
         lambda x: [0 * x.flatten(1)[:, :2] + torch.tensor([1.0, 0.0])],

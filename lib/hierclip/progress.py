@@ -16,7 +16,7 @@ from hierclip.distributed import rank
 
 T = TypeVar("T")
 LINES = 10  # printed by a loop that has no bar
-FORMAT = 1  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
+FORMAT = 2  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
 
 _shown = True
 

@@ -6,7 +6,15 @@ from functools import partial
 
 from torch import Tensor
 
-from hierclip.attacks.goals import GOALS, LOSSES, AttackGoal, aims, cross_entropy, margin
+from hierclip.attacks.goals import (
+    GOALS,
+    LOSSES,
+    AttackGoal,
+    aims,
+    cross_entropy,
+    margin,
+    margin_loss,
+)
 from hierclip.attacks.gradient import apgd, apgd_dlr, cw, frozen, pgd, pgd_by_image
 from hierclip.attacks.square import square
 from hierclip.attacks.state import NORMS, AttackState, Budget, PerSampleRNG, Score, Seed
@@ -39,7 +47,7 @@ def attack(
     seed: Seed,
     names: Iterable[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return adversarial images (N, 3, H, W) and their margins (N,), positive where misclassified.
+    """Return adversarial images (N, 3, H, W) and their margins (N,), negative where misclassified.
 
     See `run_attacks`.
     """

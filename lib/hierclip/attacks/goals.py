@@ -111,9 +111,14 @@ def aims(paths: Tensor, level: int) -> list[AttackGoal]:
 
 
 def margin(scores: Tensor, true_class_mask: Tensor) -> Tensor:
-    """Return (N,): the best other logit minus the best true one, positive where misclassified."""
-    best_other = scores.masked_fill(true_class_mask, -INF).amax(1)
-    return best_other - scores.masked_fill(~true_class_mask, -INF).amax(1)
+    """Return (N,): the best true logit minus the best other one, negative where misclassified."""
+    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
+    return best_true - scores.masked_fill(true_class_mask, -INF).amax(1)
+
+
+def margin_loss(scores: Tensor, true_class_mask: Tensor) -> Tensor:
+    """Return (N,): minus the margin."""
+    return -margin(scores, true_class_mask)
 
 
 def cross_entropy(scores: Tensor, true_class_mask: Tensor) -> Tensor:
@@ -142,4 +147,8 @@ def targeted_dlr(scores: Tensor, true_class_mask: Tensor, target: Tensor) -> Ten
     return gap / (z[:, 0] - (z[:, 2] + z[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin": margin, "ce": cross_entropy}
+# What attacks maximise.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "margin": margin_loss,
+    "ce": cross_entropy,
+}

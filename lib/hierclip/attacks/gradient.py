@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hierclip.attacks.goals import LOSSES, margin, targeted_dlr, targets
+from hierclip.attacks.goals import LOSSES, margin_loss, targeted_dlr, targets
 from hierclip.attacks.state import (
     NORMS,
     AttackState,
@@ -85,7 +85,7 @@ def _ascend(state: AttackState, rows: Tensor, x: Tensor, loss: Loss, step: Step)
         if not len(rows):
             return
         margins, values, gradient = state.loss_and_grad(rows, x, loss)
-        keep = ~(margins > state.budget.stop_margin)
+        keep = ~(margins < -state.budget.stop_margin)
         if not keep.all():
             rows, x, values, gradient = (part[keep] for part in (rows, x, values, gradient))
         x = step(number, rows, x, values, gradient)
@@ -128,7 +128,7 @@ def cw(state: AttackState, rng: PerSampleRNG) -> None:
         first.zero_()
         second.zero_()
         rows, x = state.random_start(rng, state.budget.eps if restart else 0.0)
-        _ascend(state, rows, x, over_levels(state, margin), step)
+        _ascend(state, rows, x, over_levels(state, margin_loss), step)
 
 
 def apgd(state: AttackState, rng: PerSampleRNG, loss: str) -> None:

@@ -88,7 +88,7 @@ class Budget:
     suite: tuple[str, ...]  # names of ATTACKS, in turn, each on the images not yet misclassified
     queries: int  # of each image, by Square
     norm: str = "Linf"
-    stop_margin: float = 0.0  # stop on an image beyond it; inf: never, to find the worst point
+    stop_margin: float = 0.0  # stop on an image whose margin is below minus this; inf: never
     prune: float = 0.0  # no second gradient attack below this fraction of the way to the boundary
 
 
@@ -119,8 +119,8 @@ class PerSampleRNG:
 class AttackState:
     """Hold each image's most adversarial point so far, `x_adv`, and its margin, `best_margin`.
 
-    Where several levels are attacked at once, the margin is the least of theirs. An image is
-    misclassified when it is positive; NaN counts as no margin.
+    Where several levels are attacked at once, the margin is the largest of theirs. An image is
+    misclassified when it is negative; NaN counts as infinite.
     """
 
     def __init__(
@@ -147,9 +147,9 @@ class AttackState:
         self.skipped = torch.zeros_like(self.attackable)  # by the next attack
         self.zero_gradient = torch.zeros_like(self.attackable)  # at some point of the image
         if clean_margin is None:
-            clean_margin = _least_margin(self.clean_logits, own)
+            clean_margin = _largest_margin(self.clean_logits, own)
         self.clean_margin = clean_margin.to(images)
-        self.best_margin = self.clean_margin.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        self.best_margin = self.clean_margin.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
     @cached_property
     @torch.no_grad()
@@ -159,12 +159,12 @@ class AttackState:
 
     def fraction_to_boundary(self) -> Tensor:
         """Return (N,): the lost fraction of each image's clean margin; above 1 if misclassified."""
-        lost = 1 - self.best_margin / self.clean_margin.clamp(max=-EPS)
+        lost = 1 - self.best_margin / self.clean_margin.clamp(min=EPS)
         return lost.nan_to_num(0.0, torch.inf, 0.0)
 
     def robust_rows(self) -> Tensor:
         """Return the rows that the next attack works on: not yet misclassified, and not skipped."""
-        robust = ~(self.best_margin > self.budget.stop_margin)
+        robust = ~(self.best_margin < -self.budget.stop_margin)
         return torch.nonzero(robust & self.attackable & ~self.skipped)[:, 0]
 
     def skip_distant(self) -> None:
@@ -222,16 +222,16 @@ class AttackState:
         return [scores[:n] for scores in self.score(x)]
 
     def _keep_best(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
-        margins = _least_margin(scores, self.masks_at(rows)).to(self.best_margin)
-        better = margins > self.best_margin[rows]
+        margins = _largest_margin(scores, self.masks_at(rows)).to(self.best_margin)
+        better = margins < self.best_margin[rows]
         self.x_adv[rows[better]] = x[better]
         self.best_margin[rows[better]] = margins[better]
         return margins
 
 
-def _least_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+def _largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     pairs = zip(scores, masks, strict=True)
-    return torch.stack([margin(logits, mask) for logits, mask in pairs]).amin(0)
+    return torch.stack([margin(logits, mask) for logits, mask in pairs]).amax(0)
 
 
 def common_size(count: int) -> int:
@@ -257,7 +257,7 @@ def over_levels(
             value = loss(logits, mask, *target)
             if len(scores) > 1:
                 at_boundary = math.log(logits.shape[1]) if loss is cross_entropy else 0.0
-                value = value.masked_fill(margin(logits.detach(), mask) > 0, at_boundary)
+                value = value.masked_fill(margin(logits.detach(), mask) < 0, at_boundary)
             values.append(value)
         return torch.stack(values).sum(0)
 

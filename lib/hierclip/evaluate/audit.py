@@ -71,13 +71,13 @@ def _attacked_otherwise(broken: "_Breaker", budget: Budget, what: str) -> tuple[
     """The number of every check, and accuracies by budget, by steps and by restarts, for one aim."""
     steps, restarts = budget.steps, budget.restarts
     moved = broken.moved(budget)
-    native = broken.margins(moved) > 0
+    native = broken.margins(moved) < 0
     sizes = {n: float(NORMS[budget.norm].size(torch.full_like(broken.images[:1], n / 255))) for n in BUDGETS}
     asked = {("eps", n): {"eps": e, "step": 2.5 * e / steps} for n, e in sizes.items() if n}
     asked |= {("steps", k * steps): {"steps": k * steps} for k in (2, 4)}
     asked |= {("restarts", restarts + 2): {"restarts": restarts + 2}}
     fell = {key: broken(replace(budget, **asked[key])) for key in progress(asked, what)}
-    budgets = {0: broken.margins(broken.images) > 0} | {n: fell["eps", n] for n in BUDGETS if n}
+    budgets = {0: broken.margins(broken.images) < 0} | {n: fell["eps", n] for n in BUDGETS if n}
     by_steps = {steps: native} | {k * steps: fell["steps", k * steps] for k in (2, 4)}
     by_restarts = {restarts: native, restarts + 2: fell["restarts", restarts + 2]}
     found = native | by_steps[4 * steps] | by_restarts[restarts + 2]
@@ -107,7 +107,7 @@ class _Breaker:
 
     def __call__(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
         budget = replace(budget, stop_margin=inf) if through else budget  # its boundary is not the model's
-        return self.margins(self.moved(budget, through, rows).float(), rows) > 0
+        return self.margins(self.moved(budget, through, rows).float(), rows) < 0
 
     def moved(self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)) -> Tensor:
         seen = through or self.classifier
@@ -156,7 +156,7 @@ def _share(which: Tensor) -> float:
 
 
 def _without_gradient(broken: _Breaker, budget: Budget) -> float:
-    """A step of the whole budget up the gradient raises the margin, to first order, by less than float32 can show."""
+    """A step of the whole budget moves the margin, to first order, by less than float32 can show."""
     gradient, scores = broken.gradient(), broken.scores(broken.images)
     rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
     return _share(~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps))  # nor where it is no number

@@ -165,7 +165,7 @@ def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Te
 
 
 def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[AttackGoal], batch: int) -> Readout:
-    """Reads the pictures as they are, and by aim its margins (N,): by how much it is wrong."""
+    """Reads the pictures as they are, and by aim its margins (N,), negative where it is reached."""
 
     @torch.no_grad()
     def read(rows: Tensor) -> Readout:
@@ -174,7 +174,7 @@ def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[Attac
         labels, out = some.labels.to(classifier.device), read_logits(logits)
         for aim in todo:
             pairs = zip(aim.levels, aim.masks(labels), strict=True)
-            out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amin(0).cpu().numpy()
+            out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amax(0).cpu().numpy()
         return out
 
     parts = [found for _, found in _in_parts(torch.arange(len(pictures)), batch, classifier.device, read)]
