@@ -118,7 +118,7 @@ def measured_margins(classifier: Classifier, pictures: Pictures, paths: Tensor, 
         pair, siblings = level_bounds(classifier, level)
         rows = {"level": level, "norm": text_norm(classifier, level), "siblings": scores.shape[1]}
         rows |= {"bound": pair, "sibling_bound": siblings, "node": nodes.numpy()}
-        values = -margin(scores, aims(paths, level)[0].masks(pictures.labels)[0])
+        values = margin(scores, aims(paths, level)[0].masks(pictures.labels)[0])
         parts.append(pd.DataFrame({"picture": range(len(values)), **rows, "margin": values.numpy()}))
     return pd.concat(parts, ignore_index=True)
 

@@ -17,7 +17,7 @@ from hierclip.distributed import rank
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
-FORMAT = 1  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
+FORMAT = 2  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
 
 _shown = True
 

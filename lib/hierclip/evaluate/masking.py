@@ -183,7 +183,7 @@ class _Target:
         """Tell which images an attack makes wrong: (N,) bool."""
         if through:
             budget = replace(budget, stop_margin=inf)  # its boundary is not the model's
-        return self.margins(self.attack(budget, through, rows).float(), rows) > 0
+        return self.margins(self.attack(budget, through, rows).float(), rows) < 0
 
     def attack(
         self, budget: Budget, through: Classifier | None = None, rows: slice = slice(None)
@@ -202,7 +202,7 @@ class _Target:
         return torch.cat(parts)
 
     def margins(self, images: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Return the goal's margins (N,), above 0 where the model is wrong."""
+        """Return the goal's margins (N,), below 0 where it is reached."""
         return margin(self.logits(images), self.goal.masks(self.labels[rows])[0])
 
     def gradient(self) -> Tensor:
@@ -221,7 +221,7 @@ def _measure(target: _Target, budget: Budget, what: str) -> tuple[dict[str, floa
     """Return the value of every check, and accuracies by budget, by steps and by restarts."""
     steps, restarts = budget.steps, budget.restarts
     x_adv = target.attack(budget)
-    native = target.margins(x_adv) > 0
+    native = target.margins(x_adv) < 0
     pixels = torch.full_like(target.images[:1], 1.0)
     variants = {}
     for n in BUDGETS[1:]:
@@ -231,7 +231,7 @@ def _measure(target: _Target, budget: Budget, what: str) -> tuple[dict[str, floa
         variants["steps", k * steps] = replace(budget, steps=k * steps)
     variants["restarts", restarts + 2] = replace(budget, restarts=restarts + 2)
     broken = {key: target.broken(variants[key]) for key in progress(variants, what)}
-    by_budget = {0: target.margins(target.images) > 0}
+    by_budget = {0: target.margins(target.images) < 0}
     by_budget |= {n: broken["eps", n] for n in BUDGETS[1:]}
     by_steps = {steps: native} | {k * steps: broken["steps", k * steps] for k in (2, 4)}
     by_restarts = {restarts: native, restarts + 2: broken["restarts", restarts + 2]}
@@ -281,7 +281,7 @@ def _share(which: Tensor) -> float:
 
 
 def _without_gradient(target: _Target, budget: Budget) -> float:
-    """Return the share of images whose margin a whole budget along the gradient raises, to first
+    """Return the share of images whose margin a whole budget along the gradient moves, to first
     order, by less than float32 can show. A gradient that is not a number counts too.
     """
     gradient, logits = target.gradient(), target.logits(target.images)

@@ -206,7 +206,7 @@ class LevelMatrix:
         return readout
 
     def _read_clean(self) -> Readout:
-        """Read the clean images, and by goal their margins (N,)."""
+        """Read the clean images, and by goal their margins (N,), negative where it is reached."""
 
         @torch.no_grad()
         def read(rows: Tensor) -> Readout:
@@ -216,7 +216,7 @@ class LevelMatrix:
             for goal in self.goals:
                 pairs = zip(goal.levels, goal.masks(labels), strict=True)
                 margins = [margin(logits[level], mask) for level, mask in pairs]
-                readout[goal.name] = torch.stack(margins).amin(0).cpu().numpy()
+                readout[goal.name] = torch.stack(margins).amax(0).cpu().numpy()
             return readout
 
         rows = torch.arange(len(self.images))

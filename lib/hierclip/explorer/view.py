@@ -119,7 +119,7 @@ def image_state(model_view: ModelView, image: Tensor, label: int, known: Tensor 
         nodes=readings["direct"][0].numpy(),
         upward=readings["roll_up"][0].numpy(),
         confidence=np.array([float(level.softmax(1).max()) for level in logits]),
-        margins=np.array([-float(margin(level, mask)) for level, mask in zip(logits, masks, strict=True)]),
+        margins=np.array([float(margin(level, mask)) for level, mask in zip(logits, masks, strict=True)]),
         norms=np.array([float(point.norm()) for point in points]),
         shares=[head.logits(p[None], t)[0].softmax(0).cpu().numpy() for p, t in zip(points, texts, strict=False)],
     )
