@@ -31,7 +31,7 @@ from hierclip.params import ParamsError
 from hierclip.stages.spread import SpreadError
 from hierclip.train import TrainingError
 from hierclip.trees import TreeError, load_tree
-from hierclip.trees.wordnet import EXCERPT
+from hierclip.trees.wordnet import EXCERPT, NAMES
 from tests.conftest import LEAVES, ROOT
 from tests.miniatures import COUNT, folders, put
 from tests.test_heads import HEADS
@@ -165,7 +165,7 @@ BAD = {  # what is given instead, and what the line has to say
     "one class": ({"--images": "one"}, "one: one class only (dog); there must be two"),
     "classes of one name": ({"--images": "twins"}, "twins: big cat, big_cat have one name; give each its own"),
     "broken pictures": ({"--images": "broken", "--tree": None}, "broken: no picture of class cat can be read"),
-    "tree": ({"--tree": "none.yaml"}, "none.yaml: no such file"),
+    "tree": ({"--tree": "none.yaml"}, "none.yaml: [Errno 2] No such file or directory: 'none.yaml'"),
     "kind of tree": ({"--tree": "zoo"}, "zoo: no reader for ''; a tree's file ends in"),
     "tree that lacks a class": ({"--tree": "lacks.yaml"}, "lacks.yaml: leaf bus (bus) is missing"),
     "tree with another class": ({"--tree": "extra.yaml"}, "extra.yaml: unknown leaf 'tram' under vehicle"),
@@ -312,17 +312,15 @@ def test_nodes_that_no_prompt_tells_apart_fail(place, run):
 
 @pytest.fixture
 def full_wordnet(tmp_path, monkeypatch):
-    """WordNet as NLTK installs it, if a small one: the excerpt, without saying that it is one."""
+    """WordNet as NLTK installs it, if a small one: the excerpt without its words for synsets."""
     folder = tmp_path / "nltk/corpora/wordnet"
     shutil.copytree(ROOT / EXCERPT, folder)
-    nouns = (folder / "data.noun").read_text(encoding="ascii")
-    (folder / "data.noun").write_text(nouns.replace("Excerpt of", "A whole of"), encoding="ascii")
+    (folder / NAMES).unlink()
     monkeypatch.setattr("nltk.data.path", [str(tmp_path / "nltk")])
 
 
 def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses(place, run, full_wordnet):
-    (place / "names.txt").write_text("tennis_ball\nsoccer_ball\ncrane\n\n", encoding="utf8")
-    code, _, err = run("tree", "--classes", "names.txt")
+    code, _, err = run("tree", "--classes", "tennis_ball,soccer_ball,crane")
     head, *senses = err.splitlines()
     assert (
         code == 2

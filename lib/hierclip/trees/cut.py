@@ -1,107 +1,144 @@
-"""From a ragged hierarchy to a tree of L + 1 levels."""
+"""From any directed graph over the leaves to a tree of L + 1 levels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from itertools import product
+from textwrap import shorten
 
 import networkx as nx
 
-from hierclip.trees.tree import LEVEL, TreeError
+from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
 
 
-def end_at_leaves(graph: nx.DiGraph, leaves: Iterable[str]) -> nx.DiGraph:
-    """The same graph with every leaf at the end of its paths: what stands below a leaf goes to the leaf's parents.
+def keep_one_parent(graph: nx.DiGraph, leaves: Collection[str]) -> nx.DiGraph:
+    """Reduce an acyclic graph to a tree that ends at `leaves`.
 
-    So a class that is the hypernym of another (dog, poodle) stays a leaf and stands beside it; what it says as
-    a superclass is lost. Raises TreeError for such a leaf without a parent.
+    A leaf above others (dog, above poodle) gives its children to its parents: it stays a leaf
+    beside them. Then each node keeps one parent. A parent above another parent of the node goes
+    first, as that edge says nothing new; of the others the one above the most leaves is kept, the
+    first by name where they tie. Nodes above no leaf are removed.
+    Raises TreeError for a leaf that is above others and has no parent.
     """
     graph = graph.copy()
     for leaf in leaves:
-        children, parents = list(graph.successors(leaf)), list(graph.predecessors(leaf))
+        parents = list(graph.predecessors(leaf))
+        children = list(graph.successors(leaf))
         if children and not parents:
-            raise TreeError(f"leaf {leaf} stands above {', '.join(children)} and below nothing; it needs a parent")
-        graph.add_edges_from((parent, child) for parent in parents for child in children)
-        graph.remove_edges_from((leaf, child) for child in children)
-    return graph
-
-
-def keep_one_parent(graph: nx.DiGraph, leaves: Sequence[str]) -> nx.DiGraph:
-    """A tree over `leaves` out of a graph whose nodes may have several parents.
-
-    The rule: a parent that stands above another parent of the same node goes first (that edge says nothing
-    new); of the others the one above the most leaves stays, the first by name where they tie. What then
-    leads to no leaf goes too.
-    """
+            raise TreeError(
+                f"leaf {leaf} stands above {', '.join(children)} and below nothing; "
+                "it needs a parent"
+            )
+        graph.add_edges_from(product(parents, children))
+        graph.remove_edges_from(product([leaf], children))
     graph = nx.transitive_reduction(graph)
-    wanted = set(leaves)
-    below = {node: len(wanted & (nx.descendants(graph, node) | {node})) for node in graph}
-    tree = nx.DiGraph()
-    tree.add_nodes_from(graph)
+    size = _leaves_below(graph, leaves)
     for node in graph:
-        parents = sorted(graph.predecessors(node), key=lambda parent: (-below[parent], parent))
-        tree.add_edges_from((parent, node) for parent in parents[:1])
-    useful = wanted.union(*(nx.ancestors(tree, leaf) for leaf in leaves))
-    return tree.subgraph(useful).copy()
+        parents = sorted(graph.predecessors(node), key=lambda parent: (-size[parent], parent))
+        graph.remove_edges_from(product(parents[1:], [node]))
+    useful = set(leaves).union(*(nx.ancestors(graph, leaf) for leaf in leaves))
+    return graph.subgraph(useful).copy()
 
 
-def remove_unary_chains(tree: nx.DiGraph) -> nx.DiGraph:
-    """The same tree without its only children: a node with one child gives its place to the child."""
-    tree = tree.copy()
-    for node in [node for node, children in tree.out_degree() if children == 1]:
-        (child,) = tree.successors(node)
-        for parent in list(tree.predecessors(node)):
-            tree.add_edge(parent, child)
-        tree.remove_node(node)
+def assign_levels(tree: nx.DiGraph, widths: Sequence[int] | None = None) -> nx.DiGraph:
+    """Keep the root and the nodes of levels 0..L, with that `level` as attribute.
+
+    widths: the most nodes that levels 1..L may have, falling. By default half of the nodes of the
+    level before, but no fewer than are under the root, as long as a quarter of the nodes goes.
+    A node of one child is replaced by that child. Then, from the leaves up, families whose members
+    are all on the level are joined under their parent until it is narrow enough: first the family
+    with the fewest leaves for each node saved, by name where they tie. So each level is a partition
+    that the next one coarsens, and a flat family (fruit) joins as early as a deep one (big cats).
+    Raises TreeError where a width cannot be reached.
+    """
+    tree = _without(tree, [node for node, children in tree.out_degree() if children == 1])
+    root = next(nx.topological_sort(tree))
+    front = {node for node, children in tree.out_degree() if children == 0}
+    size = _leaves_below(tree, front)
+    families = {node: set(tree.successors(node)) for node in set(tree) - front - {root}}
+    level = dict.fromkeys(front, 0)
+    l = 0
+    while widths is None or l < len(widths):
+        before = len(front)
+        width = max(before // 2, tree.out_degree(root)) if widths is None else widths[l]
+        if widths is None and width > 0.75 * before:
+            break
+        l += 1
+        while len(front) > width and any(family <= front for family in families.values()):
+            ready = [node for node, family in families.items() if family <= front]
+            node = min(ready, key=lambda n: (size[n] / (len(families[n]) - 1), n))
+            front = (front - families.pop(node)) | {node}
+        if len(front) > width or len(front) == before:
+            raise TreeError(
+                f"level {l} keeps {len(front)} nodes; "
+                f"its width {width} must be reachable and falling"
+            )
+        level = dict.fromkeys(front, l) | level
+    level[root] = l + 1
+    tree = _without(tree, set(tree) - set(level))
+    nx.set_node_attributes(tree, level, LEVEL)
     return tree
 
 
-def assign_levels(tree: nx.DiGraph, widths: Sequence[int]) -> nx.DiGraph:
-    """Only the nodes that stand on one of the levels 0..L and the root, with that `level` as attribute.
+def graph_tree(
+    graph: nx.DiGraph,
+    name: str,
+    leaves: Mapping[str, str],
+    *,
+    widths: Sequence[int] | None = None,
+) -> Tree:
+    """Return the tree over `leaves` (identifier to name), in their order, of a graph.
 
-    widths: the most nodes that levels 1..L may have, falling. From the leaves up, families whose members all
-    stand on the level are joined under their parent until it is narrow enough: first the family with the
-    fewest leaves for each place that joining it saves (by name where they tie). So each level is a
-    partition that the next one coarsens, and a flat family (fruit) joins as early as a deep one (big cats).
-    Raises TreeError where a width cannot be reached.
+    graph: edges from parent to child. A node is identified by its text; its name is its attribute
+    `name`, else the leaf's name, else its text. `keep_one_parent` makes a tree of it; several roots
+    get one above them. Levels fall by one from parent to child, from L, the most inner nodes
+    between the root and a leaf; with widths, `assign_levels` cuts them.
+    Raises TreeError for missing leaves, a cycle, and a tree without superclasses.
     """
-    (root,) = (node for node, parents in tree.in_degree() if parents == 0)
-    leaves = {node for node, children in tree.out_degree() if children == 0}
-    size = {node: len(leaves & (nx.descendants(tree, node) | {node})) for node in tree}
-    children = {node: set(tree.successors(node)) for node in set(tree) - leaves - {root}}
-    level = dict.fromkeys(leaves, 0)
-    front = set(leaves)
-    for l, width in enumerate(widths, start=1):
-        before = len(front)
-        while len(front) > width and (ready := [node for node in children if children[node] <= front]):
-            node = min(ready, key=lambda n: (size[n] / (len(children[n]) - 1), n))
-            front = (front - children.pop(node)) | {node}
-        if len(front) > width or len(front) == before:
-            raise TreeError(f"level {l} keeps {len(front)} nodes; its width {width} must be reachable and falling")
-        level |= {node: l for node in front if node not in level}
-    return _contract(tree, level | {root: len(widths) + 1})
+    graph = nx.relabel_nodes(nx.DiGraph(graph), str)
+    missing = [f"{leaf} ({words})" for leaf, words in leaves.items() if leaf not in graph]
+    if missing:
+        raise TreeError(
+            f"leaf {shorten(', '.join(missing), 300, placeholder=' ...')} is missing; "
+            f"tree {name} needs all {len(leaves)}"
+        )
+    if not nx.is_directed_acyclic_graph(graph):
+        cycle = " > ".join(parent for parent, _ in nx.find_cycle(graph))
+        raise TreeError(f"cycle {cycle}; no node may stand above itself")
+    tree = keep_one_parent(graph, leaves)
+    roots = [node for node, parents in tree.in_degree() if parents == 0]
+    if len(roots) > 1:
+        tree.add_edges_from(product([unused(name, tree)], roots))
+    if nx.dag_longest_path_length(tree) < 2:
+        raise TreeError(
+            f"tree {name} has no superclasses; group its leaves under two nodes or more"
+        )
+    if widths is None:
+        for height, nodes in enumerate(reversed(list(nx.topological_generations(tree)))):
+            nx.set_node_attributes(tree, dict.fromkeys(nodes, height), LEVEL)
+        nx.set_node_attributes(tree, dict.fromkeys(leaves, 0), LEVEL)
+    else:
+        tree = assign_levels(tree, widths)
+    for node in tree:
+        known = graph.nodes[node] if node in graph else {NAME: name}
+        tree.nodes[node][NAME] = str(known.get(NAME, leaves.get(node, node)))
+    return tree_from_graph(tree, name, list(leaves))
 
 
-def halving_widths(tree: nx.DiGraph) -> list[int]:
-    """Widths for `assign_levels`: half of the nodes that the level before has, and as many as stand under the root at
-    least; none where that leaves more than three quarters.
-
-    tree: as `remove_unary_chains` leaves it.
-    """
-    (root,) = (node for node, parents in tree.in_degree() if parents == 0)
-    widths, least = [], tree.out_degree(root)
-    nodes = sum(children == 0 for _, children in tree.out_degree())
-    while (width := max(nodes // 2, least)) <= 0.75 * nodes:
-        widths.append(width)
-        nodes = assign_levels(tree, widths).out_degree(root)
-    return widths
+def unused(text: str, taken: Container[str]) -> str:
+    """Return `text`, with slashes added until it is not among those taken."""
+    while text in taken:
+        text += "/"
+    return text
 
 
-def _contract(tree: nx.DiGraph, level: dict[str, int]) -> nx.DiGraph:
-    """The nodes of `level`, each under its nearest ancestor among them."""
-    out = nx.DiGraph()
-    for node, l in level.items():
-        out.add_node(node, **{LEVEL: l})
-        above = next(tree.predecessors(node), None)
-        while above is not None and above not in level:
-            above = next(tree.predecessors(above), None)
-        if above is not None:
-            out.add_edge(above, node)
-    return out
+def _leaves_below(graph: nx.DiGraph, leaves: Collection[str]) -> dict[str, int]:
+    """Count the leaves below each node, itself included."""
+    return {node: len({node, *nx.descendants(graph, node)}.intersection(leaves)) for node in graph}
+
+
+def _without(tree: nx.DiGraph, nodes: Collection[str]) -> nx.DiGraph:
+    """Remove nodes of a tree; the children of each go to its parent."""
+    tree = tree.copy()
+    for node in nodes:
+        tree.add_edges_from(product(tree.predecessors(node), tree.successors(node)))
+        tree.remove_node(node)
+    return tree
