@@ -9,12 +9,12 @@ from hierclip.model import CosineHead, EuclideanHead, PoincareHead, Towers
 from hierclip.trees import (
     TreeError,
     check_forest,
-    find_tree,
     forest_columns,
     forest_levels,
     forest_paths,
     load_forest,
     load_tree,
+    read_tree,
     save_tree,
     tree_from_graph,
     wordnet_tree,
@@ -93,18 +93,6 @@ def test_files_that_are_no_forest_are_refused(turned, tmp_path):
         load_forest(tmp_path, ["tiny", "sizes"])
 
 
-def test_a_trees_file_is_found_by_its_name(tmp_path):
-    (tmp_path / "sizes.yaml").write_text("small: [dog, cat]\nbig: [car]\n", encoding="utf8")
-    tree = find_tree(tmp_path, "sizes", {leaf: leaf for leaf in ("car", "dog", "cat")})
-    assert (tree.name, tree.ids) == ("sizes", ("car", "dog", "cat"))
-    assert [node.name for node in tree.levels[1]] == ["big", "small"]
-
-
-def test_a_tree_without_a_file_is_said_so(tmp_path):
-    with pytest.raises(TreeError, match="0 files for tree oak; one is needed"):
-        find_tree(tmp_path, "oak", {})
-
-
 @pytest.mark.parametrize(
     "head",
     [
@@ -151,7 +139,7 @@ def test_the_committed_wordnet_tree_is_the_one_that_wordnet_gives(params, root):
 def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_own(params, root):
     leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data, root).leaves}
     for name in params.trees.names[1:]:
-        tree = find_tree(root / "data/source/trees/openmoji", name, leaves)
+        tree = read_tree(root / f"data/source/trees/openmoji/{name}.yaml", leaves)
         assert tree.ids == tuple(leaves) and tree.top == 2
         assert list(tree.sizes) == sorted(tree.sizes, reverse=True)
         words = [node.name for level in tree.levels for node in level]

@@ -234,7 +234,7 @@ def test_a_saved_tree_over_other_leaves_is_refused(read, tmp_path):
         "n6",
         "missing",
     )
-    refused(lambda: read("bad.json", '{"version": 2}'), "bad.json: ", "no tree file")
+    refused(lambda: read("bad.json", '{"version": 2}'), "bad.json: ", "reads version 1")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,12 @@ def test_an_unknown_class_and_missing_widths_are_refused(excerpt):
         set_tree(ROOT, "mine", {"dog.n.01": "dog", "cat.n.01": "cat"}, wordnet=excerpt)
 
 
+def test_a_tree_without_an_outline_is_said_so(excerpt):
+    leaves = {"cat.n.01": "cat", "dog.n.01": "dog", "car.n.01": "car"}
+    with pytest.raises(TreeError, match=r"trees/openmoji/oak\.yaml: .*No such file"):
+        set_forest(ROOT, "openmoji", leaves, ["wordnet", "oak"], [2])
+
+
 def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):
     """Its own outline, table, widths, excerpt and words for synsets, where another project is the current one."""
     shutil.copytree(ROOT / SETS, tmp_path / SETS)

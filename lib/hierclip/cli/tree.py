@@ -57,10 +57,9 @@ def tree(
     leaves = _leaves(classes, images, tree)
     (made,) = audits.class_trees(leaves, [tree or "wordnet"], synsets, most)
     graph = made.graph()
-    depth = nx.shortest_path_length(graph, made.root.id)
     for node in list(nx.dfs_preorder_nodes(graph, made.root.id))[1:]:
         level = graph.nodes[node]["level"]
-        indent = "  " * (depth[node] - 1)
+        indent = "  " * (len(nx.ancestors(graph, node)) - 1)
         typer.echo(indent + graph.nodes[node]["name"] + (f" ({level})" if level else ""))
     typer.echo(
         f"\ntree {made.name}: levels of {', '.join(map(str, made.sizes))} nodes, leaves first"

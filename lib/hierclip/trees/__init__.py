@@ -1,10 +1,8 @@
 """Class trees: from WordNet or a file, cut to levels, checked; and the prompts of their nodes."""
 
-from hierclip.trees.cut import graph_tree
 from hierclip.trees.forest import (
     SETS,
     check_forest,
-    find_tree,
     forest_columns,
     forest_levels,
     forest_paths,
@@ -13,7 +11,7 @@ from hierclip.trees.forest import (
     set_synsets,
     set_tree,
 )
-from hierclip.trees.inputs import read_tree
+from hierclip.trees.graphs import graph_tree, read_tree
 from hierclip.trees.prompts import level_prompts
 from hierclip.trees.tree import (
     Node,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from hierclip.trees.inputs import READERS, read_tree
+from hierclip.trees.graphs import read_tree
 from hierclip.trees.tree import Tree, TreeError, load_tree
 from hierclip.trees.wordnet import WordNet, open_wordnet, wordnet_tree
 
@@ -97,26 +97,16 @@ def set_forest(
 ) -> list[Tree]:
     """Return the trees called `names` over a set's leaves, in the order of the set's own tree.
 
-    Its own is `set_tree`'s, of these widths; others are files in data/source/trees/SET of the
-    project `root`. leaves: identifier to name.
-    Raises TreeError as `set_tree` does, and for a name without a file.
+    Its own is `set_tree`'s, of these widths; the others are outlines of the project `root`,
+    data/source/trees/SET/NAME.yaml. leaves: identifier to name.
+    Raises TreeError as `set_tree` and `read_tree` do.
     """
     own = set_tree(root, name, leaves, widths)
     in_order = {leaf.id: leaf.name for leaf in own.leaves}
     folder = root / "data/source/trees" / name
-    return [own if tree == own.name else find_tree(folder, tree, in_order) for tree in names]
-
-
-def find_tree(folder: Path, name: str, leaves: Mapping[str, str]) -> Tree:
-    """Read the one file of `folder` called `name` with an ending that `read_tree` knows."""
-    paths = [folder / f"{name}{ending}" for ending in READERS]
-    paths = [path for path in paths if path.exists()]
-    if len(paths) != 1:
-        raise TreeError(
-            f"{folder}: {len(paths)} files for tree {name}; one is needed, "
-            f"ending in {', '.join(READERS)}"
-        )
-    return read_tree(paths[0], leaves)
+    return [
+        own if tree == own.name else read_tree(folder / f"{tree}.yaml", in_order) for tree in names
+    ]
 
 
 def set_synsets(table: Path) -> tuple[dict[str, str], dict[str, str]]:

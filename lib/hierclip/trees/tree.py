@@ -127,7 +127,7 @@ def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: 
     for problem in _problems(graph, leaves):
         raise TreeError(f"{where or 'tree ' + name}: {problem}")
     root = next(nx.topological_sort(graph))
-    level = dict(graph.nodes(data=LEVEL))
+    level = nx.get_node_attributes(graph, LEVEL)
     above = {child: parent for parent, child in graph.edges}
     columns = [list(leaves)]  # by level: each leaf's ancestor
     for l in range(1, level[root]):
@@ -137,7 +137,7 @@ def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: 
     for l in range(len(levels) - 1):
         upward = dict(zip(columns[l], columns[l + 1], strict=True))
         parents.append(tuple(levels[l + 1].index(upward[node]) for node in levels[l]))
-    node = {identifier: Node(identifier, words) for identifier, words in graph.nodes(data=NAME)}
+    node = {identifier: Node(identifier, graph.nodes[identifier][NAME]) for identifier in graph}
     named = tuple(tuple(node[identifier] for identifier in ids) for ids in levels)
     return Tree(name, node[root], named, tuple(parents))
 
@@ -157,21 +157,13 @@ def _problems(graph: nx.DiGraph, leaves: Sequence[str]) -> Iterator[str]:
     for node, name in graph.nodes(data=NAME):
         if not str(name or "").strip():
             yield f"node {node} has an empty name; a prompt needs words"
-    level = graph.nodes(data=LEVEL)
-    for parent, child in graph.edges:
-        if level[child] >= level[parent]:
-            yield (
-                f"node {child} (level {level[child]}) is not below its parent {parent} "
-                f"(level {level[parent]})"
-            )
     ends = {node for node, children in graph.out_degree() if children == 0}
-    for problem, names in {
-        "missing from the tree, or above other nodes": set(leaves) - ends,
-        "unknown to the dataset": ends - set(leaves),
-        "not at level 0": {leaf for leaf in ends if level[leaf]},
-    }.items():
-        if names:
-            yield f"leaf {', '.join(sorted(names))} is {problem}"
+    missing = sorted(set(leaves) - ends)
+    if missing:
+        yield f"leaf {', '.join(missing)} is missing from the tree, or above other nodes"
+    unknown = sorted(ends - set(leaves))
+    if unknown:
+        yield f"leaf {', '.join(unknown)} is unknown to the dataset"
 
 
 def save_tree(tree: Tree, path: Path) -> None:
@@ -197,24 +189,21 @@ def load_tree(path: Path) -> Tree:
     graph = nx.DiGraph()
     try:
         content = json.loads(path.read_text(encoding="utf8"))
-        version = content["version"]
+        if content["version"] != VERSION:
+            raise TreeError(f"version {content['version']!r}; this program reads version {VERSION}")
         for node in content["nodes"]:
             graph.add_node(node["id"], **{NAME: node["name"], LEVEL: int(node["level"])})
-        pairs = [(node["parent"], node["id"]) for node in content["nodes"]]
-        graph.add_edges_from(pair for pair in pairs if pair[0] is not None)
-    except (OSError, ValueError) as error:  # no file, not UTF-8, not JSON
-        raise TreeError(f"{path}: cannot be read ({error})") from error
+            if node["parent"] is not None:
+                graph.add_edge(node["parent"], node["id"])
+        ends = [node for node, children in graph.out_degree() if children == 0]
+        tree = tree_from_graph(graph, content["name"], ends)
+        if content["hash"] != tree.hash:
+            raise TreeError("its hash is not that of its content; save a changed one by `save_tree`")
+    except (OSError, ValueError) as error:
+        raise TreeError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
         raise TreeError(
             f"{path}: no tree file ({error}); it needs version, name, hash and nodes, "
             "a node id, name, level and parent"
         ) from error
-    if version != VERSION:
-        raise TreeError(f"{path}: version {version!r}; this program reads version {VERSION}")
-    ends = [node for node, children in graph.out_degree() if children == 0]
-    tree = tree_from_graph(graph, content.get("name", path.stem), ends, str(path))
-    if content.get("hash") != tree.hash:
-        raise TreeError(
-            f"{path}: its hash is not that of its content; save it with `save_tree` after a change"
-        )
     return tree

@@ -13,7 +13,7 @@ import yaml
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
 from nltk.data import SeekableUnicodeStreamReader
 
-from hierclip.trees.cut import assign_levels, keep_one_parent
+from hierclip.trees.graphs import assign_levels, keep_one_parent
 from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
@@ -42,11 +42,9 @@ class WordNet(WordNetCorpusReader):
         super().__init__(str(folder), False)  # False: no other languages, without a warning of it
 
     def open(self, file: str) -> SeekableUnicodeStreamReader:
-        """Open a file of the corpus; Debian leaves `lexnames` out, which the excerpt has."""
-        path = self.folder / file
-        if file == "lexnames" and not path.exists() and self.excerpt:
-            path = self.excerpt / file
-        return SeekableUnicodeStreamReader(path.open("rb"), "utf8")
+        """Open a file of the corpus; `lexnames`, which Debian leaves out, is the excerpt's."""
+        folder = self.excerpt if file == "lexnames" and self.excerpt else self.folder
+        return SeekableUnicodeStreamReader((folder / file).open("rb"), "utf8")
 
     def map_wn(self, version: str = "wordnet") -> None:
         """Map nothing to other languages' WordNets, which would need the sense index."""
@@ -84,15 +82,14 @@ def find_synset(wordnet: WordNet, identifier: str) -> Synset:
     """Return the noun whose own name is `identifier` ("dog.n.01"). Raises TreeError if none is."""
     try:
         synset = wordnet.synset(identifier)
-    except (WordNetError, ValueError) as error:
+    except (WordNetError, ValueError):
+        synset = None
+    if synset is None or synset.pos() != "n":
         raise TreeError(
-            f"WordNet has no synset {identifier!r}; names look like dog.n.01{wordnet.more}"
-        ) from error
-    name = synset and synset.name()
-    if name != identifier:
-        raise TreeError(f"synset {identifier} goes by the name {name}; use that")
-    if synset.pos() != "n":
-        raise TreeError(f"synset {identifier} is no noun; a class needs one, such as dog.n.01")
+            f"WordNet has no synset {identifier!r} of a noun; names look like dog.n.01{wordnet.more}"
+        )
+    if synset.name() != identifier:
+        raise TreeError(f"synset {identifier} goes by the name {synset.name()}; use that")
     return synset
 
 
@@ -109,18 +106,21 @@ def synsets_by_name(
     bare = [name for name in dict.fromkeys(names) if name not in chosen]
     if wordnet.is_excerpt and bare:
         raise TreeError(f"no synset chosen for {', '.join(bare)}; to look names up takes {INSTALL}")
-    senses = {name: wordnet.synsets(name.strip().replace(" ", "_"), "n") for name in bare}
-    unclear = {name: found for name, found in senses.items() if len(found) != 1}
+    synsets = dict(chosen)
+    unclear = []
+    for name in bare:
+        senses = [sense for sense in wordnet.synsets(name.strip().replace(" ", "_"), "n") if sense]
+        glosses = [f"{sense.name()} ({shorten(str(sense.definition()), 60)})" for sense in senses]
+        if len(senses) == 1:
+            synsets[name] = str(senses[0].name())
+        else:
+            unclear.append(f"\n  {name}: {'; '.join(glosses) or 'no noun of WordNet'}")
     if unclear:
-        lines = [
+        raise TreeError(
             f"{len(unclear)} of {len(bare)} class names need a synset; "
-            'choose as in chosen={"dog": "dog.n.01"}'
-        ]
-        for name, found in unclear.items():
-            glosses = [f"{s.name()} ({shorten(s.definition(), 60)})" for s in found]
-            lines.append(f"  {name}: {'; '.join(glosses) or 'no noun of WordNet'}")
-        raise TreeError("\n".join(lines))
-    return dict(chosen) | {name: found[0].name() for name, found in senses.items()}
+            'choose as in chosen={"dog": "dog.n.01"}' + "".join(unclear)
+        )
+    return synsets
 
 
 def synsets_by_wnid(wnids: Iterable[str], wordnet: WordNet | None = None) -> dict[str, str]:
@@ -133,18 +133,19 @@ def synsets_by_wnid(wnids: Iterable[str], wordnet: WordNet | None = None) -> dic
     wordnet = wordnet or open_wordnet()
     wnids = list(wnids)
     if wordnet.is_excerpt:
-        found = {synset.definition(): synset for synset in wordnet.all_synsets("n")}
+        pairs = [(synset.definition(), synset) for synset in wordnet.all_synsets("n")]
     else:
         good = [wnid for wnid in wnids if WNID.fullmatch(wnid)]
         with warnings.catch_warnings(action="ignore"):  # of an offset at which no synset starts
-            found = {i: wordnet.synset_from_pos_and_offset("n", int(i[1:])) for i in good}
-    unknown = [wnid for wnid in wnids if not found.get(wnid)]
+            pairs = [(i, wordnet.synset_from_pos_and_offset("n", int(i[1:]))) for i in good]
+    known = {wnid: str(synset.name()) for wnid, synset in pairs if synset}
+    unknown = [wnid for wnid in wnids if wnid not in known]
     if unknown:
         raise TreeError(
             f"no synset in WordNet: {', '.join(unknown)}; ids are n and eight digits, such as "
             f"n02084071, of version 3.0{wordnet.more}"
         )
-    return {wnid: found[wnid].name() for wnid in wnids}
+    return {wnid: known[wnid] for wnid in wnids}
 
 
 def hypernym_graph(synsets: Iterable[Synset]) -> nx.DiGraph:
