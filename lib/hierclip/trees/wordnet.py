@@ -40,6 +40,7 @@ class WordNet(WordNetCorpusReader):
         self.more = f"; this is an excerpt, more are in {INSTALL}" if self.is_excerpt else ""
         nltk.data.path.append(str(folder))  # NLTK accepts a corpus nowhere else
         super().__init__(str(folder), False)  # False: no other languages, without a warning of it
+        nltk.data.path.remove(str(folder))
 
     def open(self, file: str) -> SeekableUnicodeStreamReader:
         """Open a file of the corpus; `lexnames`, which Debian leaves out, is the excerpt's."""
