@@ -29,7 +29,7 @@ from hierclip.processes import ProcessError
 from hierclip.progress import HEADLESS
 from hierclip.train import TrainingError
 from hierclip.trees import TreeError, load_tree
-from hierclip.trees.wordnet import EXCERPT
+from hierclip.trees.wordnet import EXCERPT, NAMES
 from tests.conftest import LEAVES, ROOT
 from tests.miniatures import folders
 from tests.test_heads import HEADS
@@ -228,17 +228,15 @@ def test_nodes_that_no_prompt_tells_apart_fail(place, run):
 
 @pytest.fixture
 def full_wordnet(tmp_path, monkeypatch):
-    """WordNet as NLTK installs it, if a small one: the excerpt, without saying that it is one."""
+    """WordNet as NLTK installs it, if a small one: the excerpt without its words for synsets."""
     folder = tmp_path / "nltk/corpora/wordnet"
     shutil.copytree(ROOT / EXCERPT, folder)
-    nouns = (folder / "data.noun").read_text(encoding="ascii")
-    (folder / "data.noun").write_text(nouns.replace("Excerpt of", "A whole of"), encoding="ascii")
+    (folder / NAMES).unlink()
     monkeypatch.setattr("nltk.data.path", [str(tmp_path / "nltk")])
 
 
 def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses(place, run, full_wordnet):
-    (place / "names.txt").write_text("tennis_ball\nsoccer_ball\ncrane\n\n", encoding="utf8")
-    code, _, err = run("tree", "--classes", "names.txt")
+    code, _, err = run("tree", "--classes", "tennis_ball,soccer_ball,crane")
     head, *senses = err.splitlines()
     assert (
         code == 2
