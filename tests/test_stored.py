@@ -4,26 +4,25 @@ import hashlib
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import hierclip
-from hierclip.data import DataError, Pictures, StoredImages
-from hierclip.data.stored import stored_images
-from hierclip.errors import HierclipError
+from hierclip.data import DataError, Pictures, mapped_images
 from hierclip.progress import fingerprint
 from tests.miniatures import COUNT
 from tests.test_cli import ARCHITECTURE, place, weights
 
 __all__ = ["place", "weights"]  # fixtures
 
-IMAGES = torch.randint(0, 256, (11, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (11, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 LABELS = torch.arange(11) % 4
 
 
 @pytest.fixture
 def pictures(tmp_path) -> Pictures:
-    (tmp_path / "images").write_bytes(b"head" + IMAGES.numpy().tobytes())
-    return Pictures(StoredImages(tmp_path / "images", (3, 4, 5), torch.arange(11), start=4), LABELS)
+    (tmp_path / "images").write_bytes(IMAGES.numpy().tobytes())
+    return Pictures(mapped_images(tmp_path / "images", 5), LABELS)
 
 
 def test_stored_images_are_selected_as_those_in_memory_are(pictures):
@@ -35,55 +34,74 @@ def test_stored_images_are_selected_as_those_in_memory_are(pictures):
         lambda some: some[torch.tensor([], dtype=torch.int64)],
     ):
         found, expected = select(pictures), select(whole)
-        assert found.images.shape == expected.images.shape and torch.equal(found.labels, expected.labels)
-        assert torch.equal(found.read(), expected.read()) and torch.equal(found.floats(), expected.floats())
+        assert found.pixels is pictures.pixels and torch.equal(found.labels, expected.labels)
+        assert torch.equal(found.read(), expected.read()) and torch.equal(
+            found.floats(), expected.floats()
+        )
         assert torch.equal(torch.cat([*found.batches(2)]), expected.floats())
 
 
 def test_a_fingerprint_is_the_hash_of_all_bytes_at_once(pictures, monkeypatch):
     expected = hashlib.sha256(IMAGES.numpy().tobytes()).hexdigest()
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 4)
-    assert pictures.fingerprint() == Pictures(IMAGES, LABELS).fingerprint() == fingerprint(IMAGES) == expected
+    assert (
+        pictures.fingerprint()
+        == Pictures(IMAGES, LABELS).fingerprint()
+        == fingerprint(IMAGES)
+        == expected
+    )
     turned = IMAGES.to(memory_format=torch.channels_last)
     assert Pictures(turned, LABELS).fingerprint() == fingerprint(turned) == expected
     assert pictures[torch.arange(10)].fingerprint() != expected
 
 
-def test_images_of_a_file_of_safetensors_are_found_by_name(tmp_path):
-    other = {"val.images": IMAGES[:0], "a": torch.rand(7), "z": torch.rand(3).double()}
-    save_file({"test.images": IMAGES, **other}, tmp_path / "kept", {"classes": "{}"})
-    assert torch.equal(stored_images(tmp_path / "kept", "test.images").read(), IMAGES)
-    assert stored_images(tmp_path / "kept", "val.images").read().shape == (0, 3, 4, 5)
+def test_a_file_without_images_is_mapped_too(tmp_path):
+    (tmp_path / "none").touch()
+    assert mapped_images(tmp_path / "none", 4).shape == (0, 3, 4, 4)
 
 
-def test_a_file_that_was_cut_short_is_named(pictures):
-    path = pictures.images.path
-    path.write_bytes(path.read_bytes()[:-1])
-    assert torch.equal(pictures[torch.arange(10)].read(), IMAGES[:10])
-    with pytest.raises(HierclipError, match=f"{path} ends before its image 10 does"):
-        pictures.read()
+def test_images_that_are_prepared_anew_leave_the_older_ones_whole(openmoji):
+    test = openmoji.pictures("test")
+    before = test.fingerprint()
+    openmoji.save({key: tensor[:1].clone() for key, tensor in openmoji.tensors.items()})
+    assert len(openmoji.pictures("test")) == 1 and test.fingerprint() == before
+    openmoji.prepare()
+    assert openmoji.pictures("test").fingerprint() == before
 
 
 def start(weights, images: str = "zoo", **changes):
-    settings = {"tree": "tree.json", "suite": "apgd_ce", "steps": 1, "queries": 2, "checks": 2, "batch": 1} | changes
+    settings = {
+        "tree": "tree.json",
+        "suite": "apgd_ce",
+        "steps": 1,
+        "queries": 2,
+        "checks": 2,
+        "batch": 1,
+    } | changes
     return hierclip.audit(ARCHITECTURE, str(weights), images, **settings, say=lambda line: None)
 
 
-def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(place, weights, monkeypatch):
-    read, counts = StoredImages.read, []
+def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(
+    place, weights, monkeypatch
+):
+    read, counts = Pictures.read, []
 
-    def counted(self: StoredImages) -> torch.Tensor:
-        counts.append(len(self.rows))
+    def counted(self: Pictures) -> torch.Tensor:
+        counts.append(len(self))
         return read(self)
 
-    monkeypatch.setattr(StoredImages, "read", counted)
+    monkeypatch.setattr(Pictures, "read", counted)
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 8)
     found = start(weights)
-    assert found.record.images == 5 * COUNT > 8 >= max(counts) and not (found.folder / "work").exists()
+    assert (
+        found.record.images == 5 * COUNT > 8 >= max(counts) and not (found.folder / "work").exists()
+    )
     assert start(weights).record == found.record and not (found.folder / "work").exists()
 
 
-def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(place, weights, monkeypatch):
+def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(
+    place, weights, monkeypatch
+):
     done = place / "hierclip-audit/work/done"
 
     def stopped(*_, root, **__):

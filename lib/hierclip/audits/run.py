@@ -149,7 +149,7 @@ def _facts(model: Model, dataset: Folder, trees: Sequence[Tree], params: AttackP
     return {
         "method": model.method,
         "trees": {tree.name: tree.hash for tree in trees},
-        "threat_model": threat_model(params, template, test.images.shape[-1]),
+        "threat_model": threat_model(params, template, test.pixels.shape[-1]),
         "settings": params.model_dump(mode="json"),
         "hashes": {"weights": fingerprint(*weights), "pictures": test.fingerprint()},
     }

@@ -85,7 +85,7 @@ def evaluate(
             "method": model.method,
             "seed": seed,
             "images": len(test),
-            "threat_model": threat_model(params, template, test.images.shape[-1]),
+            "threat_model": threat_model(params, template, test.pixels.shape[-1]),
             "trees": {tree.name: tree.hash for tree in trees},
             "levels": first.sizes,
             **record_figures(outcomes, trees, params),
