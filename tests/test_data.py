@@ -120,7 +120,7 @@ def test_the_fixed_pictures_differ_by_part(openmoji):
     val, test = (openmoji.pictures(part) for part in PARTS)
     assert (len(val), len(test)) == (400, 400)
     assert torch.equal(test.labels, torch.arange(200).repeat_interleave(2))
-    assert not torch.equal(val.pixels, test.pixels)
+    assert not torch.equal(val.read(), test.read())
 
 
 def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
@@ -132,7 +132,7 @@ def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
 
 def test_floats_are_the_bytes_over_255(openmoji):
     pictures = openmoji.pictures("val")
-    assert torch.equal((pictures.floats() * 255).round().byte(), pictures.pixels)
+    assert torch.equal((pictures.floats() * 255).round().byte(), pictures.read())
     assert pictures.floats().is_contiguous(memory_format=torch.channels_last)
 
 

@@ -4,9 +4,11 @@ import hashlib
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import hierclip
-from hierclip.data import DataError, Pictures, mapped_images
+from hierclip.data import DataError, Pictures, StoredImages
+from hierclip.data.dataset import stored_images
 from hierclip.progress import fingerprint
 from tests.miniatures import COUNT
 from tests.test_cli import ARCHITECTURE, place, weights
@@ -14,15 +16,15 @@ from tests.test_cli import ARCHITECTURE, place, weights
 __all__ = ["place", "weights"]  # fixtures
 
 IMAGES = torch.randint(
-    0, 256, (11, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    0, 256, (11, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 LABELS = torch.arange(11) % 4
 
 
 @pytest.fixture
 def pictures(tmp_path) -> Pictures:
-    (tmp_path / "images").write_bytes(IMAGES.numpy().tobytes())
-    return Pictures(mapped_images(tmp_path / "images", 5), LABELS)
+    (tmp_path / "images").write_bytes(b"head" + IMAGES.numpy().tobytes())
+    return Pictures(StoredImages(tmp_path / "images", (11, 3, 4, 5), start=4), LABELS)
 
 
 def test_stored_images_are_selected_as_those_in_memory_are(pictures):
@@ -55,18 +57,19 @@ def test_a_fingerprint_is_the_hash_of_all_bytes_at_once(pictures, monkeypatch):
     assert pictures[torch.arange(10)].fingerprint() != expected
 
 
-def test_a_file_without_images_is_mapped_too(tmp_path):
-    (tmp_path / "none").touch()
-    assert mapped_images(tmp_path / "none", 4).shape == (0, 3, 4, 4)
+def test_images_of_a_file_of_safetensors_are_found_by_name(tmp_path):
+    other = {"val.images": IMAGES[:0], "a": torch.rand(7), "z": torch.rand(3).double()}
+    save_file({"test.images": IMAGES, **other}, tmp_path / "kept", {"classes": "{}"})
+    everything = torch.arange(11)
+    assert torch.equal(stored_images(tmp_path / "kept", "test.images")[everything], IMAGES)
+    assert stored_images(tmp_path / "kept", "val.images")[everything[:0]].shape == (0, 3, 4, 5)
 
 
-def test_images_that_are_prepared_anew_leave_the_older_ones_whole(openmoji):
-    test = openmoji.pictures("test")
-    before = test.fingerprint()
-    openmoji.save({key: tensor[:1].clone() for key, tensor in openmoji.tensors.items()})
-    assert len(openmoji.pictures("test")) == 1 and test.fingerprint() == before
-    openmoji.prepare()
-    assert openmoji.pictures("test").fingerprint() == before
+def test_a_file_that_was_cut_short_is_refused(pictures):
+    path = pictures.pixels.path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="mmap length is greater than file size"):
+        pictures.read()
 
 
 def start(weights, images: str = "zoo", **changes):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hierclip.data import DataError, Leaf, Pictures, Source, by_class, class_folders, mapped_images, write_squares
+from hierclip.data import DataError, Leaf, Pictures, Source, StoredImages, by_class, class_folders, write_squares
 
 
 @dataclass
@@ -80,7 +80,8 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
         tested = len(labels)
         if beyond := [row for rows in left for row in rows[:1]]:
             labels += write(beyond, f"{name}, to choose the reading")
-    whole = Pictures(mapped_images(path, size), torch.tensor(labels, dtype=torch.int64))
+    images = StoredImages(path, (len(labels), 3, size, size))
+    whole = Pictures(images, torch.tensor(labels, dtype=torch.int64))
     test = whole[whole.labels[:tested].argsort(stable=True)]  # class by class, those of each in their order
     val = whole[torch.arange(tested, len(labels))]
     if lost := [c for k, c in enumerate(source.classes) if k not in test.labels]:

@@ -10,8 +10,8 @@ from hierclip.data.dataset import (
     Leaf,
     Pictures,
     PreparedDataset,
+    StoredImages,
     ids_of,
-    mapped_images,
     places_of,
     step_seed,
 )

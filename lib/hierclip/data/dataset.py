@@ -1,12 +1,14 @@
 """What every dataset offers: leaves, their splits, training images and fixed images to measure."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,15 +32,39 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Labelled images. A selection of them copies nothing until it is read.
+class StoredImages:
+    """Images in a file. Indexing reads the selected ones, and maps the file no longer than that.
 
-    pixels: (M, 3, H, W) uint8, in memory or mapped from a file, of which `rows` are selected.
+    So the memory in use does not grow with the number of images that have been read.
+    """
+
+    path: Path
+    shape: Sequence[int]  # (N, 3, H, W), of uint8
+    start: int = 0  # the first image's byte
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        images = np.memmap(self.path, np.uint8, "r", self.start, tuple(self.shape))
+        return torch.from_numpy(images[rows.numpy()])
+
+
+def stored_images(path: Path, name: str) -> StoredImages:
+    """Find the images of that name in a file of safetensors, whose header says where they start."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    return StoredImages(path, entry["shape"], 8 + length + entry["data_offsets"][0])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Labelled images. A selection of them reads and copies nothing until it is read.
+
+    pixels: (M, 3, H, W) uint8, in memory or in a file, of which `rows` are selected.
     labels: (N,) int64, indices into the dataset's `leaves`.
     rows: (N,) int64, each image's row in `pixels`; None: all rows in order.
     """
 
-    pixels: Tensor
+    pixels: Tensor | StoredImages
     labels: Tensor
     rows: Tensor | None = None
 
@@ -46,12 +72,14 @@ class Pictures:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> "Pictures":
-        rows = torch.arange(len(self)) if self.rows is None else self.rows
-        return Pictures(self.pixels, self.labels[index], rows[index])
+        return Pictures(self.pixels, self.labels[index], self._selected()[index])
+
+    def _selected(self) -> Tensor:
+        return torch.arange(len(self)) if self.rows is None else self.rows
 
     def read(self) -> Tensor:
-        """Return the images, (N, 3, H, W) uint8."""
-        return self.pixels if self.rows is None else self.pixels[self.rows]
+        """Return the images in memory, (N, 3, H, W) uint8."""
+        return self.pixels[self._selected()]
 
     def floats(self) -> Tensor:
         """Return the images as (N, 3, H, W) float32 in [0, 1], channels last in memory."""
@@ -80,12 +108,6 @@ class Pictures:
     def spread(self, count: int) -> Tensor:
         """Return the indices of `count` evenly spaced images, or of all: (min(count, N),) int64."""
         return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
-
-
-def mapped_images(path: Path, side: int) -> Tensor:
-    """Map a file of images' bytes, (N, 3, side, side) uint8: an image is read when it is used."""
-    pixels = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-    return pixels.view(-1, 3, side, side)
 
 
 class Dataset(Protocol):
@@ -123,16 +145,15 @@ class PreparedDataset(Dataset):
         raise NotImplementedError
 
     def save(self, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        """Write the prepared file. An older one stays whole for those who have it mapped."""
+        """Write the prepared file."""
         self.prepared.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.prepared.with_suffix(".unfinished")
-        save_file(tensors, unfinished, metadata)
-        unfinished.replace(self.prepared)
+        self.prepared.unlink(missing_ok=True)  # an older one stays whole where it is mapped
+        save_file(tensors, self.prepared, metadata)
         self.__dict__.pop("tensors", None)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the prepared file, mapped: PART.images and PART.labels, and others.
+        """The tensors of the prepared file, mapped from it.
 
         Raises DataError where the file is missing or has images of another size.
         """
@@ -151,7 +172,8 @@ class PreparedDataset(Dataset):
     def pictures(self, part: str) -> Pictures:
         if part not in PARTS:
             raise ValueError(f"no part {part!r}; known are {', '.join(PARTS)}")
-        return Pictures(self.tensors[f"{part}.images"], self.tensors[f"{part}.labels"])
+        labels = self.tensors[f"{part}.labels"]
+        return Pictures(stored_images(self.prepared, f"{part}.images"), labels)
 
 
 def ids_of(dataset: Dataset, split: str) -> list[str]:

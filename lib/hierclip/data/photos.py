@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierclip.data.dataset import DataError, Leaf, PreparedDataset, mapped_images, step_seed
+from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed, stored_images
 from hierclip.data.sources import LAYOUTS, SETS, Source, Sources, by_class
 from hierclip.params import PhotoParams
 from hierclip.progress import progress
@@ -87,7 +87,8 @@ class Photos(PreparedDataset):
                 if streamed:
                     tensors[f"{part}.rows"] = torch.tensor(rows)
                 else:
-                    tensors[f"{part}.images"] = mapped_images(path, self.params.size)
+                    images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+                    tensors[f"{part}.images"] = images.view(-1, 3, *[self.params.size] * 2)
             if broken:
                 self._report(broken)
             self.save(tensors, {"classes": json.dumps(self.sources["test"].classes)})
@@ -142,7 +143,7 @@ class Photos(PreparedDataset):
 
     def _train_images(self, rows: Sequence[int]) -> Tensor:
         if not self.params.stream:
-            return self.tensors[f"{TRAIN}.images"][rows]
+            return stored_images(self.prepared, f"{TRAIN}.images")[torch.tensor(rows)]
         source = self.sources[TRAIN]
         places = self.tensors[f"{TRAIN}.rows"][rows].tolist()
         images = read_squares(source, self.params.size, places)
