@@ -1,4 +1,4 @@
-"""Small copies of published sets, in the layouts in which they are published: a few noisy pictures of each class."""
+"""Small copies of published sets in their published layouts: a few noisy images of each class."""
 
 import json
 import pickle

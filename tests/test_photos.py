@@ -37,7 +37,7 @@ ENTRIES = {
 
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
-    """A folder with the project's class names; torchvision does not ask the copies for the originals' checksums."""
+    """A folder with the project's class names, in which torchvision checks no checksums."""
     (tmp_path / "data/source").mkdir(parents=True)
     for file in (PUBLISHED_CLASSES, TINY_CLASSES):
         shutil.copy(root / file, tmp_path / file)
@@ -142,7 +142,7 @@ def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
     MINIATURES["mine"][0](project / "sets")
     (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no picture")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    Image.new("RGB", (100, 100)).save(project / "sets/mine/test/dog/2.jpg")  # said to be a bomb
+    Image.new("RGB", (100, 100)).save(project / "sets/mine/test/dog/2.jpg")  # too large
     whole = (project / "sets/mine/train/dog/2.jpg").read_bytes()
     (project / "sets/mine/train/dog/2.jpg").write_bytes(whole[:200])  # cut off
     dataset = opened(project, "mine", val_per_class=1)

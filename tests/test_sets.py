@@ -1,4 +1,4 @@
-"""A tree for every set of pictures: over all of the published classes, from the committed files alone."""
+"""A tree for every set of images: over all published classes, from the committed files alone."""
 
 import csv
 import shutil
@@ -109,7 +109,7 @@ def test_an_unknown_class_and_missing_widths_are_refused(excerpt):
 
 
 def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):
-    """Its own outline, table, widths, excerpt and words for synsets, where another project is the current one."""
+    """It has an outline, table, widths, excerpt and names of its own; we are in another project."""
     shutil.copytree(ROOT / SETS, tmp_path / SETS)
     shutil.copytree(ROOT / EXCERPT, tmp_path / EXCERPT)
     monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)

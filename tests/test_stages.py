@@ -101,8 +101,8 @@ def test_fine_tuning_makes_what_it_needs_first(project, root):
     (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     for folder in (PREPARED, TREES, BASE):
         shutil.rmtree(project / folder)
-    for folder in ("wordnet", "sets", "trees"):
-        (project / "data/source" / folder).symlink_to(root / "data/source" / folder)
+    for source in ("wordnet", "sets", "trees", "openmoji.png"):
+        (project / "data/source" / source).symlink_to(root / "data/source" / source)
     said = CliRunner().invoke(app, ["finetune", "tecoa", "1"])
     assert said.exit_code == 0, said.output
     words = ("preparing the pictures: ", "making the trees: wordnet, ", "making the base model: ", "the model: ")

@@ -42,8 +42,9 @@ def load_dataset(
     Raises DataError, which lists the known names, for another name.
     """
     if params.name not in DATASETS and getattr(params, "layout", "published") == "published":
-        known = ", ".join(DATASETS)
-        right = "data.layout: folder takes one of your own"
-        raise DataError(f"no dataset {params.name!r}; known are {known}; {right}")
+        raise DataError(
+            f"no dataset {params.name!r}; known are {', '.join(DATASETS)}; "
+            "data.layout: folder takes one of your own"
+        )
     make = DATASETS.get(params.name, Photos)
     return make(params, root, root / prepared / f"{params.name}.safetensors")

@@ -92,7 +92,7 @@ class OpenMoji(PreparedDataset):
         counts = {"val": self.params.val_per_class, "test": self.params.test_per_class}
         for k, (part, count) in enumerate(counts.items(), start=1):
             labels = torch.arange(len(self.leaves)).repeat_interleave(count)
-            generator = _generator(self.params.seed, FIXED + k)
+            generator = torch.Generator().manual_seed(step_seed(self.params.seed, FIXED + k))
             images = draw(tensors["glyphs"], labels, self.params.size, HARD, generator)
             tensors[f"{part}.images"] = (images * 255).round().byte()
             tensors[f"{part}.labels"] = labels
@@ -101,12 +101,8 @@ class OpenMoji(PreparedDataset):
     def batch(
         self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        generator = _generator(seed, step)
+        generator = torch.Generator().manual_seed(step_seed(seed, step))
         labels = torch.randint(len(places), (size,), generator=generator)
         glyphs = self.tensors["glyphs"]
         images = draw(glyphs, places[labels], self.params.size, TRAIN, generator)
         return images[own].contiguous(memory_format=torch.channels_last), labels
-
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(step_seed(seed, step))

@@ -72,6 +72,7 @@ class Photos(PreparedDataset):
 
         An unreadable image is left out and named in a warning; in strict data it is a DataError.
         """
+        size = self.params.size
         broken = []
         tensors = {}
         self.prepared.parent.mkdir(parents=True, exist_ok=True)
@@ -81,14 +82,13 @@ class Photos(PreparedDataset):
                 streamed = part == TRAIN and self.params.stream
                 with path.open("wb") as file:
                     kept = None if streamed else file
-                    what = f"{self.name}, {part}"
-                    rows = write_squares(source, self.params.size, what, broken, kept)
+                    rows = write_squares(source, size, f"{self.name}, {part}", broken, kept)
                 tensors[f"{part}.labels"] = torch.tensor(source.labels, dtype=torch.int64)[rows]
                 if streamed:
                     tensors[f"{part}.rows"] = torch.tensor(rows)
                 else:
                     images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-                    tensors[f"{part}.images"] = images.view(-1, 3, *[self.params.size] * 2)
+                    tensors[f"{part}.images"] = images.view(-1, 3, size, size)
             if broken:
                 self._report(broken)
             self.save(tensors, {"classes": json.dumps(self.sources["test"].classes)})

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +45,6 @@ class Source:
 
 
 Sources = list[Source]  # images to train on and images to test on, or those of an undivided set
-
 Opener = Callable[[PhotoParams, Path], Sources]  # of a set in a project; DataError: it is not there
 
 
@@ -237,55 +235,40 @@ def _indexed(folder: Path, classes: dict[str, str]) -> Source:
 # Published sets through torchvision
 
 
-def _car_labels(cars) -> list[int]:
-    return [label for _, label in cars._samples]
-
-
-def _pcam_labels(pcam) -> list[int]:
-    with pcam.h5py.File(pcam._base_folder / pcam._FILES[pcam._split]["targets"][0]) as file:
-        return file["y"][:, 0, 0, 0].tolist()
-
-
-Arguments = Mapping[str, Any]
-
-
 @dataclass(frozen=True)
 class Published:
-    """How torchvision opens a set, and where it keeps the labels and the classes."""
+    """How torchvision opens a set."""
 
     open: Callable[..., Any]
     folder: str  # under the root, where the publisher's files lie
-    parts: Sequence[Arguments]  # of `open`: to train on and to test on, or of an undivided set
-    labels: Callable[[Any], Sequence[int]] = attrgetter("_labels")
-    classes: Callable[[Any], Sequence[str]] = attrgetter("classes")
+    parts: Sequence[dict[str, Any]]  # arguments: to train on and to test on, or of an undivided set
     downloads: bool = True
-    order: Callable[[Any], Sequence[Path]] | None = None  # to sort by, where torchvision does not
 
 
-UNDIVIDED: list[Arguments] = [{}]
-BOTH: list[Arguments] = [{"train": True}, {"train": False}]
-TRAIN: list[Arguments] = [{"split": "train"}, {"split": "test"}]
-TRAINVAL: list[Arguments] = [{"split": "trainval"}, {"split": "test"}]
-TARGETS = attrgetter("targets")
-Y = attrgetter("y")
-CATEGORIES = attrgetter("categories")
+UNDIVIDED = [{}]
+TRUE_FALSE = [{"train": True}, {"train": False}]
+TRAIN_TEST = [{"split": "train"}, {"split": "test"}]
+TRAINVAL_TEST = [{"split": "trainval"}, {"split": "test"}]
 PUBLISHED = {
-    "cifar10": Published(datasets.CIFAR10, "cifar-10-batches-py", BOTH, TARGETS),
-    "cifar100": Published(datasets.CIFAR100, "cifar-100-python", BOTH, TARGETS),
-    "stl10": Published(datasets.STL10, "stl10_binary", TRAIN, attrgetter("labels")),
-    "caltech101": Published(datasets.Caltech101, "caltech101", UNDIVIDED, Y, CATEGORIES),
-    "caltech256": Published(datasets.Caltech256, "caltech256", UNDIVIDED, Y, CATEGORIES),
-    "food101": Published(datasets.Food101, "food-101", TRAIN),
-    "pets": Published(datasets.OxfordIIITPet, "oxford-iiit-pet", TRAINVAL),
-    "flowers102": Published(datasets.Flowers102, "flowers-102", TRAIN),
-    "aircraft": Published(datasets.FGVCAircraft, "fgvc-aircraft-2013b", TRAINVAL),
-    "cars": Published(datasets.StanfordCars, "stanford_cars", TRAIN, _car_labels, downloads=False),
-    "sun397": Published(datasets.SUN397, "SUN397", UNDIVIDED, order=attrgetter("_image_files")),
-    "eurosat": Published(datasets.EuroSAT, "eurosat", UNDIVIDED, TARGETS),
-    "dtd": Published(datasets.DTD, "dtd", TRAIN),
-    "pcam": Published(datasets.PCAM, "pcam", TRAIN, _pcam_labels, lambda pcam: ["0", "1"]),
-    "country211": Published(datasets.Country211, "country211", TRAIN, TARGETS),
+    "cifar10": Published(datasets.CIFAR10, "cifar-10-batches-py", TRUE_FALSE),
+    "cifar100": Published(datasets.CIFAR100, "cifar-100-python", TRUE_FALSE),
+    "stl10": Published(datasets.STL10, "stl10_binary", TRAIN_TEST),
+    "caltech101": Published(datasets.Caltech101, "caltech101", UNDIVIDED),
+    "caltech256": Published(datasets.Caltech256, "caltech256", UNDIVIDED),
+    "food101": Published(datasets.Food101, "food-101", TRAIN_TEST),
+    "pets": Published(datasets.OxfordIIITPet, "oxford-iiit-pet", TRAINVAL_TEST),
+    "flowers102": Published(datasets.Flowers102, "flowers-102", TRAIN_TEST),
+    "aircraft": Published(datasets.FGVCAircraft, "fgvc-aircraft-2013b", TRAINVAL_TEST),
+    "cars": Published(datasets.StanfordCars, "stanford_cars", TRAIN_TEST, downloads=False),
+    "sun397": Published(datasets.SUN397, "SUN397", UNDIVIDED),
+    "eurosat": Published(datasets.EuroSAT, "eurosat", UNDIVIDED),
+    "dtd": Published(datasets.DTD, "dtd", TRAIN_TEST),
+    "pcam": Published(datasets.PCAM, "pcam", TRAIN_TEST),
+    "country211": Published(datasets.Country211, "country211", TRAIN_TEST),
 }
+# Where torchvision keeps labels, which are had without reading an image, and classes.
+LABELS = ("targets", "labels", "y", "_labels")
+CLASS_LISTS = ("classes", "categories")
 
 
 def published(params: PhotoParams, project: Path) -> Sources:
@@ -296,11 +279,11 @@ def published(params: PhotoParams, project: Path) -> Sources:
     """
     entry = PUBLISHED[params.name]
     root = project / params.root
-    fetch = params.download and entry.downloads
+    settings = {"root": root, "download": params.download and entry.downloads}
     names = published_names(project, params.name)
     try:
-        opened = [entry.open(root, **part, download=fetch) for part in entry.parts]
-        return [_published_source(params.name, entry, images, names) for images in opened]
+        opened = [entry.open(**settings, **part) for part in entry.parts]
+        return [_published_source(params.name, images, names) for images in opened]
     except (RuntimeError, OSError) as error:
         right = f"put the publisher's files under {root / entry.folder}"
         if entry.downloads and not params.download:
@@ -315,13 +298,17 @@ def published_names(project: Path, name: str) -> dict[str, str]:
     return table[table["set"] == name].set_index("id")["name"].to_dict()
 
 
-def _published_source(name: str, entry: Published, images, names: Mapping[str, str]) -> Source:
+def _published_source(name: str, images, names: Mapping[str, str]) -> Source:
     """Take all images but those of classes without a name, such as Caltech-256's clutter."""
-    classes = [str(identifier) for identifier in entry.classes(images)]
-    labels = [int(label) for label in entry.labels(images)]
+    given = next((getattr(images, key) for key in LABELS if hasattr(images, key)), None)
+    if given is None:  # of Cars and PCAM
+        given = [label for _, label in images]
+    labels = [int(label) for label in given]
+    classes = next((getattr(images, key) for key in CLASS_LISTS if hasattr(images, key)), names)
+    classes = [str(identifier) for identifier in classes]
     rows = [row for row, label in enumerate(labels) if names[classes[label]]]
-    if entry.order:
-        rows.sort(key=entry.order(images).__getitem__)
+    if name == "sun397":  # whose files torchvision takes as the disk lists them
+        rows.sort(key=images._image_files.__getitem__)
     named = {identifier: names[identifier] for identifier in classes if names[identifier]}
     return Source(named, labels, lambda i: images[i][0], lambda i: f"{name} {i}").take(rows)
 
