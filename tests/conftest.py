@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from hierclip import model
 from hierclip.data import Dataset, Leaf, load_dataset
-from hierclip.data.openmoji import SOURCE
+from hierclip.data.openmoji import SHEET, SOURCE
 from hierclip.params import Params, load_params
 from hierclip.train import Finetuning
 from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
@@ -121,7 +121,8 @@ def openmoji(params, tmp_path_factory) -> Dataset:
     """The embedded dataset, prepared in a folder of its own, with few pictures."""
     folder = tmp_path_factory.mktemp("openmoji")
     (folder / SOURCE).parent.mkdir(parents=True)
-    shutil.copy(ROOT / SOURCE, folder / SOURCE)
+    for file in (SOURCE, SHEET):
+        shutil.copy(ROOT / file, folder / file)
     dataset = load_dataset(params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder)
     dataset.prepare()
     return dataset

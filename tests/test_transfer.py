@@ -28,7 +28,7 @@ def shown() -> Pictures:
     parts = [pictures(strength) for strength in (0.02, 0.1, 0.2, 0.8)]
     labels = torch.cat([part.labels for part in parts])
     labels[-1] = 0
-    return Pictures(torch.cat([part.images for part in parts]), labels)
+    return Pictures(torch.cat([part.pixels for part in parts]), labels)
 
 
 @pytest.fixture

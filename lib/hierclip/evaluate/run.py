@@ -136,7 +136,7 @@ class Evaluation:
                 "method": self.method,
                 "seed": self.seed,
                 "images": len(test),
-                "threat_model": threat_model(params, self.template, test.images.shape[-1]),
+                "threat_model": threat_model(params, self.template, test.pixels.shape[-1]),
                 "trees": {tree.name: tree.hash for tree in self.trees},
                 "levels": self.trees[0].sizes,
                 **record_figures(outcomes, self.trees, params),
