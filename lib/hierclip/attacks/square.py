@@ -25,7 +25,7 @@ def square(state: AttackState, rng: PerSampleRNG) -> None:
     height, width = state.images.shape[-2:]
     if height != width or height < 2:
         raise HierclipError(
-            f"pictures of {height} by {width} pixels; "
+            f"images of {height} by {width} pixels; "
             "square takes square ones of two pixels a side or more"
         )
     start, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[state.budget.norm]

@@ -80,7 +80,7 @@ def create(params: ModelParams, seed: int, size: int) -> Backbone:
     side = backbone.config["vision_cfg"]["image_size"]
     if side != size:
         raise ModelError(
-            f"{params.architecture} takes pictures of {side} pixels; data.size is {size}"
+            f"{params.architecture} takes images of {side} pixels; data.size is {size}"
         )
     return backbone
 
