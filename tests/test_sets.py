@@ -1,4 +1,4 @@
-"""A tree for every set of pictures: over all of the published classes, from the committed files alone."""
+"""A tree for every set of images: over all published classes, from the committed files alone."""
 
 import csv
 import shutil
@@ -117,7 +117,7 @@ def test_a_tree_without_an_outline_is_said_so(excerpt):
 
 
 def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):
-    """Its own outline, table, widths, excerpt and words for synsets, where another project is the current one."""
+    """Its own outline, table, widths, excerpt and names, wherever the current directory is."""
     shutil.copytree(ROOT / SETS, tmp_path / SETS)
     shutil.copytree(ROOT / EXCERPT, tmp_path / EXCERPT)
     monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)

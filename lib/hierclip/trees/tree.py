@@ -68,11 +68,6 @@ class Tree:
             columns.append(np.asarray(parents)[columns[-1]])
         return np.stack(columns, axis=1)
 
-    def singletons(self, level: int) -> tuple[Node, ...]:
-        """Return the nodes of a level that hold one leaf only."""
-        counts = np.bincount(self.paths[:, level])
-        return tuple(self.levels[level][k] for k in np.flatnonzero(counts == 1))
-
     def restrict(self, leaves: Collection[str]) -> "Tree":
         """Return the tree over some of its leaves, in its order, without the nodes above no leaf.
 
@@ -198,7 +193,9 @@ def load_tree(path: Path) -> Tree:
         ends = [node for node, children in graph.out_degree() if children == 0]
         tree = tree_from_graph(graph, content["name"], ends)
         if content["hash"] != tree.hash:
-            raise TreeError("its hash is not that of its content; save a changed one by `save_tree`")
+            raise TreeError(
+                "its hash is not that of its content; save a changed one by `save_tree`"
+            )
     except (OSError, ValueError) as error:
         raise TreeError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
