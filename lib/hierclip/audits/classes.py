@@ -57,7 +57,7 @@ def class_trees(
     leaves: Mapping[str, str], wanted: Wanted, synsets: Path | None = None, widths: Sequence[int] | None = None
 ) -> list[Tree]:
     """wanted: "wordnet", files that `read_tree` knows, or trees. synsets: a file of `read_synsets`. widths: the most
-    nodes at levels 1..L; by default a file's own levels, and WordNet's by `halving_widths`.
+    nodes at levels 1..L; by default a file's own levels, and WordNet's by `assign_levels`.
 
     Leaves stand in the order of the first tree. Raises TreeError for a tree over other leaves, a class for which
     WordNet has no synset or several, widths that cannot be reached, and two trees of one name.

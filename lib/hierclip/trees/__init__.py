@@ -14,7 +14,6 @@ from hierclip.trees.forest import (
 from hierclip.trees.graphs import graph_tree, read_tree
 from hierclip.trees.prompts import level_prompts
 from hierclip.trees.tree import (
-    Node,
     Tree,
     TreeError,
     lca_heights,

@@ -116,8 +116,8 @@ def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: 
 
     graph: edges from parent to child, node attributes `name` and `level`; a node is on every level
     from its own up to the one below its parent's, the root above them all.
-    Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, leaves
-    that are missing or unknown, empty names, levels that do not rise.
+    Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, empty
+    names, and leaves that are missing or unknown.
     """
     for problem in _problems(graph, leaves):
         raise TreeError(f"{where or 'tree ' + name}: {problem}")
