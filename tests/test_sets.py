@@ -5,10 +5,9 @@ import shutil
 
 import pytest
 import yaml
-from hierclip.data.published import PUBLISHED
 from torchvision.datasets import Flowers102
 
-from hierclip.data.sources import imagenet_names
+from hierclip.data.sources import PUBLISHED, imagenet_names, published_names
 from hierclip.trees import SETS, TreeError, set_forest, set_synsets, set_tree
 from hierclip.trees.forest import WIDTHS
 from hierclip.trees.wordnet import EXCERPT, NAMES, WordNet
@@ -40,9 +39,8 @@ def excerpt():
 
 
 def classes_of(name: str) -> dict[str, str]:
-    """The published classes, with the names that prompts use."""
-    identifiers = (ROOT / "tests/classes" / f"{name}.txt").read_text(encoding="utf8").splitlines()
-    return {identifier: PUBLISHED[name].name(identifier) for identifier in identifiers}
+    """The published classes, with the names that prompts use; torchvision's others have none."""
+    return {key: value for key, value in published_names(ROOT, name).items() if value}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -117,7 +115,7 @@ def test_a_tree_without_an_outline_is_said_so(excerpt):
 
 
 def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):
-    """Its own outline, table, widths, excerpt and names, wherever the current directory is."""
+    """It has an outline, table, widths, excerpt and names of its own; we are in another project."""
     shutil.copytree(ROOT / SETS, tmp_path / SETS)
     shutil.copytree(ROOT / EXCERPT, tmp_path / EXCERPT)
     monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)

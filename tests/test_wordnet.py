@@ -63,8 +63,7 @@ PICTURED = {
     "dwelling.n.01": "house",
     "carnivore.n.01": "dog, fox, wolf, lion, tiger, otter, skunk, bear, giant panda",
     "cat.n.01": "cat",
-    "even-toed_ungulate.n.01": "bison, cow, goat, giraffe, dromedary, "
-    "Bactrian camel, hippopotamus, pig",
+    "even-toed_ungulate.n.01": "bison, cow, goat, giraffe, dromedary, Bactrian camel, hippopotamus, pig",
     "odd-toed_ungulate.n.01": "horse, zebra, rhinoceros",
     "primate.n.02": "gorilla, orangutan, monkey",
     "rodent.n.01": "beaver, chipmunk, mouse, rat",
@@ -77,12 +76,9 @@ PICTURED = {
     "crustacean.n.01": "crab, lobster, shrimp",
     "arachnid.n.01": "scorpion, spider",
     "mollusk.n.01": "octopus, squid, snail",
-    "edible_fruit.n.01": "apple, avocado, banana, cherry, grape, kiwi, "
-    "lemon, peach, pineapple, strawberry, watermelon",
-    "vegetable.n.01": "bell pepper, chili pepper, eggplant, tomato, broccoli, "
-    "carrot, cucumber, onion",
-    "baked_goods.n.01": "bagel, croissant, French bread, pretzel, cookie, "
-    "doughnut, pancake, waffle",
+    "edible_fruit.n.01": "apple, avocado, banana, cherry, grape, kiwi, lemon, peach, pineapple, strawberry, watermelon",
+    "vegetable.n.01": "bell pepper, chili pepper, eggplant, tomato, broccoli, carrot, cucumber, onion",
+    "baked_goods.n.01": "bagel, croissant, French bread, pretzel, cookie, doughnut, pancake, waffle",
     "dish.n.02": "burrito, hamburger, hot dog, pizza, salad, spaghetti, sushi, taco",
     "beverage.n.01": "beer, coffee, milk, wine",
     "vascular_plant.n.01": "daisy, sunflower, hyacinth, tulip, hibiscus, rose, cactus, palm",
@@ -111,7 +107,9 @@ def excerpt(project):
 
 @pytest.fixture(scope="module")
 def uncut(project, tmp_path_factory):
-    """A small WordNet that does not look like an excerpt: the committed one without names.yaml."""
+    """A small WordNet that does not look like an excerpt: the committed one without its words for
+    synsets.
+    """
     folder = tmp_path_factory.mktemp("uncut")
     shutil.copytree(project / EXCERPT, folder, dirs_exist_ok=True)
     (folder / NAMES).unlink()
@@ -325,21 +323,31 @@ def tree_of_wnids(names, widths, wordnet):
 
 
 def test_imagenets_ids_become_a_tree(excerpt):
-    tree = tree_of_wnids(imagenet(), [400, 150, 60, 25, 9], excerpt)
-    assert tree.sizes == (1000, 400, 127, 56, 18, 9)
+    assert tree_of_wnids(imagenet(), [400, 150, 60, 25, 9], excerpt).sizes == (
+        1000,
+        400,
+        127,
+        56,
+        18,
+        9,
+    )
 
 
 def test_leaves_may_go_by_their_wordnet_ids(excerpt):
     names = dict(list(imagenet().items())[::20])
-    by_synset = tree_of_wnids(names, [20, 9, 4], excerpt)
-    by_id = wordnet_tree("t", names, [20, 9, 4], excerpt)
+    by_synset, by_id = (
+        tree_of_wnids(names, [20, 9, 4], excerpt),
+        wordnet_tree("t", names, [20, 9, 4], excerpt),
+    )
     synset_of = synsets_by_wnid(names, excerpt)
     assert sorted(by_id.ids) == sorted(names) and by_id.sizes == by_synset.sizes
     rows = [by_synset.ids.index(synset_of[wnid]) for wnid in by_id.ids]
     for level in range(1, by_id.top + 1):
         for row, other in enumerate(rows):
-            a = by_id.levels[level][by_id.paths[row, level]]
-            b = by_synset.levels[level][by_synset.paths[other, level]]
+            a, b = (
+                by_id.levels[level][by_id.paths[row, level]],
+                by_synset.levels[level][by_synset.paths[other, level]],
+            )
             assert a.name == b.name
 
 
