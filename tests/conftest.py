@@ -1,8 +1,11 @@
 """Small things that many tests share: two trees of five leaves, pictures of them, the project's parameters."""
 
+import ast
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import networkx as nx
 import pytest
 import torch
@@ -40,6 +43,17 @@ def sizes_graph() -> nx.DiGraph:
     graph.add_edges_from([("thing", "small"), ("thing", "big"), ("small", "dog"), ("small", "cat"), ("small", "eagle")])
     graph.add_edges_from([("big", "car"), ("big", "bus")])
     return graph
+
+
+def notebook_functions(name: str) -> SimpleNamespace:
+    """Run the imports and the function definitions of a notebook, and nothing else of it."""
+    cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    body = [node for node in ast.parse(source).body if isinstance(node, kinds)]
+    namespace = {}
+    exec(compile(ast.Module(body, []), name, "exec"), namespace)
+    return SimpleNamespace(**namespace)
 
 
 class Stripes:

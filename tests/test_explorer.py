@@ -19,9 +19,9 @@ from hierclip.explorer.panels import bound_chart, ordered_norms, svg
 from hierclip.explorer.task import Artifacts
 from hierclip.explorer.view import attack_image, image_state, make_model_view
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import measured_margins
 from hierclip.model import EuclideanHead
 from hierclip.params import load_params
+from tests.conftest import notebook_functions
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,9 @@ def known(model_view, pictures, level=0):
 
 
 def test_an_image_state_agrees_with_the_classifier_and_the_measured_margins(model_view, pictures):
-    measured = measured_margins(model_view.classifier, pictures, model_view.paths, 50).set_index(["picture", "level"])
+    measured_margins = notebook_functions("60_margin_depth").measured_margins
+    measured = measured_margins(model_view.classifier, pictures, model_view.paths, 50)
+    measured = measured.set_index(["picture", "level"])
     for row in (0, 7, 31):
         found = state_of(model_view, pictures, row)
         logits = [level.detach() for level in model_view.classifier(pictures.floats()[[row]])]

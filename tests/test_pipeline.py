@@ -19,7 +19,6 @@ READERS = {  # what reads sections of the parameters for its caller
     "params.splits": {"data"},
     "params.tasks": {"data", "zero_shot"},
     "trees_of": {"trees"},
-    "ablation_markdown": {"ablation", "method"},
 }
 # Names of our own that the field's words replaced: none of them comes back.
 REPLACED = {"Siege", "besiege", "siege", "Draws", "Aim", "AIMS", "Moved", "NEAR", "exp0", "group_midpoints"}

@@ -11,10 +11,48 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from hierclip.plots.words import table_html
-
 # Raw HTML is shown as it was written, and pictures come only from `Picture`, so that nothing is loaded from elsewhere.
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+
+NUMBER = re.compile(r"[-+−]?\.?\d|–$")
+TABLE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
+{%- macro number(k) %}{% if numeric[k] %} class="number"{% endif %}{% endmacro -%}
+<table{% if name %} class="{{ name }}"{% endif %}>
+{% if caption %}
+<caption>{{ caption }}</caption>
+{% endif %}
+<thead>
+<tr>{% for column in columns %}<th scope="col"{{ number(loop.index0) }}>{{ column }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for row in rows %}
+<tr{% if loop.index0 in marked %} class="marked"{% endif %}><th scope="row">{{ row[0] }}</th>
+{%- for cell in row[1:] %}<td{{ number(loop.index) }}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+""")
+
+
+def cell(value: object) -> str:
+    """Floats to three digits, None and NaN as a dash, an interval on one line; HTML as it is."""
+    if isinstance(value, Markup):
+        return value
+    if value is None or value != value:
+        return "–"
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return re.sub(r"\[([^\s,]+), ([^\s,]+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", text)
+
+
+def table_html(frame: pd.DataFrame, caption: str = "", marked: Collection[int] = (), name: str = "") -> Markup:
+    """A frame as a table in HTML, of a class `name`; the first column heads its rows, columns of numbers are set apart.
+
+    marked: places of rows. What is no Markup is escaped.
+    """
+    rows = [[cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    numeric = [all(map(NUMBER.match, column)) for column in zip(*rows, strict=True)]
+    shown = {"columns": frame.columns, "rows": rows, "numeric": numeric, "marked": marked}
+    return Markup(TABLE.render(caption=caption, name=name, **shown))
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from hierclip.audits.attacks import attack_params
 from hierclip.audits.classes import audit_trees, same_words
 from hierclip.audits.folders import Folder, picture_source, read_folder
 from hierclip.audits.models import open_model
-from hierclip.audits.pages import write_results
+from hierclip.audits.pages import level_table, write_results
 from hierclip.errors import HierclipError
 from hierclip.evaluate import Record, evaluate, save_record
 from hierclip.evaluate.outcomes import PARTS, outcomes_path
 from hierclip.evaluate.records import git_revision, parse_record, threat_model
 from hierclip.model import ImageEncoder, Model
 from hierclip.params import AttackParams
-from hierclip.plots.levels import level_table
 from hierclip.progress import fingerprint
 from hierclip.trees import Tree
 

@@ -7,7 +7,7 @@ from math import isfinite
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
+from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,7 +16,6 @@ from hierclip.explorer.disk import png
 from hierclip.explorer.view import ImageState, ModelView
 from hierclip.margins import head_bounds
 from hierclip.plots.pictures import magnified
-from hierclip.plots.words import table_html
 
 CLEAN, ATTACKED, GAP_COLOUR, BOUND_COLOUR = "#111111", "#d00000", "#0060b0", "#a05000"
 STYLE = """<style>
@@ -28,6 +27,12 @@ STYLE = """<style>
 .hierclip-sheet img {image-rendering: pixelated; display: block; width: 128px; height: 128px}
 .hierclip-sheet figure {margin: 0} .hierclip-sheet small {color: #555}
 </style>"""
+TABLE = Environment(autoescape=True).from_string("""<table class="{{ name }}"><thead>
+<tr>{% for column in rows[0] %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in rows %}<tr{% if loop.index0 == marked %} class="marked"{% endif %}>
+{%- for cell in row.values() %}{% if loop.first %}<th scope="row">{{ cell }}</th>
+{%- else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{% endfor %}</tbody></table>""")
 
 
 def sheet(inner: str) -> str:
@@ -62,7 +67,7 @@ def path_table(model_view: ModelView, states: Sequence[ImageState], level: int) 
                 "bound": number(pair),
             }
         )
-    return sheet(table_html(pd.DataFrame(rows), marked=[level], name="hierclip-path"))
+    return sheet(TABLE.render(name="hierclip-path", rows=rows, marked=level))
 
 
 def _reading(model_view: ModelView, state: ImageState, level: int, right: int) -> Markup:
@@ -101,7 +106,7 @@ def bound_table(model_view: ModelView, states: Sequence[ImageState], zeta: float
                 GAP_COLOUR, norm, bound
             )
         rows.append(row)
-    return sheet(table_html(pd.DataFrame(rows), name="hierclip-bounds"))
+    return sheet(TABLE.render(name="hierclip-bounds", rows=rows))
 
 
 def _margins(states: Sequence[ImageState], level: int) -> str:
