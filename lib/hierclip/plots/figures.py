@@ -35,9 +35,9 @@ def level_bars(records: Sequence[Record], labels: Words, palette: Words, width: 
             bounds, place = record.intervals[reading], (k, len(records))
             style = {"color": palette[record.method]}
             bars(axis, place, record.clean[reading], bounds.clean, alpha=0.3, **style)
-            style["label"] = labels[record.method]
             robust = np.diagonal(record.robust[reading])
-            bars(axis, place, robust, np.diagonal(bounds.robust).T, **style)
+            robust_bounds = np.diagonal(bounds.robust).T
+            bars(axis, place, robust, robust_bounds, label=labels[record.method], **style)
     legend(figure, axes[0])
     return figure
 
@@ -70,8 +70,7 @@ def matrices(records: Sequence[Record], reading: str, labels: Words, width: floa
         axis.axis("off")
     figure.supxlabel("evaluated level (0: leaves)", size="medium")
     figure.supylabel("attacked level", size="medium")
-    mesh = axes[0, 0].collections[0]
-    figure.colorbar(mesh, ax=axes, label="accuracy (%)", aspect=30, pad=0.01)
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="accuracy (%)", aspect=30, pad=0.01)
     return figure
 
 
@@ -104,13 +103,25 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
     budgets = [name.removesuffix("/255") for name in audit.budgets]
     effort = [*audit.steps, *(f"×{count}" for count in audit.restarts)]
     accuracy = {"ylabel": "leaf accuracy (%)", "ylim": (0, 102)}
-    xlabel = f"budget (1/255, {records[0].threat_model.norm})"
-    axes["budgets"].set(xticks=range(len(budgets)), xticklabels=budgets, xlabel=xlabel, **accuracy)
-    xlabel = "steps; random starts (×, dotted)"
-    axes["effort"].set(xticks=range(len(effort)), xticklabels=effort, xlabel=xlabel, **accuracy)
-    xlabel = "share of pictures (%)\nbar: limit; filled: failed"
-    axes["checks"].set(yticks=range(len(rows)), yticklabels=rows, xlabel=xlabel)
-    axes["checks"].set(ylim=(len(rows) - 0.5, -0.5), xlim=(-1, None))
+    axes["budgets"].set(
+        xlabel=f"budget (1/255, {records[0].threat_model.norm})",
+        xticks=range(len(budgets)),
+        xticklabels=budgets,
+        **accuracy,
+    )
+    axes["effort"].set(
+        xlabel="steps; random starts (×, dotted)",
+        xticks=range(len(effort)),
+        xticklabels=effort,
+        **accuracy,
+    )
+    axes["checks"].set(
+        xlabel="share of pictures (%)\nbar: limit; filled: failed",
+        yticks=range(len(rows)),
+        yticklabels=rows,
+        ylim=(len(rows) - 0.5, -0.5),
+        xlim=(-1, None),
+    )
     legend(figure, axes["budgets"])
     return figure
 
