@@ -18,8 +18,7 @@ from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from hierclip.attacks import STANDARD, Budget, aims, budget_of, frozen
 from hierclip.evaluate import Outcomes, figures, level_matrix
 from hierclip.evaluate import matrix as evaluate_matrix
-from hierclip.evaluate.matrix import attacked, read_logits
-from hierclip.evaluate.outcomes import CLEAN, gather
+from hierclip.evaluate.matrix import CLEAN, attacked, gather, read_logits
 from hierclip.model import READINGS
 from hierclip.model.backbone import ImageEncoder
 

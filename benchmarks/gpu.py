@@ -12,11 +12,11 @@ scipy, pandas, networkx, pillow, pyyaml, regex, tqdm, huggingface-hub, pytest an
 wcwidth, pydantic, pydantic-core, annotated-types, typing-inspection, nltk, defusedxml, and typing-extensions as new as
 pydantic asks for. A folder of their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
 
-Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own (`train.set_up`);
-beside it TeCoA's released way (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all
-weights in every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way, as it is
-there, and off for ours, as the library leaves it. Times are medians over rounds in which the ways take turns, after
-warm-up.
+Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own
+(`train.Finetuning`); beside it TeCoA's released way (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16
+autocast, gradients of all weights in every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on
+for the released way, as it is there, and off for ours, as the library leaves it. Times are medians over rounds in
+which the ways take turns, after warm-up.
 """
 
 import argparse
@@ -325,12 +325,12 @@ def library_step(case: Case, backbone: Backbone, name: str, precision: str, batc
     fabric = make_fabric(case.params.model.model_copy(update={"precision": precision, "accelerator": accelerator}))
     settings = case.params.finetune.model_copy(update={"batch": batch})
     inputs = copy.deepcopy(backbone), RandomImages(case, batch), [case.tree], case.params.model.template, 0
-    work = train.set_up(fabric, method, settings, *inputs)
+    work = train.Finetuning(fabric, method, settings, *inputs)
     places = itertools.count()
 
     def step() -> None:
         work.optimizer.zero_grad()
-        loss, _ = work.loss_at(next(places))
+        loss, _ = work.step_loss(next(places))
         fabric.backward(loss)
         work.optimizer.step()
 

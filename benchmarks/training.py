@@ -14,7 +14,7 @@ from hierclip.distributed import make_fabric
 from hierclip.model import load_model
 from hierclip.params import HierParams, MethodParams, NoneParams, Params, find_root, load_params
 from hierclip.progress import quiet
-from hierclip.train import set_up
+from hierclip.train import Finetuning
 from hierclip.trees import load_forest
 
 ROUNDS = 9
@@ -53,13 +53,13 @@ def make_step(params: Params, method: MethodParams) -> Callable[[], None]:
     trees = [tree.restrict(ids_of(dataset, "tuned")) for tree in forest]
     backbone = load_model(base_model()).backbone
     with quiet():
-        work = set_up(fabric, method, params.finetune, backbone, dataset, trees, params.model.template, 0)  # pyright: ignore
+        work = Finetuning(fabric, method, params.finetune, backbone, dataset, trees, params.model.template, 0)  # pyright: ignore
     place = 0
 
     def step() -> None:
         nonlocal place
         work.optimizer.zero_grad()
-        loss, _ = work.loss_at(place)
+        loss, _ = work.step_loss(place)
         fabric.backward(loss)
         work.optimizer.step()
         place += 1

@@ -3,7 +3,6 @@
 import ast
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import networkx as nx
@@ -13,8 +12,9 @@ from hypothesis import settings
 
 from hierclip import model
 from hierclip.data import Dataset, Leaf, load_dataset
-from hierclip.data.openmoji import SOURCE
+from hierclip.data.openmoji import SHEET, SOURCE
 from hierclip.params import Params, load_params
+from hierclip.train import Finetuning
 from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,15 +45,24 @@ def sizes_graph() -> nx.DiGraph:
     return graph
 
 
-def notebook_functions(name: str) -> SimpleNamespace:
-    """Run the imports and the function definitions of a notebook, and nothing else of it."""
+def notebook_functions(name: str, **given) -> dict:
+    """Return what a notebook imports and the functions that it defines, by name, without running the rest.
+
+    given: names that the functions use.
+    """
     cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
-    body = [node for node in ast.parse(source).body if isinstance(node, kinds)]
-    namespace = {}
-    exec(compile(ast.Module(body, []), name, "exec"), namespace)
-    return SimpleNamespace(**namespace)
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    tree.body = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    names: dict = {**given}
+    exec(compile(tree, name, "exec"), names)
+    return names
+
+
+def finetune(fabric, method, params, backbone, dataset, trees, template, seed, checkpoint):
+    """Fine-tune `backbone` in place; return the head, and what every step logged."""
+    work = Finetuning(fabric, method, params, backbone, dataset, trees, template, seed)
+    history = work.run(work.step_loss, checkpoint)
+    return work.head, history
 
 
 class Stripes:
@@ -112,7 +121,8 @@ def openmoji(params, tmp_path_factory) -> Dataset:
     """The embedded dataset, prepared in a folder of its own, with few pictures."""
     folder = tmp_path_factory.mktemp("openmoji")
     (folder / SOURCE).parent.mkdir(parents=True)
-    shutil.copy(ROOT / SOURCE, folder / SOURCE)
+    for file in (SOURCE, SHEET):
+        shutil.copy(ROOT / file, folder / file)
     dataset = load_dataset(params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder)
     dataset.prepare()
     return dataset

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from hierclip import model
 from hierclip.data import load_dataset, places_of
 from hierclip.data.openmoji import SOURCE
+from hierclip.evaluate.tasks import MODELS, TREES
 from hierclip.model import CosineHead, Model, PoincareHead
 from hierclip.params import Params, load_params
-from hierclip.stages import MODELS, TREES
-from hierclip.trees import Tree, find_tree, level_prompts, save_tree, wordnet_tree
+from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree
 from tests.conftest import ROOT
 
 STEPS = 50  # of training; enough to know most of the leaves
@@ -39,7 +39,8 @@ def write_project(folder: Path) -> Params:
     dataset.prepare()
     first = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in dataset.leaves}, [14, 7, 3])
     everything = dict.fromkeys(first.ids, "") | {row["synset"]: row["name"] for row in rows}  # in the first's order
-    named = [find_tree(ROOT / "data/source/trees/openmoji", n, everything) for n in params.trees.names[1:]]
+    outlines = ROOT / "data/source/trees/openmoji"
+    named = [read_tree(outlines / f"{name}.yaml", everything) for name in params.trees.names[1:]]
     trees = [first, *(tree.restrict(first.ids) for tree in named)]
     for tree in trees:
         save_tree(tree, folder / TREES / f"{tree.name}.json")

@@ -6,8 +6,8 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import audit
-from hierclip.evaluate.audit import BUDGETS, CHECKS
+from hierclip.evaluate import gradient_masking_checks as audit
+from hierclip.evaluate.masking import BUDGETS, CHECKS
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.test_evaluate import PATHS
 

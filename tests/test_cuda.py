@@ -264,8 +264,8 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
     with computing_in(dtype):
         inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0
         fabric = fabric_on(device)
-        work = train.set_up(fabric, method, *inputs)
-        loss, _ = work.loss_at(0)
+        work = train.Finetuning(fabric, method, *inputs)
+        loss, _ = work.step_loss(0)
         fabric.backward(loss)
     weights = work.trainee.towers.encoder.parameters()
     return {"loss": mean(loss.detach()), "encoder": torch.cat([mean(weight.grad).flatten() for weight in weights])}

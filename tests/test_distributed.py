@@ -11,7 +11,7 @@ import torch
 
 from hierclip.distributed import agreed, gathered, mean, merged, own, rank, world
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
-from hierclip.evaluate.outcomes import PARTS
+from hierclip.evaluate.records import PARTS
 from tests.conftest import ROOT
 from tests.together import measured, trained
 

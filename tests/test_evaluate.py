@@ -21,8 +21,7 @@ from hierclip.evaluate import (
     path_robust,
     records,
 )
-from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
-from hierclip.evaluate.verify import compare
+from hierclip.evaluate.records import Record, RecordError, compare, load_records, parse_record, save_record
 from hierclip.model import Classifier, CosineHead
 
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])
@@ -129,7 +128,7 @@ def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     mean, low, high = paired_difference(ours, theirs, 500, 0)
     assert mean == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < low < mean < high < 0.04
-    with pytest.raises(ValueError, match="1000 and 999 pictures are no pairs"):
+    with pytest.raises(ValueError, match="1000 and 999 images are no pairs"):
         paired_difference(ours, theirs[1:], 500, 0)
 
 

@@ -149,7 +149,7 @@ def test_a_strip_shows_what_is_read_and_in_bold_what_is_wrong(tree, count):
         return [leaves, torch.eye(3)[[0] * count], torch.eye(2)[[0] * count]]
 
     before, labels = torch.full((count, 3, 8, 8), 0.3), torch.zeros(count, dtype=torch.long)
-    attack_strip = notebook_functions("50_attack").attack_strip
+    attack_strip = notebook_functions("50_attack")["attack_strip"]
     figure = attack_strip(classify, before, before + 0.25, labels, tree, "credit", 7.0)
     bold = {
         text.get_text()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
-from hierclip.evaluate.outcomes import PARTS
+from hierclip.evaluate.records import PARTS
 from tests.test_run import judged, knowing_model
 
 SLOW = """

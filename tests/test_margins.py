@@ -1,4 +1,5 @@
 from math import atanh, log, pi, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from tests.conftest import notebook_functions
 from tests.test_evaluate import PATHS, pictures
 
 curvatures = st.floats(0.1, 4)
-notebook = notebook_functions("60_margin_depth")
+notebook = SimpleNamespace(**notebook_functions("60_margin_depth"))
 
 
 @given(curvatures, st.floats(0.01, 0.95), st.floats(0.1, 10))

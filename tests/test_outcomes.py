@@ -160,7 +160,7 @@ def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_p
 def test_only_pictures_for_which_an_aim_is_open_are_attacked(attacks):
     """The first three fall, the others do not."""
     weak, strong = pictures(0.1, n=3), pictures(0.8, n=3)
-    both = Pictures(torch.cat([weak.images, strong.images]), torch.cat([weak.labels, strong.labels]))
+    both = Pictures(torch.cat([weak.pixels, strong.pixels]), torch.cat([weak.labels, strong.labels]))
     out = level_matrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
     counts = attacks["counts"]

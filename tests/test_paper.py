@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from hierclip.data import load_dataset
 from hierclip.evaluate import RECORDS, load_records
+from hierclip.evaluate.tasks import MODELS, TREES
 from hierclip.model.backbone import WEIGHTS
 from hierclip.params import load_params
-from hierclip.stages import MODELS, TREES
 from hierclip.trees import save_tree, set_tree
 from tests.conftest import ROOT
 
@@ -66,7 +66,9 @@ def project(tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_a_vit_is_fine_tuned_and_attacked_at_every_level_of_a_thousand_leaves(project):
     """Two methods are fine-tuned; the matrix of one says what another's would."""
-    commands = [["pretrain"], *(["finetune", method] for method in METHODS), ["attack", "hier"]]
+    commands = [["run", "30_pretrain"]]
+    commands += [["run", "40_finetune", "-p", f"method={method}"] for method in METHODS]
+    commands += [["run", "50_attack", "-p", "method=hier"]]
     for command in commands:
         subprocess.run(
             [sys.executable, "-m", "hierclip", *command], check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pandas as pd
 import papermill
@@ -94,7 +95,7 @@ def test_without_records_the_page_says_what_makes_them(tmp_path, monkeypatch):
     "root", [ROOT, *sorted((ROOT / "presets").iterdir())], ids=lambda path: path.name
 )
 def test_committed_metrics_are_those_of_the_committed_records(root, tmp_path):
-    save_metrics = notebook_functions("70_report").save_metrics
+    save_metrics = notebook_functions("70_report")["save_metrics"]
     for file in (root / RECORDS).glob("*/*.json"):
         save_metrics(parse_record(file.read_text(encoding="utf8"), file.name), tmp_path)
     made = {
@@ -108,7 +109,7 @@ def test_committed_metrics_are_those_of_the_committed_records(root, tmp_path):
 
 
 def test_metrics_are_flat_and_in_percent(tmp_path):
-    notebook_functions("70_report").save_metrics(record(), tmp_path)
+    notebook_functions("70_report")["save_metrics"](record(), tmp_path)
     made, found = record(), pd.read_json(tmp_path / "tuned/tecoa-0.json", typ="series")
     assert found["robust leaf"] == pytest.approx(100 * made.robust["direct"][0][0], abs=0.005)
     assert found["path-robust roll_up"] == pytest.approx(
@@ -117,7 +118,7 @@ def test_metrics_are_flat_and_in_percent(tmp_path):
 
 
 def test_accuracies_have_a_row_for_each_level_and_reading_and_superclasses_one_for_each_above():
-    notebook = notebook_functions("70_report")
+    notebook = SimpleNamespace(**notebook_functions("70_report"))
     records = [record(), record(split="held_out")]
     rows = notebook.accuracy_table(records)
     assert len(rows) == 2 * 2 * 3 and rows["robust"].between(0, 1).all()

@@ -108,7 +108,7 @@ def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_pat
         outcomes_path(tmp_path, "hier", 0, "tuned")
     )  # by roll-up: three
     made = [record(method="tecoa", reading="direct"), record(method="hier", reading="roll_up")]
-    (row,) = notebook_functions("70_report").paired(made, LABELS, tmp_path, 100)
+    (row,) = notebook_functions("70_report")["paired"](made, LABELS, tmp_path, 100)
     assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
     assert (
         row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0

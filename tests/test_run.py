@@ -18,7 +18,7 @@ from hierclip.cli import app
 from hierclip.data import ids_of, places_of
 from hierclip.evaluate import RECORDS, RecordError, evaluate, level_matrix, outcomes_path, save_record, verify
 from hierclip.evaluate.run import better_reading
-from hierclip.model import READINGS, Classifier, CosineHead, accuracy
+from hierclip.model import READINGS, Classifier, CosineHead
 from hierclip.params import SPLITS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
 from tests.test_evaluate import PATHS, outcomes, pictures, record
@@ -136,14 +136,6 @@ def test_trees_with_their_leaves_in_another_order_are_not_evaluated(openmoji, fo
     with pytest.raises(TreeError, match="same leaves in the same order"):
         judged(knowing_model(openmoji), openmoji, [forest[0], letters], "held_out", params, tmp_path)
     assert not (tmp_path / "data/checkpoints").exists()  # and nothing was attacked for it
-
-
-def test_accuracy_counts_right_nodes_of_every_level():
-    encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    turned = [torch.eye(3)[[1, 0, 2]], torch.tensor([[1.0, 1, 0], [0, 0, 1]])]  # mixes up leaves 0 and 1, one family
-    found = accuracy(Classifier(encoder, CosineHead(1.0), turned), pictures(), PATHS)
-    assert found["direct"] == pytest.approx([1 / 3, 1])
-    assert found["roll_up"] == pytest.approx([1 / 3, 1])
 
 
 def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,21 @@ from hierclip.studies import (
     KEPT,
     STUDIES,
     StudyRecord,
-    ablation_runs,
     ablation_table,
     best_points,
     load_studies,
     run_study,
     save_study,
-    sweep_runs,
 )
 from hierclip.trees import save_tree
 from tests.conftest import notebook_functions
 from tests.test_run import forest, knowing_model
 
 __all__ = ["forest"]  # a fixture: WordNet's tree over the dataset, and one of first letters
+
+
+ablation_runs = notebook_functions("80_ablate")["ablation_runs"]
+sweep_runs = notebook_functions("35_sweep")["sweep_runs"]
 
 
 @pytest.fixture
@@ -110,6 +113,10 @@ def project(openmoji, forest, backbone, tmp_path) -> Path:
     return tmp_path
 
 
+def kept_results(project) -> list[Path]:
+    return list((project / KEPT).rglob("output.pkl"))
+
+
 def untimed(rows):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
@@ -134,10 +141,8 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
         == table.loc["flat", "clean"]
     )
 
-    kept = list((project / KEPT).glob("*.json"))
-    assert len(kept) == 2
-    for path in kept:
-        path.unlink()
+    assert len(kept_results(project)) == 2
+    shutil.rmtree(project / KEPT)
     again = run_study(runs, small, small.ablation, project, "ablation")
     assert untimed(again.rows) == untimed(record.rows)
 
@@ -178,13 +183,19 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
         off[places[::3]] = (places.roll(-1) - places)[::3]
     trained = []
 
-    def finetune(fabric, method, params, backbone, dataset, trees, template, seed, checkpoint):
-        trained.append((method, params.gradients, [tree.name for tree in trees], set(trees[0].ids), seed))
-        for step in (0, *range(5)):  # once before training, as it does
-            dataset.batch(torch.arange(2), 1, seed, step)
-        return CosineHead(1.0), [{"loss": 0.0}] * 5
+    class Finetuning:
+        head = CosineHead(1.0)
 
-    monkeypatch.setattr(studies, "finetune", finetune)
+        def __init__(self, fabric, method, params, backbone, dataset, trees, template, seed):
+            trained.append((method, params.gradients, [tree.name for tree in trees], set(trees[0].ids), seed))
+
+        def step_loss(self, step):
+            return torch.zeros(()), {}
+
+        def run(self, step_loss, checkpoint):
+            return [{"loss": float(step_loss(step)[0])} for step in range(5)]
+
+    monkeypatch.setattr(studies, "Finetuning", Finetuning)
     monkeypatch.setattr(studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels]))
     runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
@@ -208,13 +219,13 @@ def measured(monkeypatch):
     """Stands in for fine-tuning and measuring; the second run that it is asked for is stopped."""
     asked = []
 
-    def measure(key, run, params, study, root):
+    def measure(run, params, study, root):
         asked.append(run.labels["lr"])
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return key, [{**run.labels, "clean": len(asked)}]
+        return [{**run.labels, "clean": len(asked)}]
 
-    monkeypatch.setattr(studies, "_measured", measure)
+    monkeypatch.setattr(studies, "measure", measure)
     return asked
 
 
@@ -222,7 +233,7 @@ def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, meas
     runs = sweep_runs(small)
     with pytest.raises(KeyboardInterrupt):
         run_study(runs, small, small.sweep, project, "sweep")
-    assert measured == [1e-3, 2e-3] and len(list((project / KEPT).iterdir())) == 1
+    assert measured == [1e-3, 2e-3] and len(kept_results(project)) == 1
     record = run_study(runs, small, small.sweep, project, "sweep")
     assert measured == [1e-3, 2e-3, 2e-3]
     assert [(row["lr"], row["clean"]) for row in record.rows] == [(1e-3, 1), (2e-3, 3)]
@@ -283,7 +294,7 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
         study = small.ablation.model_copy(update={"seeds": seeds})
         asked = small.model_copy(update={"ablation": study})
         made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
-        text = notebook_functions("70_report").ablation_markdown(made, asked, "tuned")
+        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "tuned")
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from hierclip.studies import ablation_runs, ablation_table, best_points
-from tests.test_studies import small
+from hierclip.studies import ablation_table, best_points
+from tests.test_studies import ablation_runs, small
 
 __all__ = ["small"]  # a fixture: the project's parameters, cut down
 

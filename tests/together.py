@@ -12,9 +12,9 @@ from hierclip import model, train
 from hierclip.distributed import gathered, make_fabric, mean, own, rank
 from hierclip.losses import gradient_evaluations
 from hierclip.params import MachineParams, load_params
-from hierclip.train import finetune, pretrain
+from hierclip.train import pretrain
 from hierclip.trees import tree_from_graph
-from tests.conftest import LEAVES, ROOT, Stripes, sizes_graph, tiny_graph
+from tests.conftest import LEAVES, ROOT, Stripes, finetune, sizes_graph, tiny_graph
 from tests.test_run import judged, knowing_model
 
 STEPS = 20

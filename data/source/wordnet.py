@@ -18,9 +18,10 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from hierclip.trees import set_synsets, synsets_by_wnid
-from hierclip.trees.wordnet import HEADER, INSTALL, WordNet, full_folder
+from hierclip.trees.wordnet import INSTALL, WordNet, full_folder
 
 SOURCE = Path(__file__).parent
+HEADER = "  1 Excerpt of WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
 
 # The lexicographer files of WordNet 3.0, in their order, with their part of speech: lexnames(5WN).
 LEXNAMES = (

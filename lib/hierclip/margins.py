@@ -33,5 +33,10 @@ def level_bounds(classifier: Classifier, level: int) -> tuple[float, float]:
     Both are taken at the largest norm among the level's texts, so they hold where norms differ.
     Raises as `head_bounds` does.
     """
-    texts = classifier.text_points[level]
-    return head_bounds(classifier.head, float(texts.norm(dim=-1).max()), len(texts))
+    siblings = len(classifier.text_points[level])
+    return head_bounds(classifier.head, text_norm(classifier, level), siblings)
+
+
+def text_norm(classifier: Classifier, level: int) -> float:
+    """Return the largest norm among the texts of a level."""
+    return float(classifier.text_points[level].norm(dim=-1).max())

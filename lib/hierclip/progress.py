@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from hierclip.distributed import rank
 
 T = TypeVar("T")
+HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
-FORMAT = 1  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
+FORMAT = 2  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
 
 _shown = True
 
@@ -33,8 +34,8 @@ def quiet() -> Iterator[None]:
 
 
 def headless() -> bool:
-    """Whether DVC runs this: it names its stage in the environment."""
-    return "DVC_STAGE" in os.environ
+    """Tell whether DVC, which names its stage in the environment, or `hierclip audit` runs this notebook."""
+    return "DVC_STAGE" in os.environ or HEADLESS in os.environ
 
 
 def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], str] = str) -> Iterator[T]:

@@ -36,16 +36,18 @@ def export(
 
 def find_model(name: str) -> Path:
     """A model's folder, by itself or by its name in the project. Raises HierclipError, listing the known ones."""
+    from hierclip.evaluate.tasks import MODELS
     from hierclip.model.classifier import HEAD
     from hierclip.params import find_root
-    from hierclip.stages import MODELS
 
     if (Path(name) / HEAD).exists():
         return Path(name)
     models = find_root() / MODELS
     known = sorted(file.parent.name for file in models.glob(f"*/{HEAD}"))
     if name not in known:
-        raise HierclipError(f"no model {name!r} in {models}; known are {', '.join(known) or 'none: hierclip finetune'}")
+        raise HierclipError(
+            f"no model {name!r} in {models}; known are {', '.join(known) or 'none: hierclip run 40_finetune'}"
+        )
     return models / name
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from hierclip.evaluate import Record
-from hierclip.evaluate.audit import CHECKS
+from hierclip.evaluate.masking import CHECKS
 from hierclip.evaluate.records import ThreatModel
 
 READING = {"direct": "direct", "roll_up": "roll-up"}
