@@ -1,4 +1,6 @@
-"""The explorer in a browser: JupyterLab serves the notebooks, Chromium opens them, and the page answers."""
+"""The explorer in a browser: JupyterLab serves the notebooks, Chromium opens them, and the page
+answers.
+"""
 
 import os
 import re
@@ -99,7 +101,9 @@ def answers(port):
 
 @pytest.fixture(scope="module")
 def known(explored):
-    """The name of a leaf whose first picture the model knows, and a small attack does not move far."""
+    """The name of a leaf whose first picture the model knows, and a small attack does not move
+    far.
+    """
     params = load_params(explored / "params.yaml")
     data = open_task(explored, params, "tuned")
     tree = data.task.trees[0]
@@ -147,7 +151,9 @@ def pick(part, name, option):
 
 
 def changed(page, selector, attribute, act):
-    """Does something, waits until an attribute of an element has another value; gives it and the seconds."""
+    """Does something, waits until an attribute of an element has another value; gives it and the
+    seconds.
+    """
     before = page.locator(selector).first.get_attribute(attribute)
     script = "([s, a, b]) => { const e = document.querySelector(s); return e && e.getAttribute(a) !== b; }"
     start = time.perf_counter()
@@ -157,7 +163,9 @@ def changed(page, selector, attribute, act):
 
 
 def assert_within(seconds, answers, what):
-    """The quickest of some answers; said always, and held against the limit where the machine is not busy otherwise."""
+    """The quickest of some answers; said always, and held against the limit where the machine is
+    not busy otherwise.
+    """
     print(f"{what}: {min(answers):.3f} s")
     assert min(answers) < seconds or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 

@@ -74,7 +74,14 @@ def test_a_file_that_was_cut_short_is_refused(pictures):
 
 
 def start(weights, images: str = "zoo", **changes):
-    settings = {"tree": "tree.json", "suite": "apgd_ce", "steps": 1, "queries": 2, "checks": 2, "batch": 1} | changes
+    settings = {
+        "tree": "tree.json",
+        "suite": "apgd_ce",
+        "steps": 1,
+        "queries": 2,
+        "checks": 2,
+        "batch": 1,
+    } | changes
     return hierclip.audit(ARCHITECTURE, str(weights), images, **settings)
 
 

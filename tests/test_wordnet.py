@@ -25,8 +25,9 @@ CUT = run_path(str(find_root() / "data/source/wordnet.py"))  # what cuts the exc
 NO_FULL = f"needs {INSTALL}"
 SIZES = (200, 87, 48, 24, 12, 5)
 
-# What each emoji shows, by hand: a synset above the pictured sense of the word and above no other sense of it,
-# or that sense itself where another one shares all its ancestors (the big cat, the motor scooter, the truck's tractor).
+# What each emoji shows, by hand: a synset above the pictured sense of the word and above no other
+# sense of it, or that sense itself where another one shares all its ancestors (the big cat, the
+# motor scooter, the truck's tractor).
 PICTURED = {
     "edge_tool.n.01": "axe, knife, razor, pair of scissors",
     "hand_tool.n.01": "hammer, handsaw, screwdriver, wrench",
@@ -106,7 +107,9 @@ def excerpt(project):
 
 @pytest.fixture(scope="module")
 def uncut(project, tmp_path_factory):
-    """A small WordNet that does not look like an excerpt: the committed one without its words for synsets."""
+    """A small WordNet that does not look like an excerpt: the committed one without its words for
+    synsets.
+    """
     folder = tmp_path_factory.mktemp("uncut")
     shutil.copytree(project / EXCERPT, folder, dirs_exist_ok=True)
     (folder / NAMES).unlink()

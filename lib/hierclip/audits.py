@@ -113,7 +113,8 @@ def audit(
         dataset = read_folder(Path(images), size, limit, Path(folder, "images"))
         test = dataset.parts["test"]
         notes = [
-            f"{audited.method} on {dataset.name}: {len(test)} images of {len(dataset.leaves)} classes",
+            f"{audited.method} on {dataset.name}: {len(test)} images "
+            f"of {len(dataset.leaves)} classes",
             about_trees,
         ]
         notes += dataset_notes(trees, dataset)

@@ -198,7 +198,9 @@ def load_tree(path: Path) -> Tree:
         ends = [node for node, children in graph.out_degree() if children == 0]
         tree = tree_from_graph(graph, content["name"], ends)
         if content["hash"] != tree.hash:
-            raise TreeError("its hash is not that of its content; save a changed one by `save_tree`")
+            raise TreeError(
+                "its hash is not that of its content; save a changed one by `save_tree`"
+            )
     except (OSError, ValueError) as error:
         raise TreeError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:

@@ -87,7 +87,8 @@ def find_synset(wordnet: WordNet, identifier: str) -> Synset:
         synset = None
     if synset is None or synset.pos() != "n":
         raise TreeError(
-            f"WordNet has no synset {identifier!r} of a noun; names look like dog.n.01{wordnet.more}"
+            f"WordNet has no synset {identifier!r} of a noun; "
+            f"names look like dog.n.01{wordnet.more}"
         )
     if synset.name() != identifier:
         raise TreeError(f"synset {identifier} goes by the name {synset.name()}; use that")
