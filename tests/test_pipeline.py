@@ -20,7 +20,6 @@ READERS = {  # what reads sections of the parameters for its caller
     "params.tasks": {"data", "zero_shot"},
     "params.variant": {"method"},
     "trees_of": {"trees"},
-    "ablation_markdown": {"ablation", "method"},
 }
 # Names of our own that the field's words replaced: none of them comes back.
 REPLACED = {
