@@ -34,9 +34,9 @@ QUIET = [
 PATIENCE = 180_000  # milliseconds, for a busy machine
 SHOWN = """(name) => document.querySelector('.hierclip-path').innerText.includes(name)
   && document.querySelector('.point-attacked')"""
-SETTINGS = {  # no questions
+SETTINGS = {  # no questions, and no cell without text because it is not in view
     "apputils-extension/notification": '{"fetchNews": "false"}',
-    "notebook-extension/tracker": '{"autoStartDefaultKernel": true}',
+    "notebook-extension/tracker": '{"autoStartDefaultKernel": true, "windowingMode": "none"}',
 }
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium; `apt-get install chromium` brings one"
