@@ -156,6 +156,7 @@ def test_the_function_gives_the_same_and_reads_what_is_finished(audited, weights
         hierclip.audit(*given, tree=trees, **SETTINGS | {"eps": "3/255"})
 
 
+@pytest.mark.slow  # on a busy machine the signal was once lost and the audit went on to its end
 def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypatch):
     folder, _ = audited
     monkeypatch.chdir(folder)
@@ -346,7 +347,9 @@ def test_a_tree_over_some_of_the_classes_or_others_is_refused_by_name(tree):
         match="^tree tiny: leaf bus, eagle is missing from the tree, or above other nodes$",
     ):
         class_trees(classes, [tree.restrict(["dog", "cat", "car"])])
-    with pytest.raises(TreeError, match="^tree tiny: leaf yak is missing from the tree$"):
+    with pytest.raises(
+        TreeError, match="^tree tiny: leaf yak is missing from the tree, or above other nodes$"
+    ):
         class_trees({"cat": "cat", "eagle": "eagle", "bus": "bus", "yak": "yak"}, [tree])
     with pytest.raises(TreeError, match="^tree tiny: leaf car, dog is unknown to the dataset$"):
         class_trees({"cat": "cat", "eagle": "eagle", "bus": "bus"}, [tree])
