@@ -45,7 +45,7 @@ class Run:
     seed: int
     part: str  # "val" or "test"
     leaves_only: bool
-    # Every so manieth fine-tuning class is left out of training, and stands for the held-out ones
+    # Every k-th fine-tuning class is left out of training, in place of the held-out ones
     left_out: int = 0
 
 

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 Given = Annotated[
-    list[str], typer.Option("--parameter", "-p", help="NAME=VALUE of the notebook's parameters")
+    list[str] | None,
+    typer.Option("--parameter", "-p", help="NAME=VALUE of the notebook's parameters"),
 ]
 
 
 def run(
     notebook: Annotated[str, typer.Argument(help="its name, such as 40_finetune")],
-    parameters: Given = [],  # noqa: B006 - typer reads it
+    parameters: Given = None,
 ) -> None:
     """Run a notebook of this project, or of the preset whose folder this is; under torchrun as a
     script.
@@ -45,7 +46,7 @@ def run(
         known = sorted(file.stem for file in path.parent.glob("*.ipynb"))
         raise HierclipError(f"no notebook {notebook!r}; known are {', '.join(known)}")
     values: dict[str, object] = {}
-    for text in parameters:
+    for text in parameters or []:
         name, equals, value = text.partition("=")
         if not equals or name not in parameters_of(path):
             known = ", ".join(parameters_of(path))
