@@ -101,7 +101,7 @@ def path_table(view: ModelView, states: Sequence[ImageState], level: int) -> str
 
 
 def nearest_cell(view: ModelView, state: ImageState, level: int) -> Markup:
-    """Show the nearest node and its confidence; also the predicted leaf's ancestor if it differs."""
+    """Show the nearest node, its confidence, and the predicted leaf's ancestor if it differs."""
     names = [node.name for node in view.tree.levels[level]]
     right, rolled_up = view.tree.paths[[state.label, state.nodes[0]], level]
     nearest = state.nodes[level]

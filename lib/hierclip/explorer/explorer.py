@@ -64,10 +64,11 @@ class ModelPanel(ui.HBox):
     view = traitlets.Any()
     states = traitlets.List()
 
-    def __init__(self, method: ui.Dropdown, width: int):
+    def __init__(self, method: ui.Dropdown, width: int, on_click: Callable):
         self.method = method
         self.verdict = ui.HTML(layout={"min_height": "56px"})  # two lines: all disks at one height
         self.disk = Disk()
+        self.disk.on_msg(on_click)
         self.strip = ui.HTML()
         self.path = ui.HTML()
         self.side = ui.VBox([self.strip, self.path], layout={"max_width": "560px"})
@@ -137,9 +138,7 @@ class Explorer(ui.VBox):
             for control in controls:
                 control.observe(partial(self._update, action), "value")
         width = PAIR_WIDTH if len(models) > 1 else WIDTH
-        self.panels = [ModelPanel(method, width) for method in methods]
-        for panel in self.panels:
-            panel.disk.on_msg(self._click)
+        self.panels = [ModelPanel(method, width, self._click) for method in methods]
         if self.notes:
             self.notes.append(f"{self.command} makes what `params.yaml` names.")
         footer = f" Not trained yet: {', '.join(untrained)}; {self.command} trains them."
@@ -207,21 +206,24 @@ class Explorer(ui.VBox):
         rows = torch.nonzero(images.labels == self.leaf.value)[:, 0]
         self.number.max = len(rows) - 1
         (image,) = images[rows[[self.number.value]]].floats()
-        params = self.params.attack
         eps = self.budget.value / 255
         level = self.attacked.value
         goal = GOAL_LABELS.get(self.goal.value, self.goal.value)
-        attack = f"Attack on {goal} at level {level}, {params.norm} {format_budget(eps)}"
+        attack = (
+            f"Attack on {goal} at level {level}, {self.params.attack.norm} {format_budget(eps)}"
+        )
         for panel in self.panels:
             clean = image_state(panel.view, image, self.leaf.value)
-            moved, way = attack_image(panel.view, clean, self.goal.value, level, eps, params)
+            moved, way = attack_image(
+                panel.view, clean, self.goal.value, level, eps, self.params.attack
+            )
             if torch.equal(moved, image):
                 panel.states = [clean]
                 outcome = "was wrong already, and is left alone" if way else "is not moved"
             else:
                 panel.states = [clean, image_state(panel.view, moved, clean.label)]
-                outcome = f"stands, after {way:.0%} of the way to the boundary"
-                outcome = "falls" if way > 1 else outcome
+                covered = f"{way:.0%} of the way to the boundary"
+                outcome = "falls" if way > 1 else f"stands, after {covered}"
             panel.verdict.value = f"{attack}: the picture <b>{outcome}</b>."
         self._draw()
 

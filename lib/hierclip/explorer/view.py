@@ -89,7 +89,6 @@ class ModelView:
         They are those of a pair of texts and of all siblings, and infinite, as the margins are, for
         a level of one text.
         """
-        levels = enumerate(self.tree.sizes)
         bounds = []
         for level, size in enumerate(self.tree.sizes):
             pair = level_bounds(self.classifier, level) if size > 1 else (inf, inf)
@@ -187,9 +186,13 @@ def attack_image(
         return clean.image, 0.0
     step = params.step * eps / (params.eps or eps)
     budget = replace(budget_of(params), eps=eps, step=step)
-    label = torch.tensor([clean.label])
-    wanted = GOALS[goal](view.paths, level)
     images, ways = attacked(
-        view.classifier, clean.image[None], label, wanted, budget, params.seed, 1
+        classifier=view.classifier,
+        images=clean.image[None],
+        labels=torch.tensor([clean.label]),
+        aim=GOALS[goal](view.paths, level),
+        budget=budget,
+        seed=params.seed,
+        batch=1,
     )
     return images[0], float(ways)
