@@ -24,11 +24,11 @@ from hierclip.explorer.view import (
 from hierclip.params import Params, format_budget
 
 HELP = """Radius: the norm that the model gives a text, its depth, times the depth scale as a
-distance from the centre. Angle: families side by side. Black: the clean picture (disc), what it is
-rolled up to with a picture of every other leaf (squares), rings around the nearest node of each
-level. Red: the same, attacked. Grey: the true path. A picture's angle is the mean of the nodes' by
-the model's confidence in them. Point at a mark to name it; click a node to take a picture of
-it."""
+distance from the centre. Angle: families side by side. Black: the clean image (disc), the points
+that it is rolled up to with an image of every other leaf (squares), rings around the nearest node
+of each level. Red: the same, attacked. Grey: the true path. An image's angle is the mean of the
+nodes' angles by the model's confidence in them. Point at a mark to name it; click a node to take an
+image of it."""
 GOAL_LABELS = {
     "direct": "the nearest node",
     "roll_up": "the leaf's superclass",
@@ -120,7 +120,7 @@ class Explorer(ui.VBox):
         self.stretch = ui.FloatSlider(
             0.6, min=0.1, max=1.0, step=0.05, description="depth scale", **SLIDER
         )
-        self.leaf = self._menu("picture of", {"": 0})  # filled by `_open`
+        self.leaf = self._menu("image of", {"": 0})  # filled by `_open`
         self.number = ui.IntSlider(max=0, description="number", **SLIDER)
         goals = {GOAL_LABELS.get(name, name).strip(","): name for name in GOALS}
         self.goal = self._menu("attack on", goals)
@@ -219,12 +219,12 @@ class Explorer(ui.VBox):
             )
             if torch.equal(moved, image):
                 panel.states = [clean]
-                outcome = "was wrong already, and is left alone" if way else "is not moved"
+                outcome = "was misclassified already" if way else "is not moved"
             else:
                 panel.states = [clean, image_state(panel.view, moved, clean.label)]
                 covered = f"{way:.0%} of the way to the boundary"
-                outcome = "falls" if way > 1 else f"stands, after {covered}"
-            panel.verdict.value = f"{attack}: the picture <b>{outcome}</b>."
+                outcome = "is misclassified" if way > 1 else f"withstands it, moved {covered}"
+            panel.verdict.value = f"{attack}: the image <b>{outcome}</b>."
         self._draw()
 
     def _draw(self) -> None:

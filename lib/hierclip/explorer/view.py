@@ -16,7 +16,7 @@ from hierclip.data import Pictures, places_of
 from hierclip.distributed import device_of
 from hierclip.evaluate.matrix import attacked
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import level_bounds, text_norm
+from hierclip.margins import level_bounds
 from hierclip.model import Classifier, Model, ModelError, PoincareHead, load_model
 from hierclip.model.classifier import HEAD
 from hierclip.params import AttackParams, Params
@@ -90,9 +90,9 @@ class ModelView:
         a level of one text.
         """
         bounds = []
-        for level, size in enumerate(self.tree.sizes):
-            pair = level_bounds(self.classifier, level) if size > 1 else (inf, inf)
-            bounds.append([text_norm(self.classifier, level), *pair])
+        for level, texts in enumerate(self.classifier.text_points):
+            pair = level_bounds(self.classifier, level) if len(texts) > 1 else (inf, inf)
+            bounds.append([float(texts.norm(dim=-1).max()), *pair])
         return np.array(bounds)
 
 
@@ -186,13 +186,9 @@ def attack_image(
         return clean.image, 0.0
     step = params.step * eps / (params.eps or eps)
     budget = replace(budget_of(params), eps=eps, step=step)
-    images, ways = attacked(
-        classifier=view.classifier,
-        images=clean.image[None],
-        labels=torch.tensor([clean.label]),
-        aim=GOALS[goal](view.paths, level),
-        budget=budget,
-        seed=params.seed,
-        batch=1,
+    wanted = GOALS[goal](view.paths, level)
+    label = torch.tensor([clean.label])
+    moved, ways = attacked(
+        view.classifier, clean.image[None], label, wanted, budget, params.seed, 1
     )
-    return images[0], float(ways)
+    return moved[0], float(ways)
