@@ -1,7 +1,5 @@
 """Sets of short runs, several at a time: the sweep that chooses settings, and the ablation."""
 
-import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,27 +9,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import Memory, Parallel, delayed, parallel_config
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student
 from torch import Tensor
 
 from hierclip.attacks import budget_of
-from hierclip.data import Dataset, Pictures, ids_of, load_dataset, places_of
+from hierclip.data import Dataset, ids_of, load_dataset, places_of
 from hierclip.distributed import device_of, make_fabric
 from hierclip.evaluate import figures, level_matrix
 from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
+from hierclip.evaluate.tasks import BASE, TREES
+from hierclip.losses import make_head
 from hierclip.model import READINGS, Model, load_model
-from hierclip.params import SPLITS, AblationParams, MethodParams, Params, StudyParams
+from hierclip.params import SPLITS, AblationParams, MethodParams, NoneParams, Params, StudyParams
 from hierclip.progress import cache_key, progress, quiet
-from hierclip.stages import BASE, TREES
-from hierclip.train import finetune
+from hierclip.train import Finetuning
 from hierclip.trees import Tree, load_forest
 
 STUDIES = "data/results/studies"
 KEPT = "data/checkpoints/studies"
 SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has it
-TIMES = "times"  # the key of an ablation's row that is not the method's: how many times the gradient evaluations
+# The key of an ablation's row that is not the method's: how many times the gradient evaluations
+TIMES = "times"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Run:
     seed: int
     part: str  # "val" or "test"
     leaves_only: bool
-    left_out: int = 0  # every so manieth fine-tuning class is left out of training, and stands for the held-out ones
+    # Every so manieth fine-tuning class is left out of training, and stands for the held-out ones
+    left_out: int = 0
 
 
 class StudyRecord(BaseModel):
@@ -67,65 +68,49 @@ class StudyRecord(BaseModel):
         return pd.DataFrame(self.rows)
 
 
-def sweep_runs(params: Params) -> list[Run]:
-    """Every point of every method's grid, measured by its leaves on validation pictures of the fine-tuning classes,
-    some of which are left out of training."""
-    out, study = [], params.sweep
-    for method, grid in study.grid.items():
-        for values in itertools.product(*grid.values()):
-            point = dict(zip(grid, values, strict=True))
-            settings = params.variant(f"sweep.grid.{method}", {"method": method} | point)
-            labels = {"method": method, **point}
-            out.append(Run(labels, method, settings, study.gradients, study.seed, "val", True, study.left_out))
-    return out
-
-
-def ablation_runs(params: Params, study: AblationParams) -> list[Run]:
-    """Every row of every table for every seed, each variant once however many tables it stands in."""
-    out = {}
-    for changes in (row for table in study.tables.values() for row in table.values()):
-        settings, gradients, method = *_variant(params, study, changes), str(changes["method"])
-        for seed in study.seeds:
-            labels = {"variant": _variant_key(settings, gradients), "seed": seed}
-            run = Run(labels, method, settings, gradients, seed, "test", False)
-            out.setdefault(tuple(labels.values()), run)
-    return list(out.values())
-
-
-def _variant(params: Params, study: AblationParams, changes: Mapping[str, Any]) -> tuple[MethodParams, int]:
-    """A row's settings and its gradient evaluations: the study's, `times` as many where the row says so."""
+def variant(
+    params: Params, study: AblationParams, changes: Mapping[str, Any]
+) -> tuple[MethodParams, int]:
+    """A row's settings and its gradient evaluations: the study's, `times` as many where the row
+    says so.
+    """
     own = {key: value for key, value in changes.items() if key != TIMES}
     return params.variant("a study's row", own), round(study.gradients * changes.get(TIMES, 1))
 
 
-def _variant_key(settings: MethodParams, gradients: int) -> str:
+def variant_key(settings: MethodParams, gradients: int) -> str:
     return f"{gradients} {settings.model_dump_json(exclude={'label'})}"
 
 
-def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Path, what: str) -> StudyRecord:
-    """Fine-tunes and measures every run, `study.workers` at a time in processes of one thread each.
+def run_study(
+    runs: Sequence[Run], params: Params, study: StudyParams, root: Path, what: str
+) -> StudyRecord:
+    """Fine-tune and measure every run, `study.workers` at a time in processes of one thread each.
 
-    What a run gave is kept under data/checkpoints/studies, so that a study that was stopped goes on where it was.
+    joblib keeps the result of a run under data/checkpoints/studies, so a study that was stopped
+    resumes.
     """
-    trees, git = load_forest(root / TREES, params.trees.names), git_revision(root)
+    trees, dataset = load_forest(root / TREES, params.trees.names), load_dataset(params.data, root)
     base = load_model(root / BASE).backbone.clip.state_dict().values()
-    dataset, sections = load_dataset(params.data, root), (params.data, params.model, params.attack, params.finetune)
-    shown = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)  # of what is trained on
-    measured = {part: dataset.pictures(part).fingerprint() for part in sorted({run.part for run in runs})}
-    world = cache_key(sections, study.images, [tree.hash for tree in trees], measured, *shown, *base)
-    keys = {cache_key(world, run): run for run in runs}
-    kept = {key: root / KEPT / f"{key}.json" for key in keys}
-    todo = [key for key in keys if not kept[key].exists()]
+    sections = params.data, params.model, params.attack, params.finetune
+    first = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)
+    measured = {
+        part: dataset.pictures(part).fingerprint() for part in sorted({run.part for run in runs})
+    }
+    conditions = cache_key(
+        sections, study.images, [tree.hash for tree in trees], measured, *first, *base
+    )
+    cached = Memory(root / KEPT, verbose=0).cache(
+        _cached, ignore=["run", "params", "study", "root"]
+    )
+    rows = []
     with parallel_config("loky", inner_max_num_threads=1):
-        work = (delayed(_measured)(key, keys[key], params, study, root) for key in todo)
-        ended = Parallel(study.workers, return_as="generator_unordered")(work)
-        for _, found in zip(progress(todo, what), ended, strict=True):  # pyright: ignore
-            key, rows = found  # pyright: ignore
-            kept[key].parent.mkdir(parents=True, exist_ok=True)
-            part = kept[key].with_suffix(".part")
-            part.write_text(json.dumps(rows), encoding="utf8")
-            part.replace(kept[key])
-    rows = [row for path in kept.values() for row in json.loads(path.read_text(encoding="utf8"))]
+        jobs = [
+            delayed(cached)(cache_key(conditions, run), run, params, study, root) for run in runs
+        ]
+        results = iter(Parallel(study.workers, return_as="generator")(jobs))
+        for _ in progress(runs, what):
+            rows += next(results)  # pyright: ignore[reportOperatorIssue]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
         gradients=study.gradients,
@@ -133,68 +118,95 @@ def run_study(runs: Sequence[Run], params: Params, study: StudyParams, root: Pat
         part=runs[0].part,
         trees={tree.name: tree.hash for tree in trees},
         versions=versions(),
-        git=git,
+        git=git_revision(root),
         rows=rows,
     )
 
 
-def _measured(key: str, run: Run, params: Params, study: StudyParams, root: Path) -> tuple[str, list[dict]]:
-    """With a run's key a row for each split: labels, accuracies, steps and seconds."""
+def _cached(key: str, run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
+    return measure(
+        run, params, study, root
+    )  # joblib forgets all results when this function's text changes
+
+
+def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
+    """Fine-tune by a run; return a row for each class subset: labels, accuracies, steps and seconds
+    a step.
+    """
     dataset, forest = load_dataset(params.data, root), load_forest(root / TREES, params.trees.names)
+    subsets = _subsets(dataset, run.left_out)
     wanted = params.trees_of(run.settings)
-    classes = _classes(dataset, run.left_out)
-    tuned = [tree.restrict(classes["tuned"]) for name in wanted for tree in forest if tree.name == name]
-    settings = params.finetune.model_copy(update={"gradients": run.gradients, "checkpoint_every": 10**9})
-    backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
-    clocked, never, template = _Clocked(dataset), root / KEPT / "none.ckpt", params.model.template
-    with quiet():
-        head, history = finetune(fabric, run.settings, settings, backbone, clocked, tuned, template, run.seed, never)
-    starts = clocked.calls[1 :: params.finetune.accumulate]
-    gaps = np.diff([*starts, perf_counter()])  # the last step ends with the training
-    costs = {"steps": len(history), "seconds": round(float(np.median(gaps)), 4) if len(gaps) else 0.0}
-    model = Model(backbone, head, run.method)
-    return key, [
-        {**run.labels, "split": split}
-        | _accuracies(model, dataset, forest[0].restrict(ids), run, params, study)
-        | costs
-        for split, ids in classes.items()
+    trees = [
+        tree.restrict(subsets["tuned"]) for name in wanted for tree in forest if tree.name == name
     ]
+    finetune = params.finetune.model_copy(
+        update={"gradients": run.gradients, "checkpoint_every": 10**9}
+    )
+    backbone, fabric = load_model(root / BASE).backbone, make_fabric(params.model)
+    starts: list[float] = []
+    if isinstance(run.settings, NoneParams):
+        head, history = make_head(run.settings, backbone.logit_scale, 1.0, 1.0), []
+    else:
+        template = params.model.template
+        work = Finetuning(
+            fabric, run.settings, finetune, backbone, dataset, trees, template, run.seed
+        )
+
+        def timed_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+            starts.append(perf_counter())
+            return work.step_loss(step)
+
+        with quiet():
+            history = work.run(timed_loss, root / KEPT / "none.ckpt")
+        head = work.head
+    seconds = np.diff(
+        [*starts[:: finetune.accumulate], perf_counter()]
+    )  # the last step ends with the training
+    costs = {
+        "steps": len(history),
+        "seconds": round(float(np.median(seconds)), 4) if len(seconds) else 0.0,
+    }
+    model, rows = Model(backbone, head, run.method), []
+    for subset, ids in subsets.items():
+        accuracies = _accuracies(model, dataset, forest[0].restrict(ids), run, params, study)
+        rows.append({**run.labels, "split": subset} | accuracies | costs)
+    return rows
 
 
-def _classes(dataset: Dataset, left_out: int) -> dict[str, list[str]]:
-    """What is trained on, and what is measured beside it: the held-out classes, or some that are left out."""
+def _subsets(dataset: Dataset, left_out: int) -> dict[str, list[str]]:
+    """Return the classes that are trained on, and those measured beside them: held out, or left out
+    of training.
+    """
     tuned = ids_of(dataset, "tuned")
     if not left_out:
         return {split: ids for split in SPLITS if (ids := ids_of(dataset, split))}
-    return {"tuned": [i for k, i in enumerate(tuned) if k % left_out], "left_out": tuned[::left_out]}
+    return {
+        "tuned": [i for k, i in enumerate(tuned) if k % left_out],
+        "left_out": tuned[::left_out],
+    }
 
 
-class _Clocked(Dataset):
-    """A dataset that notes when it is asked for a batch: once before training, then at every step."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset, self.calls = dataset, []
-        self.name, self.leaves, self.credit = dataset.name, dataset.leaves, dataset.credit
-
-    def batch(self, *asked) -> tuple[Tensor, Tensor]:
-        self.calls.append(perf_counter())
-        return self.dataset.batch(*asked)
-
-    def pictures(self, part: str) -> Pictures:
-        return self.dataset.pictures(part)
-
-
-def _accuracies(model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams) -> dict:
-    """Leaf accuracy, clean and attacked; and where every level is attacked, path-robust accuracy by reading."""
+def _accuracies(
+    model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams
+) -> dict:
+    """Leaf accuracy, clean and attacked; and where every level is attacked, path-robust accuracy by
+    reading.
+    """
     if run.leaves_only:
         tree = replace(tree, levels=tree.levels[:1], parents=())
     pictures = dataset.pictures(run.part).of(places_of(dataset, tree.ids))
     pictures, attack = pictures[pictures.spread(study.images)], params.attack
     classifier, paths = model.classifier(tree, params.model.template), torch.from_numpy(tree.paths)
     classifier = classifier.to(device_of(params.model))
-    outcomes = level_matrix(classifier, pictures, paths, budget_of(attack), seed=attack.seed, batch=attack.batch)
+    outcomes = level_matrix(
+        classifier, pictures, paths, budget_of(attack), seed=attack.seed, batch=attack.batch
+    )
     found = {reading: figures(outcomes, reading) for reading in READINGS}
-    out = {"images": len(pictures), "clean": found["direct"]["clean"][0], "robust": found["direct"]["robust"][0][0]}
+    out = {
+        "images": len(pictures),
+        "clean": found["direct"]["clean"][0],
+        "robust": found["direct"]["robust"][0][0],
+    }
     paths_right = {f"path_{reading}": found[reading]["path_robust"] for reading in READINGS}
     return out if run.leaves_only else out | paths_right
 
@@ -206,31 +218,44 @@ def save_study(record: StudyRecord, path: Path) -> None:
 
 
 def load_studies(folder: Path) -> dict[str, StudyRecord]:
-    """What `save_study` wrote to a folder, by the name of the file; nothing where no study was run."""
+    """What `save_study` wrote to a folder, by the name of the file; nothing where no study was
+    run.
+    """
     paths = sorted(folder.glob("*.json"))
-    return {path.stem: StudyRecord.model_validate_json(path.read_text(encoding="utf8")) for path in paths}
+    return {
+        path.stem: StudyRecord.model_validate_json(path.read_text(encoding="utf8"))
+        for path in paths
+    }
 
 
 def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
-    """By method, its point of the highest robust leaf accuracy; where they tie, of the higher clean one.
+    """By method, its point of the highest robust leaf accuracy; where they tie, of the higher clean
+    one.
 
     Accuracies are means of the two kinds of classes: those trained on and those left out.
     """
     point = ["method", *(key for key in SETTINGS if key in sweep)]
-    means = sweep.groupby(point, sort=False, dropna=False, as_index=False).agg({"clean": "mean", "robust": "mean"})
+    means = sweep.groupby(point, sort=False, dropna=False, as_index=False).agg(
+        {"clean": "mean", "robust": "mean"}
+    )
     ranked = means.sort_values(["robust", "clean"], ascending=False, kind="stable")
     return ranked.groupby("method", sort=False).head(1).sort_index()
 
 
-def ablation_table(frame: pd.DataFrame, params: Params, study: AblationParams, table: str, split: str) -> pd.DataFrame:
-    """The rows of one table: for every figure the mean over seeds and half its 95 % interval (Student's t)."""
+def ablation_table(
+    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, split: str
+) -> pd.DataFrame:
+    """The rows of one table: for every figure the mean over seeds and half its 95 % interval
+    (Student's t).
+    """
     figures_of = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
     for row, changes in study.tables[table].items():
-        key = _variant_key(*_variant(params, study, changes))
-        seeds = frame["seed"].isin(study.seeds)
-        found = frame[(frame["variant"] == key) & seeds & (frame["split"] == split)][figures_of]
+        key = variant_key(*variant(params, study, changes))
+        chosen = (frame["variant"] == key) & (frame["split"] == split)
+        chosen &= frame["seed"].isin(study.seeds)
+        found = frame[chosen][figures_of]
         half = found.std() / np.sqrt(len(found)) * student(len(found) - 1).ppf(0.975)
         rows[row] = {"seeds": len(found), **found.mean(), **half.add_suffix("_half")}
-        rows[row]["steps"] = frame["steps"][found.index].mean() if "steps" in frame else np.nan
+        rows[row]["steps"] = frame["steps"][chosen].mean() if "steps" in frame else np.nan
     return pd.DataFrame(rows).T.rename_axis(table)

@@ -9,14 +9,14 @@ import typer
 from hierclip.cli.audit import audit
 from hierclip.cli.export import export
 from hierclip.cli.project import DEFAULT, RESULTS, preset_summary, readme, verify, write_readme
-from hierclip.cli.stages import attack, finetune, pretrain
+from hierclip.cli.run import run
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
 
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # raised for a wrong command line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (audit, tree, finetune, attack, pretrain, export, verify, readme):
+for command in (audit, tree, run, export, verify, readme):
     app.command()(command)
 
 

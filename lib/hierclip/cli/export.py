@@ -33,10 +33,10 @@ def export(
       hierclip export hier-0 my-clip
       hierclip export data/models/tecoa-0 my-clip
     """
+    from hierclip.evaluate.tasks import MODELS
     from hierclip.model import load_model, save_model
     from hierclip.model.classifier import HEAD
     from hierclip.params import find_root
-    from hierclip.stages import MODELS
 
     if folder.is_file():
         raise HierclipError(f"{folder} is a file; name a folder")
@@ -49,7 +49,7 @@ def export(
         known = sorted(file.parent.name for file in source.parent.glob(f"*/{HEAD}"))
         raise HierclipError(
             f"no model {name!r} in {source.parent}; "
-            f"known are {', '.join(known) or 'none: hierclip finetune'}"
+            f"known are {', '.join(known) or 'none: hierclip run 40_finetune'}"
         )
     model = load_model(source)
     save_model(model, folder)

@@ -15,13 +15,12 @@ from hierclip.attacks import GOALS, budget_of, margin
 from hierclip.data import Pictures, places_of
 from hierclip.distributed import device_of
 from hierclip.evaluate.matrix import attacked
+from hierclip.evaluate.tasks import MODELS, Task, load_task
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
 from hierclip.model import Classifier, Model, ModelError, PoincareHead, load_model
 from hierclip.model.classifier import HEAD
 from hierclip.params import AttackParams, Params
-from hierclip.stages import MODELS
-from hierclip.stages.tasks import Task, load_task
 from hierclip.trees import Tree
 
 
@@ -149,7 +148,7 @@ def image_state(view: ModelView, image: Tensor, label: int) -> ImageState:
         label=label,
         nodes=np.array([int(scores.argmax()) for scores in logits]),
         confidence=np.array([float(scores.softmax(1).max()) for scores in logits]),
-        margins=np.array([-float(margin(*pair)) for pair in zip(logits, masks, strict=True)]),
+        margins=np.array([float(margin(*pair)) for pair in zip(logits, masks, strict=True)]),
         norms=np.array([float(point.norm()) for point in points]),
         angles=np.array(angles),
     )
