@@ -173,7 +173,12 @@ def read_tree(
             paths = list(_paths(outline))
             leaves = leaves or {leaf: leaf for *_, leaf in paths}
             return graph_tree(_outline_graph(paths, leaves), path.stem, leaves, widths=widths)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, csv.Error) as error:
+    except FileNotFoundError as error:
+        raise TreeError(f"{path}: no such file") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise TreeError(f"{path}: {line}{error.problem}, which is no YAML") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
         raise TreeError(f"{path}: {' '.join(str(error).split())}") from error
     saved = load_tree(path)
     leaves = leaves or {leaf.id: leaf.name for leaf in saved.leaves}
@@ -236,6 +241,9 @@ class _Outline(yaml.BaseLoader):
 
 def _once(pairs: Sequence[tuple[str, object]]) -> dict:
     # JSON and YAML keep the last of several entries of one name; here it would lose leaves.
+    for node, _ in pairs:
+        if not isinstance(node, str):
+            raise TreeError(f"node {node!r} is no text; a node is called by its name")
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [node for node, _ in pairs]

@@ -196,7 +196,9 @@ def load_tree(path: Path) -> Tree:
             raise TreeError(
                 "its hash is not that of its content; save a changed one by `save_tree`"
             )
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise TreeError(f"{path}: cannot be read ({error})") from error
+    except ValueError as error:
         raise TreeError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
         raise TreeError(
