@@ -1,6 +1,4 @@
-"""The explorer in a browser: JupyterLab serves the notebooks, Chromium opens them, and the page
-answers.
-"""
+"""The explorer in a browser: JupyterLab serves the notebooks, and Chromium opens them."""
 
 import os
 import re
@@ -101,9 +99,7 @@ def answers(port):
 
 @pytest.fixture(scope="module")
 def known(explored):
-    """The name of a leaf whose first picture the model knows, and a small attack does not move
-    far.
-    """
+    """Return the name of a leaf whose first image the model knows with a large margin."""
     params = load_params(explored / "params.yaml")
     data = open_task(explored, params, "tuned")
     tree = data.task.trees[0]
@@ -151,11 +147,12 @@ def pick(part, name, option):
 
 
 def changed(page, selector, attribute, act):
-    """Does something, waits until an attribute of an element has another value; gives it and the
-    seconds.
-    """
+    """Act, wait until an attribute of an element changes; return its new value and the seconds."""
     before = page.locator(selector).first.get_attribute(attribute)
-    script = "([s, a, b]) => { const e = document.querySelector(s); return e && e.getAttribute(a) !== b; }"
+    script = """([selector, attribute, before]) => {
+      const element = document.querySelector(selector);
+      return element && element.getAttribute(attribute) !== before;
+    }"""
     start = time.perf_counter()
     act()
     page.wait_for_function(script, arg=[selector, attribute, before], timeout=PATIENCE)
@@ -163,9 +160,7 @@ def changed(page, selector, attribute, act):
 
 
 def assert_within(seconds, answers, what):
-    """The quickest of some answers; said always, and held against the limit where the machine is
-    not busy otherwise.
-    """
+    """Print the quickest answer, and check it against the limit unless the machine is busy."""
     print(f"{what}: {min(answers):.3f} s")
     assert min(answers) < seconds or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 
@@ -184,8 +179,8 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     page.wait_for_selector(".hierclip-disk .point-clean", timeout=PATIENCE)
     assert names(part) == [node.name for level in tree.levels for node in level]
 
-    # a picture that the model knows; the attack moves it
-    pick(part, "picture of", known)
+    # an image that the model knows; the attack moves it
+    pick(part, "image of", known)
     page.wait_for_function(SHOWN, arg=known, timeout=PATIENCE)
     keep(page, "explorer")
 
@@ -205,19 +200,20 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
         ]
     assert_within(0.3, answers, "level")
 
-    # the budget: the point moves, and with it the picture, the path and the margins
+    # the budget: the point moves, and with it the image, the path and the margins
     point, path = ".point-attacked[data-level='0']", part.locator(".hierclip-path")
     before, margins = path.inner_text(), part.locator(".hierclip-bounds").inner_text()
-    pictures = part.locator("figure img")
+    images = part.locator("figure img")
     _, took = changed(page, point, "cx", lambda: move(part, "budget /255", "End"))
     answers = [took]
     page.wait_for_function(
-        "() => document.body.innerText.includes('Linf 16/255: the picture falls')", timeout=PATIENCE
+        "() => document.body.innerText.includes('Linf 16/255: the image is misclassified')",
+        timeout=PATIENCE,
     )
     script = "(before) => document.querySelector('.hierclip-bounds').innerText !== before"
     page.wait_for_function(script, arg=margins, timeout=PATIENCE)
     assert "✗" in path.inner_text() != before
-    assert len(set(pictures.evaluate_all("images => images.map((image) => image.src)"))) == 3
+    assert len(set(images.evaluate_all("images => images.map((image) => image.src)"))) == 3
     captions = part.locator("figcaption").all_inner_texts()
     assert captions == ["clean", "the change, 8 times", "attacked"]
     keep(page, "attacked")
@@ -249,8 +245,10 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     changed(page, "[id=least] use", "x", lambda: move(part, "zeta_gap", "ArrowRight"))
 
     # a tree; the pointer on a node; a click on it
-    script = """(names) => [...document.querySelectorAll(".hierclip-explorer .node")].map((n) => n.dataset.name).join()
-      === names.join()"""
+    script = """(names) => {
+      const nodes = [...document.querySelectorAll(".hierclip-explorer .node")];
+      return nodes.map((node) => node.dataset.name).join() === names.join();
+    }"""
     pick(part, "tree", "use")
     page.wait_for_function(
         script, arg=[n.name for level in trees["use"].levels for n in level], timeout=PATIENCE
@@ -268,7 +266,7 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     script = "(name) => document.querySelector('.hierclip-path').innerText.includes(name)"
     page.wait_for_function(script, arg=other, timeout=PATIENCE)
     assert (
-        control(part, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text")
+        control(part, "image of").locator("select").evaluate("s => s.selectedOptions[0].text")
         == other
     )
 
@@ -294,8 +292,9 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
         "() => document.querySelectorAll('.hierclip-compare .point-clean').length >= 2",
         timeout=PATIENCE,
     )
-    pick(part, "picture of", known)
-    script = "() => document.querySelectorAll('.hierclip-compare .point-attacked[data-level=\"0\"]').length === 2"
+    pick(part, "image of", known)
+    attacked = "'.hierclip-compare .point-attacked[data-level=\"0\"]'"
+    script = f"() => document.querySelectorAll({attacked}).length === 2"
     page.wait_for_function(script, timeout=PATIENCE)
     disks = [part.locator(".hierclip-disk").nth(k) for k in range(2)]
     points = [disk.locator(".point-attacked[data-level='0']").get_attribute("cx") for disk in disks]

@@ -1,4 +1,4 @@
-"""The explorer without a browser: what it shows of a picture, and what each control changes."""
+"""The explorer without a browser: what it shows of an image, and what each control changes."""
 
 import json
 import math
@@ -23,8 +23,9 @@ from hierclip.explorer.view import (
     open_task,
 )
 from hierclip.losses.levels import group_levels, roll_up
+from hierclip.margins import level_bounds
 from hierclip.params import load_params
-from tests.conftest import ROOT, notebook_functions
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,8 @@ def state_of(view, images, row):
 
 def columns(html):
     """Return a table's columns by their heads, cells without tags."""
-    found = re.findall(r"<tr[^>]*>(.*?)</tr>", html)
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in found]
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.S)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in found]
     plain = [[unescape(re.sub(r"<[^>]+>", "", cell)) for cell in row] for row in rows]
     return dict(zip(plain[0], zip(*plain[1:], strict=True), strict=True))
 
@@ -85,19 +86,19 @@ def known(view, images):
     return next(row for row in range(len(images)) if state_of(view, images, row).margins[0] > 0)
 
 
-def test_an_image_state_agrees_with_the_classifier_and_the_measured_margins(view, data):
-    measured_margins = notebook_functions("60_margin_depth")["measured_margins"]
-    measured = measured_margins(view.classifier, data.images, view.paths, 50)
-    measured = measured.set_index(["picture", "level"])
+def test_an_image_state_agrees_with_the_classifiers_logits_and_bounds(view, data):
     for row in (0, 7, 31):
         state = state_of(view, data.images, row)
-        logits = [level.detach() for level in view.classifier(data.images.floats()[[row]])]
+        logits = [level.detach()[0] for level in view.classifier(data.images.floats()[[row]])]
         assert state.nodes.tolist() == [int(level.argmax()) for level in logits]
-        confidence = [float(level.softmax(1).max()) for level in logits]
+        confidence = [float(level.softmax(0).max()) for level in logits]
         np.testing.assert_allclose(state.confidence, confidence, rtol=1e-4)
-        margins = measured.loc[row]["margin"]
-        np.testing.assert_allclose(state.margins, margins, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(view.bounds()[:, 1], measured.loc[row]["bound"], rtol=1e-6)
+        for level, (scores, node) in enumerate(zip(logits, view.paths[state.label], strict=True)):
+            others = torch.cat([scores[:node], scores[node + 1 :]])
+            margin = float(scores[node] - others.max())
+            assert state.margins[level] == pytest.approx(margin, rel=1e-3, abs=1e-3)
+        bounds = [level_bounds(view.classifier, level) for level in range(len(logits))]
+        np.testing.assert_allclose(view.bounds()[:, 1:], bounds)
 
 
 def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data):
@@ -275,7 +276,7 @@ def test_every_control_changes_what_it_is_for_and_to_what_it_says(notebook):
     clean, attacked = panel.states
     assert 12 / 255 < float((attacked.image - clean.image).abs().max()) <= 16 / 255 + 1e-6
     assert "the change, 8 times" in panel.strip.value
-    assert "16/255: the picture <b>falls</b>" in panel.verdict.value
+    assert "16/255: the image <b>is misclassified</b>" in panel.verdict.value
     assert panel.disk.marks == marks(panel.view, panel.states)
     names = [level[k].name for level, k in zip(tree.levels, attacked.nodes, strict=True)]
     cells = columns(panel.path.value)["attacked"]

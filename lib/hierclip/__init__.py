@@ -2,16 +2,9 @@
 
 from importlib import import_module
 
-FRONT = {
-    "audit": "hierclip.audits"
-}  # what is had from here, and where it is: read when asked for, as torch is heavy
-
 
 def __getattr__(name: str):
-    if name not in FRONT:
+    """Import `audit` when it is first asked for, because importing torch is slow."""
+    if name != "audit":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(FRONT[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *FRONT]
+    return import_module("hierclip.audits").audit  # by name: no stage depends on the audits

@@ -1,7 +1,5 @@
-"""What every error of the user's making is."""
+"""The base of all errors that a user can correct."""
 
 
 class HierclipError(ValueError):
-    """Say in a line what is wrong with what was given, and what would be right: no bug of the
-    program.
-    """
+    """Say in one line what is wrong with what was given, and what would be right."""

@@ -1,6 +1,4 @@
-"""The command `hierclip`: what the project does outside its notebooks, and for those who have no
-project.
-"""
+"""Run what the project does outside its notebooks, and an audit for those who have no project."""
 
 import os
 import sys
@@ -15,9 +13,7 @@ from hierclip.cli.run import run
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
 
-USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # what a command line that is none raises
-DEBUG = "--debug"
-STOPPED = 130  # as shells say it
+USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # raised for a wrong command line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (audit, tree, run, export, verify, readme):
@@ -27,32 +23,30 @@ for command in (audit, tree, run, export, verify, readme):
 @app.callback(help=__doc__)
 def options(
     debug: Annotated[
-        bool, typer.Option(DEBUG, help="show where in the program an error arose")
+        bool, typer.Option("--debug", help="show where in the program an error arose")
     ] = False,
-):
-    """Take what stands before the command; `main` reads it, which is there where no command is."""
+) -> None:
+    """Accept --debug before the command; `main` acts on it."""
 
 
 def main() -> None:
-    """Run the command; an error of the user's making is one line and exit code 2, any other keeps
-    its traceback.
+    """Run the command. A user's mistake is one line and exit code 2; a bug keeps its traceback.
 
-    Of the user's making are a HierclipError, a command line that is none, and a file that the
-    system refuses. After --debug these keep their tracebacks too.
+    A user's mistakes are a HierclipError, a wrong command line, and a file that the system refuses.
+    After --debug they keep their tracebacks too.
     """
-    os.environ.setdefault("MPLBACKEND", "agg")  # figures are files here
+    os.environ.setdefault("MPLBACKEND", "agg")  # figures are written to files
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except (USAGE, HierclipError, OSError) as error:
-        if sys.argv[1:2] == [DEBUG] or (isinstance(error, OSError) and error.filename is None):
+        if sys.argv[1:2] == ["--debug"] or (isinstance(error, OSError) and not error.filename):
             raise
-        said = str(error)
+        message = str(error)
         if isinstance(error, USAGE):
-            said = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
-            said += "; `hierclip COMMAND --help` says more"
-        typer.echo(f"hierclip: {said}", err=True)
+            mistake = error.format_message().rstrip(".")  # pyright: ignore
+            message = f"{mistake}; `hierclip COMMAND --help` says more"
+        typer.echo(f"hierclip: {message}", err=True)
         raise SystemExit(2) from None
-    else:
-        if code == STOPPED:
-            typer.echo("hierclip: stopped; the same command goes on from there", err=True)
-        raise SystemExit(code or 0)
+    if code == 130:  # as shells have it
+        typer.echo("hierclip: stopped; the same command goes on from there", err=True)
+    raise SystemExit(code or 0)

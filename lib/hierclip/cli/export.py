@@ -1,4 +1,4 @@
-"""A fine-tuned model for open_clip."""
+"""Export a fine-tuned model for open_clip."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,17 @@ from typing import Annotated
 import typer
 
 from hierclip.errors import HierclipError
+
+HEAD_WORDS = {  # what open_clip, which takes the text of the largest cosine, makes of a model
+    "cosine": "The model is read by cosine, as open_clip does: it predicts there what it does "
+    "here.",
+    "fixed": "The model is read by distance {space}, every text of a level at one radius: the "
+    "nearest text is the one of the largest cosine, so open_clip predicts the same; its "
+    "confidences are others.",
+    "free": "The model is read by distance {space}, where the norms of embeddings count. Plain "
+    "open_clip compares directions alone (cosine) and may predict otherwise. As trained it is read "
+    "by hierclip.model.load_model, and by hierclip audit --model FOLDER.",
+}
 
 
 def export(
@@ -15,71 +26,46 @@ def export(
     ],
     folder: Annotated[Path, typer.Argument(help="where the copy goes")],
 ) -> None:
-    """Write a fine-tuned model in open_clip's own layout, and say how plain open_clip loads it and
-    what it then does.
+    """Write a fine-tuned model in open_clip's own layout; say how open_clip loads and reads it.
 
     \b
     Examples:
       hierclip export hier-0 my-clip
       hierclip export data/models/tecoa-0 my-clip
     """
+    from hierclip.evaluate.tasks import MODELS
     from hierclip.model import load_model, save_model
+    from hierclip.model.classifier import HEAD
+    from hierclip.params import find_root
 
     if folder.is_file():
         raise HierclipError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise HierclipError(f"{folder} is not empty; name a folder that is new")
-    model = load_model(find_model(name))
-    save_model(model, folder)
-    place = f'"local-dir:{folder.resolve()}"'
-    typer.echo("import open_clip")
-    typer.echo(f"model, _, preprocess = open_clip.create_model_and_transforms({place})")
-    typer.echo(f"tokenizer = open_clip.get_tokenizer({place})")
-    typer.echo(f"\n{head_words(model.head)}")
-
-
-def find_model(name: str) -> Path:
-    """A model's folder, by itself or by its name in the project. Raises HierclipError, listing the
-    known ones.
-    """
-    from hierclip.evaluate.tasks import MODELS
-    from hierclip.model.classifier import HEAD
-    from hierclip.params import find_root
-
-    if (Path(name) / HEAD).exists():
-        return Path(name)
-    models = find_root() / MODELS
-    known = sorted(file.parent.name for file in models.glob(f"*/{HEAD}"))
-    if name not in known:
+    source = Path(name)
+    if not (source / HEAD).exists():
+        source = find_root() / MODELS / name
+    if not (source / HEAD).exists():
+        known = sorted(file.parent.name for file in source.parent.glob(f"*/{HEAD}"))
         raise HierclipError(
-            f"no model {name!r} in {models}; "
+            f"no model {name!r} in {source.parent}; "
             f"known are {', '.join(known) or 'none: hierclip run 40_finetune'}"
         )
-    return models / name
+    model = load_model(source)
+    save_model(model, folder)
+    place = f'"local-dir:{folder.resolve()}"'
+    typer.echo(
+        f"import open_clip\n"
+        f"model, _, preprocess = open_clip.create_model_and_transforms({place})\n"
+        f"tokenizer = open_clip.get_tokenizer({place})\n\n"
+        f"{head_words(model.head)}"
+    )
 
 
 def head_words(head) -> str:
-    """What plain open_clip, which takes the text of the largest cosine, makes of a model that is
-    read by `head`.
-    """
+    """Say whether plain open_clip predicts what the model does when it is read by `head`."""
     from hierclip.model import CosineHead, EuclideanHead
 
-    here = (
-        "As trained it is read by hierclip.model.load_model, and by hierclip audit --model FOLDER."
-    )
-    if isinstance(head, CosineHead):
-        return (
-            "The model is read by cosine, as open_clip does: it predicts there what it does here."
-        )
+    norms = "cosine" if isinstance(head, CosineHead) else head.norms
     space = "in flat space" if isinstance(head, EuclideanHead) else "in the Poincare ball"
-    if head.norms == "fixed":
-        return (
-            f"The model is read by distance {space}, every text of a level at one radius: "
-            f"the nearest text is the one "
-            "of the largest cosine, so open_clip predicts the same; its confidences are others."
-        )
-    return (
-        f"The model is read by distance {space}, where the norms of embeddings count. "
-        f"Plain open_clip compares "
-        f"directions alone (cosine) and may predict otherwise. {here}"
-    )
+    return HEAD_WORDS[norms].format(space=space)

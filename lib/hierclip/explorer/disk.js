@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg", R = 262, ROOM = 380;
 const NOTES = {  // by the kind of the model's head
   poincare: "",
   euclidean: "A flat space has no rim: radii are norms in proportion, edges straight lines.",
-  cosine: "This head reads by angle: every text and every picture has norm 1 and none has a depth. "
+  cosine: "This head reads by angle: every text and every image has norm 1 and none has a depth. "
     + "All levels share the one circle; lines only join parent and child.",
 };
 
@@ -148,7 +148,7 @@ function render({ model, el }) {
           : put(layers.marks, "circle", { cx: x, cy: y, r: 8 });
         for (const [name, value] of Object.entries({ class: `point-${what}`, "data-level": l, fill: ink, stroke: "#fff", "stroke-width": 1.5 }))
           shape.setAttribute(name, value);
-        answer(shape, `${what} picture${l ? `, rolled up to level ${l}` : ""}: norm ${short(norms[l])}`, [], x, y);
+        answer(shape, `${what} image${l ? `, rolled up to level ${l}` : ""}: norm ${short(norms[l])}`, [], x, y);
       });
     });
   };

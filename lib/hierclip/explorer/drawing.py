@@ -16,16 +16,17 @@ from hierclip.explorer.view import ImageState, ModelView
 from hierclip.model.heads import head_to_dict
 from hierclip.plots.pictures import magnified
 
-NEAREST = Markup(
-    '<span style="color:{0}">{1}</span> {2:.0%}'
-    '<div style="height:4px;width:{3}px;background:{0}"></div>'
-)
-TABLE = Environment(autoescape=True).from_string("""<table class="{{ name }}"><thead>
+HTML = Environment(autoescape=True)
+TABLE = HTML.from_string("""<table class="{{ name }}"><thead>
 <tr>{% for column in rows[0] %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in rows %}<tr{% if loop.index0 == marked %} class="marked"{% endif %}>
-{%- for cell in row.values() %}{% if loop.first %}<th scope="row">{{ cell }}</th>
-{%- else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{%- for cell in row.values() -%}
+{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}
+{%- endfor %}</tr>
 {% endfor %}</tbody></table>""")
+NEAREST = HTML.from_string("""<span style="color:{{ colour }}">{{ sign }} {{ nearest }}</span>
+{{ percent }}%<div style="height:4px;width:{{ width }}px;background:{{ colour }}"></div>
+{%- if rolled_up != nearest %}<small>its leaf says {{ rolled_up }}</small>{% endif %}""")
 
 
 def scene(view: ModelView) -> dict:
@@ -70,10 +71,10 @@ def marks(view: ModelView, states: Sequence[ImageState]) -> dict:
 
 def png(image: Tensor, longest: int = 1000) -> str:
     """Encode an image (3, H, W) in [0, 1] as the address of an <img>, at most `longest` pixels."""
-    picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy())
-    picture.thumbnail((longest, longest))
+    pixels = Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy())
+    pixels.thumbnail((longest, longest))
     buffer = BytesIO()
-    picture.save(buffer, "png")
+    pixels.save(buffer, "png")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
@@ -102,28 +103,29 @@ def path_table(view: ModelView, states: Sequence[ImageState], level: int) -> str
         for name, state in zip(("clean", "attacked"), states, strict=False):
             row[name] = nearest_cell(view, state, l)
         rows.append(row | {"margin": margin_cell(states, l), "bound": number(pair)})
-    return TABLE.render(rows=rows, name="hierclip-path", marked=level)
+    return TABLE.render(name="hierclip-path", rows=rows, marked=level)
 
 
 def nearest_cell(view: ModelView, state: ImageState, level: int) -> Markup:
-    """Show the nearest node and its confidence; also the predicted leaf's ancestor if it
-    differs.
-    """
+    """Show the nearest node, its confidence, and the predicted leaf's ancestor if it differs."""
     names = [node.name for node in view.tree.levels[level]]
     right, rolled_up = view.tree.paths[[state.label, state.nodes[0]], level]
-    nearest = state.nodes[level]
-    colour, sign = ("#187018", "✓") if nearest == right else ("#d00000", "✗")
-    share = state.confidence[level]
-    cell = NEAREST.format(colour, f"{sign} {names[nearest]}", share, round(80 * share))
-    if rolled_up != nearest:
-        cell += Markup("<small>its leaf says {}</small>").format(names[rolled_up])
-    return cell
+    colour, sign = ("#187018", "✓") if state.nodes[level] == right else ("#d00000", "✗")
+    cell = NEAREST.render(
+        colour=colour,
+        sign=sign,
+        nearest=names[state.nodes[level]],
+        rolled_up=names[rolled_up],
+        percent=f"{100 * state.confidence[level]:.0f}",
+        width=round(80 * state.confidence[level]),
+    )
+    return Markup(cell)
 
 
 def margin_cell(states: Sequence[ImageState], level: int) -> str:
     """Show a level's margin, clean and attacked."""
-    arrow = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
-    return arrow.join(number(state.margins[level]) for state in states)
+    margins = [number(state.margins[level]) for state in states]
+    return "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}".join(margins)
 
 
 def number(value: float) -> str:

@@ -24,11 +24,11 @@ from hierclip.explorer.view import (
 from hierclip.params import Params, format_budget
 
 HELP = """Radius: the norm that the model gives a text, its depth, times the depth scale as a
-distance from the centre. Angle: families side by side. Black: the clean picture (disc), what it is
-rolled up to with a picture of every other leaf (squares), rings around the nearest node of each
-level. Red: the same, attacked. Grey: the true path. A picture's angle is the mean of the nodes' by
-the model's confidence in them. Point at a mark to name it; click a node to take a picture of
-it."""
+distance from the centre. Angle: families side by side. Black: the clean image (disc), the points
+that it is rolled up to with an image of every other leaf (squares), rings around the nearest node
+of each level. Red: the same, attacked. Grey: the true path. An image's angle is the mean of the
+nodes' angles by the model's confidence in them. Point at a mark to name it; click a node to take an
+image of it."""
 GOAL_LABELS = {
     "direct": "the nearest node",
     "roll_up": "the leaf's superclass",
@@ -64,10 +64,11 @@ class ModelPanel(ui.HBox):
     view = traitlets.Any()
     states = traitlets.List()
 
-    def __init__(self, method: ui.Dropdown, width: int):
+    def __init__(self, method: ui.Dropdown, width: int, on_click: Callable):
         self.method = method
         self.verdict = ui.HTML(layout={"min_height": "56px"})  # two lines: all disks at one height
         self.disk = Disk()
+        self.disk.on_msg(on_click)
         self.strip = ui.HTML()
         self.path = ui.HTML()
         self.side = ui.VBox([self.strip, self.path], layout={"max_width": "560px"})
@@ -119,7 +120,7 @@ class Explorer(ui.VBox):
         self.stretch = ui.FloatSlider(
             0.6, min=0.1, max=1.0, step=0.05, description="depth scale", **SLIDER
         )
-        self.leaf = self._menu("picture of", {"": 0})  # filled by `_open`
+        self.leaf = self._menu("image of", {"": 0})  # filled by `_open`
         self.number = ui.IntSlider(max=0, description="number", **SLIDER)
         goals = {GOAL_LABELS.get(name, name).strip(","): name for name in GOALS}
         self.goal = self._menu("attack on", goals)
@@ -137,9 +138,7 @@ class Explorer(ui.VBox):
             for control in controls:
                 control.observe(partial(self._update, action), "value")
         width = PAIR_WIDTH if len(models) > 1 else WIDTH
-        self.panels = [ModelPanel(method, width) for method in methods]
-        for panel in self.panels:
-            panel.disk.on_msg(self._click)
+        self.panels = [ModelPanel(method, width, self._click) for method in methods]
         if self.notes:
             self.notes.append(f"{self.command} makes what `params.yaml` names.")
         footer = f" Not trained yet: {', '.join(untrained)}; {self.command} trains them."
@@ -207,22 +206,25 @@ class Explorer(ui.VBox):
         rows = torch.nonzero(images.labels == self.leaf.value)[:, 0]
         self.number.max = len(rows) - 1
         (image,) = images[rows[[self.number.value]]].floats()
-        params = self.params.attack
         eps = self.budget.value / 255
         level = self.attacked.value
         goal = GOAL_LABELS.get(self.goal.value, self.goal.value)
-        attack = f"Attack on {goal} at level {level}, {params.norm} {format_budget(eps)}"
+        attack = (
+            f"Attack on {goal} at level {level}, {self.params.attack.norm} {format_budget(eps)}"
+        )
         for panel in self.panels:
             clean = image_state(panel.view, image, self.leaf.value)
-            moved, way = attack_image(panel.view, clean, self.goal.value, level, eps, params)
+            moved, way = attack_image(
+                panel.view, clean, self.goal.value, level, eps, self.params.attack
+            )
             if torch.equal(moved, image):
                 panel.states = [clean]
-                outcome = "was wrong already, and is left alone" if way else "is not moved"
+                outcome = "was misclassified already" if way else "is not moved"
             else:
                 panel.states = [clean, image_state(panel.view, moved, clean.label)]
-                outcome = f"stands, after {way:.0%} of the way to the boundary"
-                outcome = "falls" if way > 1 else outcome
-            panel.verdict.value = f"{attack}: the picture <b>{outcome}</b>."
+                covered = f"{way:.0%} of the way to the boundary"
+                outcome = "is misclassified" if way > 1 else f"withstands it, moved {covered}"
+            panel.verdict.value = f"{attack}: the image <b>{outcome}</b>."
         self._draw()
 
     def _draw(self) -> None:

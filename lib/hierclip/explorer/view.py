@@ -17,7 +17,7 @@ from hierclip.distributed import device_of
 from hierclip.evaluate.matrix import attacked
 from hierclip.evaluate.tasks import MODELS, Task, load_task
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import level_bounds, text_norm
+from hierclip.margins import level_bounds
 from hierclip.model import Classifier, Model, ModelError, PoincareHead, load_model
 from hierclip.model.classifier import HEAD
 from hierclip.params import AttackParams, Params
@@ -89,9 +89,9 @@ class ModelView:
         a level of one text.
         """
         bounds = []
-        for level, size in enumerate(self.tree.sizes):
-            pair = level_bounds(self.classifier, level) if size > 1 else (inf, inf)
-            bounds.append([text_norm(self.classifier, level), *pair])
+        for level, texts in enumerate(self.classifier.text_points):
+            pair = level_bounds(self.classifier, level) if len(texts) > 1 else (inf, inf)
+            bounds.append([float(texts.norm(dim=-1).max()), *pair])
         return np.array(bounds)
 
 
@@ -185,9 +185,9 @@ def attack_image(
         return clean.image, 0.0
     step = params.step * eps / (params.eps or eps)
     budget = replace(budget_of(params), eps=eps, step=step)
-    label = torch.tensor([clean.label])
     wanted = GOALS[goal](view.paths, level)
-    images, ways = attacked(
+    label = torch.tensor([clean.label])
+    moved, ways = attacked(
         view.classifier, clean.image[None], label, wanted, budget, params.seed, 1
     )
-    return images[0], float(ways)
+    return moved[0], float(ways)
