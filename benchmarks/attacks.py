@@ -53,7 +53,15 @@ def pgd() -> list[Row]:
             logits(x)
 
     def ours(stop_margin: float) -> None:
-        attacked(task.classifier, images, labels, aim, replace(budget, stop_margin=stop_margin), 0, PGD_IMAGES)
+        attacked(
+            task.classifier,
+            images,
+            labels,
+            aim,
+            replace(budget, stop_margin=stop_margin),
+            0,
+            PGD_IMAGES,
+        )
 
     def theirs() -> None:
         with torch.no_grad():
@@ -67,7 +75,9 @@ def pgd() -> list[Row]:
         texts = task.classifier.text_points[0]
         delta = torch.empty_like(images).uniform_(-eps, eps).requires_grad_(True)
         for _ in range(STEPS):
-            loss = F.cross_entropy(task.classifier.head.logits(unit(unfolded(images + delta)), texts), labels)
+            loss = F.cross_entropy(
+                task.classifier.head.logits(unit(unfolded(images + delta)), texts), labels
+            )
             loss.backward()
             assert delta.grad is not None
             moved = (delta.data + step * delta.grad.sign()).clamp(-eps, eps)
@@ -87,7 +97,12 @@ def pgd() -> list[Row]:
     }
     with frozen(task.classifier):
         return against(
-            ways, "limit", PGD_ROUNDS, "pgd-10", {"ours": 1.03, "ours, never stopping": 1.03}, describe(task)
+            ways,
+            "limit",
+            PGD_ROUNDS,
+            "pgd-10",
+            {"ours": 1.03, "ours, never stopping": 1.03},
+            describe(task),
         )
 
 
@@ -119,7 +134,16 @@ def against(
         for way in ways:
             if way != base:
                 what = f"{way} / {base}"
-                rows.append(Row(part, what, count, ratio(times, way, base), at_most=limits.get(way), note=note))
+                rows.append(
+                    Row(
+                        part,
+                        what,
+                        count,
+                        ratio(times, way, base),
+                        at_most=limits.get(way),
+                        note=note,
+                    )
+                )
     return rows
 
 
@@ -136,32 +160,54 @@ def matrix() -> list[Row]:
 
     def ours(name: str, budget: Budget, prune: bool) -> None:
         settings = {"seed": 0, "batch": task.params.attack.batch, "prune": prune}
-        found[name] = LevelMatrix(task.classifier, task.images, task.paths, budget, **settings).outcomes()
+        found[name] = LevelMatrix(
+            task.classifier, task.images, task.paths, budget, **settings
+        ).outcomes()
 
     def theirs() -> None:
         found["torchattacks"] = torchattacks_matrix(task)
 
     ways = {
         "ours": partial(ours, "ours", budget, True),
-        "ours, naive": partial(ours, "ours, naive", replace(budget, stop_margin=inf, prune=0.0), False),
+        "ours, naive": partial(
+            ours, "ours, naive", replace(budget, stop_margin=inf, prune=0.0), False
+        ),
         "torchattacks": theirs,
     }
     with frozen(task.classifier):
-        rows = against(ways, "torchattacks", MATRIX_ROUNDS, "matrix", {"ours": 0.4}, describe(task), warm_up=0)
+        rows = against(
+            ways, "torchattacks", MATRIX_ROUNDS, "matrix", {"ours": 0.4}, describe(task), warm_up=0
+        )
         with count_tries(tries):
             ours("ours", budget, True)
-    robust = {name: {r: figures(o, r)["path_robust"] for r in READINGS} for name, o in found.items()}
+    robust = {
+        name: {r: figures(o, r)["path_robust"] for r in READINGS} for name, o in found.items()
+    }
     for reading in READINGS:
         difference = robust["ours"][reading] - robust["torchattacks"][reading]
         note = ", ".join(f"{name} {100 * values[reading]:.1f} %" for name, values in robust.items())
-        rows.append(Row("matrix", f"path-robust, {reading}: ours - torchattacks", None, difference, "", 0.0, note=note))
+        rows.append(
+            Row(
+                "matrix",
+                f"path-robust, {reading}: ours - torchattacks",
+                None,
+                difference,
+                "",
+                0.0,
+                note=note,
+            )
+        )
     given = sum(count for count, _ in tries)
     skipped = 1 - given / ((2 * task.tree.top + 1) * len(task.images))
     far = sum(count for _, count in tries) / given
     note = "an earlier attack on the level below did not bring the image near"
-    rows.append(Row("matrix", "share of images and aims that pruning skips", None, skipped, "", note=note))
+    rows.append(
+        Row("matrix", "share of images and aims that pruning skips", None, skipped, "", note=note)
+    )
     note = "the first attack of the suite moved the image less than half of the way"
-    rows.append(Row("matrix", "share of the others that get no second attack", None, far, "", note=note))
+    rows.append(
+        Row("matrix", "share of the others that get no second attack", None, far, "", note=note)
+    )
     return rows
 
 
@@ -174,13 +220,16 @@ def torchattacks_matrix(task: Task) -> Outcomes:
             logits = LevelLogits(task.classifier, task.paths, level, reading)
             labels = task.paths[task.images.labels, level]
             parts = [
-                torchattacks.APGD(logits, eps=settings.eps, steps=settings.steps, loss=loss) for loss in ("ce", "dlr")
+                torchattacks.APGD(logits, eps=settings.eps, steps=settings.steps, loss=loss)
+                for loss in ("ce", "dlr")
             ]
             moved = torchattacks.MultiAttack(parts)(images, labels)
             with torch.no_grad():
                 readouts[f"{reading}-{level}"] = read_logits(task.classifier(moved))
     stacked = {key: np.stack([readout[key] for readout in readouts.values()]) for key in READ}
-    return Outcomes(np.array(list(readouts)), task.tree.paths, task.images.labels.numpy(), **stacked)
+    return Outcomes(
+        np.array(list(readouts)), task.tree.paths, task.images.labels.numpy(), **stacked
+    )
 
 
 @contextmanager
@@ -212,18 +261,26 @@ def suite() -> list[Row]:
 
     def theirs() -> None:
         attacks = ["apgd-ce", "apgd-t", "square"]
-        judge = pyautoattack.AutoAttack(logits, norm="Linf", eps=eps, seed=0, version="custom", attacks=attacks)
+        judge = pyautoattack.AutoAttack(
+            logits, norm="Linf", eps=eps, seed=0, version="custom", attacks=attacks
+        )
         judge.apgd.n_restarts = 1  # as its standard version has it
-        moved, _ = judge.run_standard_evaluation(images.contiguous(), labels, batch_size=SUITE_IMAGES)
+        moved, _ = judge.run_standard_evaluation(
+            images.contiguous(), labels, batch_size=SUITE_IMAGES
+        )
         robust["pyautoattack"] = accuracy(logits, moved, labels)
 
     ways = {"ours": ours, "pyautoattack": theirs}
     with frozen(task.classifier):
         every = thread_counts()[-1:]
-        rows = against(ways, "pyautoattack", SUITE_ROUNDS, "suite", {"ours": 0.8}, describe(task), 0, every)
+        rows = against(
+            ways, "pyautoattack", SUITE_ROUNDS, "suite", {"ours": 0.8}, describe(task), 0, every
+        )
     note = ", ".join(f"{name} {100 * value:.1f} %" for name, value in robust.items())
     difference = robust["ours"] - robust["pyautoattack"]
-    rows.append(Row("suite", "robust accuracy: ours - pyautoattack", None, difference, "", 0.0, note=note))
+    rows.append(
+        Row("suite", "robust accuracy: ours - pyautoattack", None, difference, "", 0.0, note=note)
+    )
     return rows
 
 

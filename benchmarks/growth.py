@@ -50,9 +50,17 @@ def growth() -> list[Row]:
     rows = []
     for name, start in START.items():
         sizes = [start * times for times in TIMES]
-        found = [in_process(POINT, *(START | {name: size}).values(), IMAGES, BATCH) for size in sizes]
-        for what, words in {"step": "a step's loss", "matrix": "the level matrix", "memory": "memory"}.items():
+        found = [
+            in_process(POINT, *(START | {name: size}).values(), IMAGES, BATCH) for size in sizes
+        ]
+        for what, words in {
+            "step": "a step's loss",
+            "matrix": "the level matrix",
+            "memory": "memory",
+        }.items():
             costs = [each[what] for each in found]
             note = ", ".join(f"{size}: {cost:.3g}" for size, cost in zip(sizes, costs, strict=True))
-            rows.append(Row("growth", f"{name}: {words}", 1, exponent(sizes, costs), "", 1.1, note=note))
+            rows.append(
+                Row("growth", f"{name}: {words}", 1, exponent(sizes, costs), "", 1.1, note=note)
+            )
     return rows

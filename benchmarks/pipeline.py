@@ -22,7 +22,13 @@ TREE = {"animal": list(CLASSES[:4]), "vehicle": list(CLASSES[4:8]), "plant": lis
 # A tower small enough that an audit's memory is that of its images, not of the model.
 TOWER = {
     "embed_dim": 32,
-    "vision_cfg": {"image_size": PIXELS, "layers": 1, "width": 32, "patch_size": 32, "head_width": 32},
+    "vision_cfg": {
+        "image_size": PIXELS,
+        "layers": 1,
+        "width": 32,
+        "patch_size": 32,
+        "head_width": 32,
+    },
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
 }
 AUDIT = """
@@ -67,7 +73,10 @@ def start_up() -> list[Row]:
         "import hierclip": [sys.executable, "-c", "import hierclip"],
         "from hierclip import audit": [sys.executable, "-c", "from hierclip import audit"],
     }
-    ways = {name: partial(subprocess.run, words, check=True, capture_output=True) for name, words in starts.items()}
+    ways = {
+        name: partial(subprocess.run, words, check=True, capture_output=True)
+        for name, words in starts.items()
+    }
     times = interleaved(ways, START_ROUNDS)
     limits = {"hierclip --help": 0.3, "import hierclip": 0.3}
     return [Row("start", name, None, median(times[name]), "s", limits.get(name)) for name in ways]
@@ -79,10 +88,19 @@ def audit_memory() -> list[Row]:
         write_audit_input(Path(folder))
         found = [in_process(AUDIT, folder, count, len(CLASSES)) for count in AUDITED]
     memory = [each["memory"] for each in found]
-    note = ", ".join(f"{count}: {value:.0f} MiB" for count, value in zip(AUDITED, memory, strict=True))
+    note = ", ".join(
+        f"{count}: {value:.0f} MiB" for count, value in zip(AUDITED, memory, strict=True)
+    )
     growth = exponent(AUDITED, [each["seconds"] for each in found])
     return [
-        Row("audit", "peak memory, 2,000 / 500 images", 1, memory[-1] / memory[0], at_most=1.25, note=note),
+        Row(
+            "audit",
+            "peak memory, 2,000 / 500 images",
+            1,
+            memory[-1] / memory[0],
+            at_most=1.25,
+            note=note,
+        ),
         Row("growth", "images of an audit: memory", 1, exponent(AUDITED, memory), "", 1.1),
         Row("growth", "images of an audit: time", 1, growth, "", 1.1),
     ]

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +20,14 @@ from hierclip.evaluate import (
     path_robust,
     records,
 )
-from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
-from hierclip.evaluate.verify import compare
+from hierclip.evaluate.records import (
+    Record,
+    RecordError,
+    compare,
+    load_records,
+    parse_record,
+    save_record,
+)
 from hierclip.model import Classifier, CosineHead
 
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])
@@ -39,20 +44,26 @@ def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
     ranked = np.argsort(rng.random((6, n, 8)), axis=2)
     ranked = np.stack([[[lead, *(k for k in rest if k != lead)] for lead, rest in zip(a, b, strict=True)]
                        for a, b in zip(nodes[..., 0], ranked, strict=True)])  # fmt: skip
-    return Outcomes(conditions, paths, labels, nodes, rng.random((6, n, 3), dtype=np.float32), ranked)
+    return Outcomes(
+        conditions, paths, labels, nodes, rng.random((6, n, 3), dtype=np.float32), ranked
+    )
 
 
 def judged(clean: np.ndarray, robust: np.ndarray) -> Outcomes:
     """Outcomes that are right, read directly, where clean (N, L + 1) and robust (L + 1, N, L + 1) say."""
     top, n = clean.shape[1] - 1, len(clean)
     attacks = [
-        (f"{kind}-{level}", robust[level]) for level in range(top + 1) for kind in ("direct", "roll_up")[: level + 1]
+        (f"{kind}-{level}", robust[level])
+        for level in range(top + 1)
+        for kind in ("direct", "roll_up")[: level + 1]
     ]
     nodes = np.stack([clean, *(right for _, right in attacks)]).astype(int)
     paths = np.arange(2)[:, None].repeat(top + 1, 1)
     conditions = np.array(["clean", *(name for name, _ in attacks)])
     ranked = np.stack([nodes[..., 0], 1 - nodes[..., 0]], axis=-1)
-    return Outcomes(conditions, paths, np.ones(n, int), nodes, np.ones(nodes.shape, np.float32), ranked)
+    return Outcomes(
+        conditions, paths, np.ones(n, int), nodes, np.ones(nodes.shape, np.float32), ranked
+    )
 
 
 def classifier() -> Classifier:
@@ -101,7 +112,9 @@ def test_bootstrap_interval_of_a_share_is_the_normal_one():
 
 
 def test_interval_of_nothing_follows_the_rule_of_three():
-    bounds = intervals(judged(np.zeros((60, 2), bool), np.zeros((2, 60, 2), bool)), "direct", 100, 0)["clean"]
+    bounds = intervals(
+        judged(np.zeros((60, 2), bool), np.zeros((2, 60, 2), bool)), "direct", 100, 0
+    )["clean"]
     assert np.allclose(bounds, [[0, 3 / 60]] * 2)
 
 
@@ -118,7 +131,9 @@ def test_interval_of_everything_follows_the_rule_of_three_and_is_not_stuck_at_on
 @pytest.mark.parametrize("n", [1, 2])
 def test_intervals_of_very_few_pictures_stay_between_nothing_and_everything(n):
     for sure in (np.ones, np.zeros):
-        low, high = intervals(judged(sure((n, 1), bool), sure((1, n, 1), bool)), "direct", 10, 0)["path_robust"]
+        low, high = intervals(judged(sure((n, 1), bool), sure((1, n, 1), bool)), "direct", 10, 0)[
+            "path_robust"
+        ]
         assert 0 <= low <= high <= 1
 
 
@@ -129,7 +144,7 @@ def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     mean, low, high = paired_difference(ours, theirs, 500, 0)
     assert mean == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < low < mean < high < 0.04
-    with pytest.raises(ValueError, match="1000 and 999 pictures are no pairs"):
+    with pytest.raises(ValueError, match="could not be broadcast"):
         paired_difference(ours, theirs[1:], 500, 0)
 
 
@@ -143,19 +158,26 @@ def test_intervals_are_shaped_like_their_figures():
 def test_mcnemar_is_the_binomial_of_the_pairs_that_differ():
     ours = np.array([True] * 8 + [False] * 2 + [True] * 30 + [False] * 9)
     theirs = np.array([False] * 8 + [True] * 2 + [True] * 30 + [False] * 9)
-    assert mcnemar(ours, theirs) == mcnemar(theirs, ours) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert (
+        mcnemar(ours, theirs) == mcnemar(theirs, ours) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    )
     assert mcnemar(ours[:3], theirs[:3]) == pytest.approx(2 / 2**3)
 
 
 def test_mcnemar_of_pairs_that_never_differ_is_one():
     assert mcnemar(np.array([True, False]), np.array([True, False])) == 1.0
-    assert mcnemar(np.array([True, False]), np.array([False, True])) == 1.0  # and of as many of either kind
+    assert (
+        mcnemar(np.array([True, False]), np.array([False, True])) == 1.0
+    )  # and of as many of either kind
 
 
 @pytest.mark.parametrize(
     ("raw", "adjusted"),
     [
-        ({"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04}, {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.06}),
+        (
+            {"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04},
+            {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.06},
+        ),
         ({"a": 0.04, "b": 0.01}, {"a": 0.04, "b": 0.02}),
         ({"a": 0.5, "b": 0.6, "c": 0.001}, {"a": 1.0, "b": 1.0, "c": 0.003}),
         ({"a": 0.02, "b": 0.02}, {"a": 0.04, "b": 0.04}),
@@ -183,7 +205,10 @@ def tree(direct: float, roll_up: float) -> dict:
     """What a record says of a tree with this path-robust accuracy."""
     both = {"direct": direct, "roll_up": roll_up}
     bounds = {reading: (value - 0.125, value + 0.125) for reading, value in both.items()}
-    clean, robust = dict.fromkeys(both, [0.75, 0.875]), {k: [[v, 0.75], [0.75, v]] for k, v in both.items()}
+    clean, robust = (
+        dict.fromkeys(both, [0.75, 0.875]),
+        {k: [[v, 0.75], [0.75, v]] for k, v in both.items()},
+    )
     shares = {"clean": clean, "robust": robust, "worst_level": both, "path_robust": both}
     return {"images": 8, "levels": [4, 2], **shares, "intervals": bounds}
 
@@ -211,7 +236,7 @@ def record(**changes) -> Record:
             "emoji": tree(0.4, 0.6),
         },
         "superclass": {"stay-1": (0.8, 0.7, 0.9), "stay-2": (0.7, 0.6, 0.8), "every-2": (0.5, 0.4, 0.6)},
-        "levels_transfer": {reading: out.by_attack(reading).mean(1).tolist() for reading in out.clean},
+        "levels_transfer": {reading: out.robust_to([reading])[reading].mean(1).tolist() for reading in out.clean},
         "mistakes": {key: mistakes(out, c, 200, 0) for key, c in (("clean", "clean"), ("attacked", "direct-0"))},
         "audit": {
             "images": 4, "budgets": {"0/255": 1, "64/255": 0}, "steps": {"10": 0.5, "40": 0.5},
@@ -264,96 +289,62 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 
 
 def test_record_agrees_with_itself():
-    agreements = list(compare(record(), record()))
-    # By reading: clean, robust, the two headlines, two trees; the mistakes, clean and attacked, the superclasses.
-    assert len(agreements) == 2 * (3 + 9 + 2 + 2) + 2 * 7 + 3
-    assert all(agreement.agrees for agreement in agreements)
+    table = compare(record(), record())
+    # By reading: clean, robust, the two headlines, two trees; mistakes, clean and attacked; superclasses.
+    assert len(table) == 2 * (3 + 9 + 2 + 2) + 2 * 6 + 3 and table["agrees"].all()
 
 
-PICTURES = {"pictures": "a"}
+def differing(new: Record, old: Record) -> list[str]:
+    table = compare(new, old)
+    return [name.removeprefix("tecoa-0/tuned ") for name in table.index[~table["agrees"]]]
 
 
-def worse(made: Record, images: int) -> Record:
+def worse(made: Record, images: float) -> Record:
     """The same, path-robust accuracy read directly being so many images less."""
     changed = made.path_robust | {"direct": made.path_robust["direct"] - images / made.images}
     return made.model_copy(update={"path_robust": changed})
 
 
-def test_figures_of_the_same_pictures_may_be_few_images_apart_however_wide_their_intervals():
-    wide = {
-        reading: bounds.model_copy(update={"path_robust": (0.0, 1.0)}) for reading, bounds in record().intervals.items()
-    }
-    made = record(hashes=PICTURES, intervals=wide)
-    assert all(
-        a.agrees and "same pictures: 2 of 40 may differ" in str(a)
-        for a in compare(worse(made, 2), made)
-        if "path" in a.figure
-    )
-    differing = [a for a in compare(worse(made, 3), made) if not a.agrees]
-    assert [a.figure for a in differing] == ["tecoa-0/tuned direct path_robust"] and "DIFFERS" in str(differing[0])
-    assert "by other weights" in str(next(compare(record(hashes=PICTURES | {"weights": "b"}), made)))
-    many = record(hashes=PICTURES, images=1000)
-    assert [not all(a.agrees for a in compare(worse(many, k), many)) for k in (5, 6)] == [False, True]
+@pytest.mark.parametrize(("images", "few"), [(40, 2), (1000, 5)])
+def test_metrics_of_the_same_images_may_be_two_of_them_or_half_a_percent_apart(images, few):
+    made = record(images=images)
+    assert differing(worse(made, few), made) == []
+    assert differing(worse(made, few + 1), made) == ["path_robust direct"]
+
+
+def test_metrics_of_other_images_may_differ_by_the_interval_of_a_difference_of_shares():
+    made, other = record(hashes={"pictures": "a"}), record(hashes={"pictures": "b"})
+    allowed = 1.96 * np.sqrt(2 * 0.25 / 40) * 40
+    assert differing(worse(made, 0.99 * allowed), other) == []
+    assert differing(worse(made, 1.01 * allowed), other) == ["path_robust direct"]
 
 
 def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most():
-    made = record(hashes=PICTURES)
-    for off, count in ((2 * 3 / 40, 0), (2.1 * 3 / 40, 1)):
-        value, *bounds = made.mistakes["clean"].hd_5
-        moved = made.mistakes["clean"].model_copy(update={"hd_5": (value + off, *bounds)})
+    made = record()
+    for off, names in ((2 * 3 / 40, []), (2.1 * 3 / 40, ["clean hd_5"])):
+        value, *bounds = made.mistakes["clean"]["hd_5"]
+        moved = made.mistakes["clean"] | {"hd_5": (value + off, *bounds)}
         changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})
-        assert sum(not a.agrees for a in compare(changed, made)) == count
+        assert differing(changed, made) == names
 
 
-def test_a_figure_that_one_record_has_alone_is_not_compared():
-    made = record(hashes=PICTURES)
-    bare = made.mistakes | {"clean": made.mistakes["clean"].model_copy(update={"severity": None})}
-    assert all(a.agrees for a in compare(made, made.model_copy(update={"mistakes": bare})))
-
-
-def test_outcomes_are_compared_image_by_image():
-    made, ours = record(hashes=PICTURES), outcomes()
-    for flipped, agreed in ((2, True), (8, False)):
-        nodes = ours.nodes.copy()
-        rows = np.flatnonzero(ours.clean["direct"][:, 1])[:flipped]
-        nodes[0, rows, 1] = (nodes[0, rows, 1] + 1) % 4
-        theirs = replace(ours, nodes=nodes)
-        found = {a.figure.removeprefix("tecoa-0/tuned "): a for a in compare(made, made, (ours, theirs))}
-        one = found["direct clean[1]"]
-        assert one.agrees == agreed and f"image by image: {flipped} of 40 differ" in str(one)
-        assert found["direct clean[0]"].agrees and "same pictures" in str(found["direct worst_level"])
-
-
-def test_figures_of_other_pictures_differ_by_the_interval_of_a_difference_though_their_own_overlap():
-    made, bounds = record(), record().intervals["direct"]
-    for off, agreed in ((0.13, True), (0.15, False)):  # two of 0.1 to a side overlap up to 0.2, and 0.141 is theirs
-        new, old = (
-            made.model_copy(
-                update={
-                    "path_robust": made.path_robust | {"direct": value},
-                    "intervals": made.intervals
-                    | {"direct": bounds.model_copy(update={"path_robust": (value - 0.1, value + 0.1)})},
-                }
-            )
-            for value in (0.4 + off, 0.4)
-        )
-        found = next(a for a in compare(new, old) if a.figure.endswith("direct path_robust"))
-        assert found.agrees == agreed and "other pictures" in str(found)
+def test_metrics_by_level_are_compared_one_by_one():
+    made = record()
+    rows = [list(row) for row in made.robust["direct"]]
+    rows[1][2] -= 3 / 40
+    assert differing(made.model_copy(update={"robust": made.robust | {"direct": rows}}), made) == [
+        "robust direct"
+    ]
 
 
 def test_records_of_other_conditions_are_not_compared():
     with pytest.raises(RecordError, match="images is 41, committed 40"):
-        list(compare(record(images=41), record()))
+        compare(record(images=41), record())
     with pytest.raises(RecordError, match="seed is 4, committed"):
-        list(compare(record(seed=4), record()))
+        compare(record(seed=4), record())
 
 
-def test_figures_of_both_readings_are_compared_whichever_was_chosen():
-    found = list(compare(record(reading="direct"), record()))
-    assert all(a.agrees for a in found) and {"direct", "roll_up"} <= {word for a in found for word in a.figure.split()}
-
-
-def test_a_tree_outside_its_committed_interval_differs():
-    other = {"wordnet": tree(0.5, 0.3), "emoji": tree(0.8, 0.6)}
-    differing = [a.figure for a in compare(record(forest=other), record()) if not a.agrees]
-    assert differing == ["tecoa-0/tuned direct tree emoji"]
+def test_a_tree_is_compared_on_the_images_that_it_was_attacked_on():
+    for value, names in ((0.4 + 2 / 8, []), (0.4 + 2.1 / 8, ["forest emoji direct"])):
+        other = {"wordnet": tree(0.5, 0.3), "emoji": tree(value, 0.6)}
+        assert differing(record(forest=other), record()) == names

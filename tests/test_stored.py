@@ -16,7 +16,9 @@ from tests.test_cli import ARCHITECTURE, place, weights
 
 __all__ = ["place", "weights"]  # fixtures
 
-IMAGES = torch.randint(0, 256, (11, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (11, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 LABELS = torch.arange(11) % 4
 
 
@@ -35,15 +37,24 @@ def test_stored_images_are_selected_as_those_in_memory_are(pictures):
         lambda some: some[torch.tensor([], dtype=torch.int64)],
     ):
         found, expected = select(pictures), select(whole)
-        assert found.images.shape == expected.images.shape and torch.equal(found.labels, expected.labels)
-        assert torch.equal(found.read(), expected.read()) and torch.equal(found.floats(), expected.floats())
+        assert found.images.shape == expected.images.shape and torch.equal(
+            found.labels, expected.labels
+        )
+        assert torch.equal(found.read(), expected.read()) and torch.equal(
+            found.floats(), expected.floats()
+        )
         assert torch.equal(torch.cat([*found.batches(2)]), expected.floats())
 
 
 def test_a_fingerprint_is_the_hash_of_all_bytes_at_once(pictures, monkeypatch):
     expected = hashlib.sha256(IMAGES.numpy().tobytes()).hexdigest()
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 4)
-    assert pictures.fingerprint() == Pictures(IMAGES, LABELS).fingerprint() == fingerprint(IMAGES) == expected
+    assert (
+        pictures.fingerprint()
+        == Pictures(IMAGES, LABELS).fingerprint()
+        == fingerprint(IMAGES)
+        == expected
+    )
     turned = IMAGES.to(memory_format=torch.channels_last)
     assert Pictures(turned, LABELS).fingerprint() == fingerprint(turned) == expected
     assert pictures[torch.arange(10)].fingerprint() != expected
@@ -65,11 +76,20 @@ def test_a_file_that_was_cut_short_is_named(pictures):
 
 
 def start(weights, images: str = "zoo", **changes):
-    settings = {"tree": "tree.json", "suite": "apgd_ce", "steps": 1, "queries": 2, "checks": 2, "batch": 1} | changes
+    settings = {
+        "tree": "tree.json",
+        "suite": "apgd_ce",
+        "steps": 1,
+        "queries": 2,
+        "checks": 2,
+        "batch": 1,
+    } | changes
     return hierclip.audit(ARCHITECTURE, str(weights), images, **settings)
 
 
-def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(place, weights, monkeypatch):
+def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(
+    place, weights, monkeypatch
+):
     read, counts = StoredImages.read, []
 
     def counted(self: StoredImages) -> torch.Tensor:
@@ -85,7 +105,9 @@ def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(place, w
     assert not list(place.glob("hierclip-*/images"))
 
 
-def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(place, weights, monkeypatch):
+def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(
+    place, weights, monkeypatch
+):
     done = place / "hierclip-audit/work/done"
 
     def stopped(*_, root, **__):
@@ -95,7 +117,7 @@ def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(plac
         done.write_text("half", encoding="utf8")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hierclip.audits.evaluate", stopped)
+    monkeypatch.setattr("hierclip.audits.Evaluation", stopped)
     with pytest.raises(KeyboardInterrupt):
         start(weights)
     assert list(done.parent.iterdir()) == [done] and not list(place.glob("hierclip-*/images"))

@@ -57,7 +57,7 @@ def preset_summary(root: Path) -> str:
 
 
 def verify() -> None:
-    """Hold the records just made against the committed ones; exit 1 where a figure differs.
+    """Compare the records just made with the committed ones; exit 1 where a metric differs.
 
     \b
     Example:
@@ -66,9 +66,10 @@ def verify() -> None:
     from hierclip.evaluate import verify as compare
     from hierclip.params import find_root
 
-    agreements = compare(find_root())
-    differing = [agreement for agreement in agreements if not agreement.agrees]
-    for agreement in agreements:
-        typer.echo(str(agreement))
-    typer.echo(f"{len(agreements) - len(differing)} figures agree, {len(differing)} differ, each by the rule beside it")
-    raise typer.Exit(1 if differing else 0)
+    table = compare(find_root())
+    for row in table.itertuples():
+        verdict = "agrees " if row.agrees else "DIFFERS"
+        values = f"{row.new:.3f}, committed {row.old:.3f}, may differ by {row.allowed:.3f}"
+        typer.echo(f"{verdict} {row.Index}: {values}")
+    typer.echo(f"{table['agrees'].sum()} metrics agree, {(~table['agrees']).sum()} differ")
+    raise typer.Exit(int(not table["agrees"].all()))

@@ -1,6 +1,6 @@
 """Level-wise evaluation: the matrix, its metrics and intervals, the checks, records."""
 
-from hierclip.evaluate.masking import CHECKS, masking_checks
+from hierclip.evaluate.masking import CHECKS, gradient_masking_checks
 from hierclip.evaluate.matrix import LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluate.metrics import (
     figures,

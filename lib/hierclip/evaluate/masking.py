@@ -87,7 +87,7 @@ class Audit(BaseModel):
         return [name for name, check in self.checks.items() if not check.passed]
 
 
-def masking_checks(matrix: LevelMatrix, count: int) -> Audit:
+def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
     """Check the attacks of a level matrix on `count` of its images, evenly spaced.
 
     They are checked on the leaves and, for ABOVE, on the direct reading of the level halfway up, or
@@ -95,17 +95,17 @@ def masking_checks(matrix: LevelMatrix, count: int) -> Audit:
     model itself. In L2 the budgets are as large as Linf ones that use every pixel.
     """
     paths = matrix.paths
-    few = replace(matrix, pictures=matrix.pictures[matrix.pictures.spread(count)])
+    few = replace(matrix, images=matrix.images[matrix.images.spread(count)])
     above = [level for level in range(1, paths.shape[1] // 2 + 1) if paths[:, level].any()]
     with frozen(matrix.classifier), cudnn.flags(enabled=True, allow_tf32=False):
         values, curves = _check_goal(few, GOALS["direct"](paths, 0))
         if above:
             others, _ = _check_goal(few, GOALS["direct"](paths, above[-1]))
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
-    images = dict.fromkeys(CHECKS, len(few.pictures))
-    images["float64"] = min(FEW, len(few.pictures))
+    images = dict.fromkeys(CHECKS, len(few.images))
+    images["float64"] = min(FEW, len(few.images))
     checks = {name: _check(name, values[name], images[name]) for name in CHECKS if name in values}
-    return Audit(images=len(few.pictures), **curves, checks=checks)
+    return Audit(images=len(few.images), **curves, checks=checks)
 
 
 def _check(name: str, value: float, images: int) -> Check:
@@ -118,7 +118,7 @@ def _check_goal(
     matrix: LevelMatrix, goal: AttackGoal
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return the number of every check, and accuracies by budget, by steps and by restarts."""
-    budget, classifier, images = matrix.budget, matrix.classifier, matrix.pictures.floats()
+    budget, classifier, images = matrix.budget, matrix.classifier, matrix.images.floats()
     steps, restarts = budget.steps, budget.restarts
     attacks = {
         "suite": replace(budget, suite=GRADIENT, steps=2 * steps, restarts=1),
@@ -154,7 +154,7 @@ def _check_goal(
     for name, surrogate in surrogates(classifier).items():
         through = _moved(matrix, goal, budget, surrogate)
         values[name] = _share(_breaks(matrix, goal, through) & ~found)
-    few = replace(matrix, pictures=matrix.pictures[torch.arange(min(FEW, len(images)))])
+    few = replace(matrix, images=matrix.images[torch.arange(min(FEW, len(images)))])
     double = _moved(few, goal, budget, copy.deepcopy(classifier).double())
     values["float64"] = _share(_breaks(few, goal, double.float()) & ~found[:FEW])
     return values, {
@@ -173,7 +173,7 @@ def _moved(
     """
     seen = through or matrix.classifier
     budget = replace(budget, stop_margin=inf) if through else budget
-    images, labels = matrix.pictures.floats().to(seen.text_points[0].dtype), matrix.pictures.labels
+    images, labels = matrix.images.floats().to(seen.text_points[0].dtype), matrix.images.labels
     return attacked(seen, images, labels, goal, budget, matrix.seed, matrix.batch)[0]
 
 
@@ -183,7 +183,7 @@ def _breaks(matrix: LevelMatrix, goal: AttackGoal, images: Tensor) -> Tensor:
     classifier, levels = matrix.classifier, list(goal.levels)
     parts = images.split(matrix.batch)
     scores = torch.cat([classifier(x.to(classifier.device), levels)[0].cpu() for x in parts])
-    return margin(scores, goal.masks(matrix.pictures.labels)[0]) > 0
+    return margin(scores, goal.masks(matrix.images.labels)[0]) > 0
 
 
 def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
@@ -191,8 +191,8 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
     than float32 can show, or by what is no number."""
     budget, classifier = matrix.budget, matrix.classifier
     found = []
-    for rows in torch.arange(len(matrix.pictures)).split(matrix.batch):
-        images = matrix.pictures[rows]
+    for rows in torch.arange(len(matrix.images)).split(matrix.batch):
+        images = matrix.images[rows]
         x = images.floats().to(classifier.device).requires_grad_(True)
         (scores,) = classifier(x, list(goal.levels))
         mask = goal.masks(images.labels.to(classifier.device))[0]

@@ -100,7 +100,7 @@ class LevelMatrix:
     """
 
     classifier: Classifier
-    pictures: Pictures
+    images: Pictures
     paths: Tensor
     budget: Budget
     seed: int
@@ -137,7 +137,7 @@ class LevelMatrix:
         readouts = [self.clean, *(self.attack(goal) for goal in self.goals)]
         stacked = {key: np.stack([readout[key] for readout in readouts]) for key in READ}
         conditions = np.array([CLEAN, *(goal.name for goal in self.goals)])
-        return Outcomes(conditions, self.paths.numpy(), self.pictures.labels.numpy(), **stacked)
+        return Outcomes(conditions, self.paths.numpy(), self.images.labels.numpy(), **stacked)
 
     @cached_property
     def key(self) -> str:
@@ -145,7 +145,7 @@ class LevelMatrix:
         names = [goal.name for goal in self.goals]
         modules = [type(module).__name__ for module in self.classifier.modules()]
         settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
-        images = self.pictures.fingerprint(), self.pictures.labels, self.paths
+        images = self.images.fingerprint(), self.images.labels, self.paths
         tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
         return cache_key(settings, self.classifier.head, *images, *tensors)
 
@@ -165,7 +165,7 @@ class LevelMatrix:
     def _read_clean(self) -> Readout:
         @torch.no_grad()
         def read(rows: Tensor) -> dict[str, Tensor]:
-            images = self.pictures[rows]
+            images = self.images[rows]
             logits = self.classifier(images.floats().to(self.classifier.device))
             labels = images.labels.to(self.classifier.device)
             out = read_logits(logits)
@@ -175,7 +175,7 @@ class LevelMatrix:
                 out[goal.name] = margins.amin(0).cpu()
             return out
 
-        found = _in_parts(torch.arange(len(self.pictures)), self.batch, self.classifier, read)
+        found = _in_parts(torch.arange(len(self.images)), self.batch, self.classifier, read)
         return {key: values.numpy() for key, values in found.items()}
 
     def _attack(self, goal: AttackGoal) -> Readout:
@@ -183,14 +183,14 @@ class LevelMatrix:
         needs = [self.attack(need) for need in goal.prerequisites] if self.prune else []
         start = needs[0] if needs else self.clean
         out = {key: start[key].copy() for key in READ}
-        out["way"] = np.zeros(len(self.pictures), dtype=np.float32)
+        out["way"] = np.zeros(len(self.images), dtype=np.float32)
         least_way = np.min([np.full_like(out["way"], np.inf), *(n["way"] for n in needs)], axis=0)
         rows = torch.from_numpy(np.flatnonzero(least_way >= PRUNE_THRESHOLD))
         seed = self.seed, [each.name for each in self.goals].index(goal.name)
         margins = torch.from_numpy(self.clean[goal.name])
 
         def attack(rows: Tensor) -> dict[str, Tensor]:
-            images = self.pictures[rows]
+            images = self.images[rows]
             given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
             state = attack_part(self.classifier, *given)
             way = state.fraction_to_boundary().float().cpu()

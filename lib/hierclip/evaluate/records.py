@@ -26,7 +26,7 @@ from hierclip.attacks import GOALS, budget_of
 from hierclip.data import places_of
 from hierclip.distributed import rank
 from hierclip.errors import HierclipError
-from hierclip.evaluate.masking import Audit, masking_checks
+from hierclip.evaluate.masking import Audit, gradient_masking_checks
 from hierclip.evaluate.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluate.metrics import ALL, Levels, figures, intervals, mistakes
 from hierclip.evaluate.tasks import Task
@@ -260,13 +260,13 @@ class Evaluation:
         outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
         test, params, trees = self.matrices["test"], self.params, self.task.trees
         weights = fingerprint(*test.classifier.encoder.state_dict().values())
-        resolution = test.pictures.images.shape[-1]
+        resolution = test.images.images.shape[-1]
         record = Record(
             dataset=self.task.dataset.name,
             split=self.task.name,
             method=self.model.method,
             seed=self.seed,
-            images=len(test.pictures),
+            images=len(test.images),
             reading=better_reading(outcomes["val"]),
             threat_model=threat_model(params, self.task.template, resolution),
             trees={tree.name: tree.hash for tree in trees},
@@ -282,9 +282,9 @@ class Evaluation:
                 "attacked": mistakes(outcomes["test"], "direct-0", params.bootstrap, params.seed),
             },
             forest={tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
-            audit=masking_checks(test, params.audit_images),
+            audit=gradient_masking_checks(test, params.audit_images),
             settings=params.model_dump(mode="json"),
-            hashes={"weights": weights, "pictures": test.pictures.fingerprint()},
+            hashes={"weights": weights, "pictures": test.images.fingerprint()},
             versions=versions(),
             hardware=hardware(self.device),
             git=git_revision(self.root),
@@ -302,7 +302,7 @@ class Evaluation:
         matrix, metrics = self.matrices["forest"], {}
         for goal in matrix.more:
             nodes = torch.from_numpy(matrix.attack(goal)["nodes"]).long()
-            robust = ~goal.is_reached(nodes, matrix.pictures.labels).numpy()
+            robust = ~goal.is_reached(nodes, matrix.images.labels).numpy()
             interval = binomtest(int(robust.sum()), len(robust)).proportion_ci()
             metrics[goal.name] = robust.mean(), interval.low, interval.high
         return metrics

@@ -23,7 +23,9 @@ class Task:
 
 
 def load_task(root: Path, params: Params, name: str) -> Task:
-    """Load a task of a project. Raises HierclipError for a name that is not among `params.tasks`."""
+    """Load a task of a project. Raises HierclipError for a name that is not among
+    `params.tasks`.
+    """
     if name not in params.tasks:
         raise HierclipError(f"no task {name!r}; known are {', '.join(params.tasks)}")
     if name in params.splits:
