@@ -1,4 +1,6 @@
-"""Attacks beside the limit and the peers: PGD-10, the whole multi-level figure, the standard suite."""
+"""Attacks beside the limit and the peers: PGD-10, the whole multi-level figure, the standard
+suite.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +43,9 @@ def pgd() -> list[Row]:
     peer = torchattacks.PGD(logits, eps=eps, alpha=step, steps=STEPS)
 
     def limit() -> None:
-        """Only what must be done for a clean and a robust accuracy: two looks, and two passes for each step."""
+        """Only what must be done for a clean and a robust accuracy: two looks, and two passes for
+        each step.
+        """
         with torch.no_grad():
             logits(images)
         x = images.clone()
@@ -71,7 +75,9 @@ def pgd() -> list[Row]:
             logits(moved)
 
     def released() -> None:
-        """The loop of TeCoA's released code: gradients of the weights are computed with those of the image."""
+        """The loop of TeCoA's released code: gradients of the weights are computed with those of
+        the image.
+        """
         texts = task.classifier.text_points[0]
         delta = torch.empty_like(images).uniform_(-eps, eps).requires_grad_(True)
         for _ in range(STEPS):
@@ -126,7 +132,9 @@ def against(
     warm_up: int = 1,
     counts: Sequence[int] | None = None,
 ) -> list[Row]:
-    """Time ways in turn; give every other way's time in units of the base's, on one thread and on all."""
+    """Time ways in turn; give every other way's time in units of the base's, on one thread and on
+    all.
+    """
     rows, note = [], f"{note}; {rounds} round{'s' if rounds > 1 else ''}"
     for count in counts or thread_counts():
         with threads(count):
@@ -148,10 +156,12 @@ def against(
 
 
 def matrix() -> list[Row]:
-    """Time the whole multi-level figure: every level attacked and read in both readings, one after the other.
+    """Time the whole multi-level figure: every level attacked and read in both readings, one after
+    the other.
 
-    Beside ours: every attack on every image for all of its steps, with our attacks; and torchattacks' APGD with the
-    cross-entropy, then with its DLR loss on what is not misclassified yet, level by level, as its users would.
+    Beside ours: every attack on every image for all of its steps, with our attacks; and
+    torchattacks' APGD with the cross-entropy, then with its DLR loss on what is not misclassified
+    yet, level by level, as its users would.
     """
     task = load_task(MATRIX_IMAGES)
     budget = budget_of(task.params.attack)
@@ -212,7 +222,9 @@ def matrix() -> list[Row]:
 
 
 def torchattacks_matrix(task: Task) -> Outcomes:
-    """Attack every level in both readings with torchattacks' APGDs, and read every level after each attack."""
+    """Attack every level in both readings with torchattacks' APGDs, and read every level after each
+    attack.
+    """
     images, settings = task.images.floats(), task.params.attack
     readouts = {CLEAN: read_logits(task.classifier(images))}
     for level in range(task.tree.top + 1):
@@ -234,7 +246,9 @@ def torchattacks_matrix(task: Task) -> Outcomes:
 
 @contextmanager
 def count_tries(counts: list[tuple[int, int]]) -> Iterator[None]:
-    """Note inside how many images every attack is given, and how many of them the last of the suite is not given."""
+    """Note inside how many images every attack is given, and how many of them the last of the suite
+    is not given.
+    """
     real = evaluate_matrix.attack_part
 
     def counting(classifier, images, *rest):
@@ -247,7 +261,9 @@ def count_tries(counts: list[tuple[int, int]]) -> Iterator[None]:
 
 
 def suite() -> list[Row]:
-    """Time the standard suite on the leaves: APGD-CE, targeted APGD-DLR, Square; 100 steps, 5,000 queries."""
+    """Time the standard suite on the leaves: APGD-CE, targeted APGD-DLR, Square; 100 steps, 5,000
+    queries.
+    """
     task = load_task(SUITE_IMAGES)
     images, labels, eps = task.images.floats(), task.images.labels, task.params.attack.eps
     logits = LevelLogits(task.classifier, task.paths)

@@ -1,22 +1,24 @@
-"""Measure the library on one GPU without a network: its tests, the speed of fine-tuning and attacks, and what precision
-changes. From the project's folder:
+"""Measure the library on one GPU without a network: its tests, the speed of fine-tuning and
+attacks, and what precision changes. From the project's folder:
 
-    PYTHONPATH=lib python benchmarks/gpu.py                                        # on a card, at most 8 minutes
-    PYTHONPATH=lib python benchmarks/gpu.py --device cpu --small --out small.json  # a trial on a CPU, under a minute
+    PYTHONPATH=lib python benchmarks/gpu.py  # on a card, at most 8 minutes
+    PYTHONPATH=lib python benchmarks/gpu.py --device cpu --small --out small.json  # a trial
 
-Prints one table and the kernels that an attack's time goes to, and writes both to benchmarks/results/CARD-NAME.json.
-Exit code 1 where a part failed, 0 where there is no GPU.
+Prints one table and the kernels that an attack's time goes to, and writes both to
+benchmarks/results/CARD-NAME.json. Exit code 1 where a part failed, 0 where there is no GPU.
 
-What it imports, beside torch, torchvision, timm, lightning_fabric (which pytorch-lightning brings), safetensors, numpy,
-scipy, pandas, networkx, pillow, pyyaml, regex, tqdm, huggingface-hub, pytest and hypothesis: open_clip_torch, ftfy,
-wcwidth, pydantic, pydantic-core, annotated-types, typing-inspection, nltk, defusedxml, and typing-extensions as new as
-pydantic asks for. A folder of their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
+What it imports, beside torch, torchvision, timm, lightning_fabric (which pytorch-lightning brings),
+safetensors, numpy, scipy, pandas, networkx, pillow, pyyaml, regex, tqdm, huggingface-hub, pytest
+and hypothesis: open_clip_torch, ftfy, wcwidth, pydantic, pydantic-core, annotated-types,
+typing-inspection, nltk, defusedxml, and typing-extensions as new as pydantic asks for. A folder of
+their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
 
 Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own
-(`train.Finetuning`); beside it TeCoA's released way (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16
-autocast, gradients of all weights in every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on
-for the released way, as it is there, and off for ours, as the library leaves it. Times are medians over rounds in
-which the ways take turns, after warm-up.
+(`train.Finetuning`); beside it TeCoA's released way
+(github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all weights in
+every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way,
+as it is there, and off for ours, as the library leaves it. Times are medians over rounds in which
+the ways take turns, after warm-up.
 """
 
 import argparse
@@ -60,12 +62,8 @@ from hierclip.trees import Tree, level_prompts, set_tree
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 2.0  # times the images a second of TeCoA's released way
 LR = 1e-7  # random weights must not diverge; speed does not depend on it
-EPS = (
-    1 / 16 / 255,
-    1 / 4 / 255,
-    1 / 255,
-    4 / 255,
-)  # budgets to choose from: some random weights are easily fooled
+# Budgets to choose from: some random weights are easily fooled.
+EPS = (1 / 16 / 255, 1 / 4 / 255, 1 / 255, 4 / 255)
 RESERVE = 15  # seconds at the end, for a measurement that takes longer than expected
 
 
@@ -124,7 +122,9 @@ def skipped(part: str, model: str, what: str) -> Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the run: its rows, made one after the other until a time, and the seconds that it may take."""
+    """A part of the run: its rows, made one after the other until a time, and the seconds that it
+    may take.
+    """
 
     rows: Callable[[Case, float], Iterator[Row]]
     seconds: float
@@ -378,7 +378,8 @@ def released_step(
 ) -> Callable[[], object]:
     """Set up TeCoA's released way; return its step.
 
-    texts_once: prompts are encoded before the first step; as released they are encoded in every pass, with a gradient.
+    texts_once: prompts are encoded before the first step; as released they are encoded in every
+    pass, with a gradient.
     """
     clip = copy.deepcopy(backbone.clip).requires_grad_(True)
     settings = case.params.method["tecoa"].attack
@@ -433,7 +434,9 @@ def ways_of(case: Case, backbone: Backbone) -> list[Way]:
 
 
 def time_way(way: Way, case: Case) -> Timing:
-    """Time a way's steps after two of warm-up, with half the batch for as long as memory does not suffice."""
+    """Time a way's steps after two of warm-up, with half the batch for as long as memory does not
+    suffice.
+    """
     batch = case.sizes.batch
     while True:
         timing = try_way(way, case, batch)
@@ -459,7 +462,9 @@ def try_way(way: Way, case: Case, batch: int) -> Timing | None:
 
 
 def measure_finetuning(case: Case, until: float) -> Iterator[Row]:
-    """Time a step of every way to fine-tune, on each architecture, and the random start that every step of ours has."""
+    """Time a step of every way to fine-tune, on each architecture, and the random start that every
+    step of ours has.
+    """
     yield time_random_start(case)
     for k, architecture in enumerate(case.sizes.architectures):
         share = (until - monotonic()) / (len(case.sizes.architectures) - k)
@@ -503,7 +508,9 @@ def images_per_second(timings: Sequence[Timing]) -> float | None:
 def finetuning_row(
     case: Case, architecture: str, way: Way, timings: Mapping[str, Sequence[Timing]], error: str
 ) -> Row:
-    """Make the row of a way: its speed, and its ratio to the released way's beside the goal. timings: of all ways."""
+    """Make the row of a way: its speed, and its ratio to the released way's beside the goal.
+    timings: of all ways.
+    """
     own = timings[way.name]
     if not own:
         return Row("fine-tuning", architecture, way.name, error=error, note="skipped: no time left")
@@ -534,7 +541,9 @@ def finetuning_row(
 
 
 def attack_budget(eps: float, steps: int) -> Budget:
-    """Make PGD's budget. No image is left alone once it is misclassified, so every image takes every step."""
+    """Make PGD's budget. No image is left alone once it is misclassified, so every image takes
+    every step.
+    """
     return Budget(
         eps=eps,
         step=eps / 4,
@@ -553,8 +562,8 @@ def attack_leaf(classifier: Classifier, images: Tensor, labels: Tensor, budget: 
 
 
 def encoder_passes(encoder: nn.Module, images: Tensor, steps: int) -> None:
-    """Run what an attack of so many steps needs of the bare encoder: as many forward and backward passes, and two
-    forward passes.
+    """Run what an attack of so many steps needs of the bare encoder: as many forward and backward
+    passes, and two forward passes.
     """
     with torch.no_grad():
         for _ in range(2):
@@ -625,7 +634,9 @@ def time_leaf_attack(
 def profile_attack(
     case: Case, architecture: str, classifier: Classifier, images: Tensor, labels: Tensor
 ) -> Row:
-    """Find the ten kernels (on a CPU: operations) that most of a float32 attack's device time goes to."""
+    """Find the ten kernels (on a CPU: operations) that most of a float32 attack's device time goes
+    to.
+    """
     on_card = case.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
     with computing(tf32=False), profile(activities=activities) as profiler:
@@ -658,7 +669,9 @@ def profile_attack(
 
 
 def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
-    """Time the level matrix in float32, every aim on every image; not where it would not fit into the time left."""
+    """Time the level matrix in float32, every aim on every image; not where it would not fit into
+    the time left.
+    """
     classifier = make_level_classifier(case, make_backbone(case, architecture))
     images, steps, count = (
         random_images(case, case.sizes.batch),
@@ -710,9 +723,11 @@ def compare_outcomes(case: Case, until: float) -> Iterator[Row]:
 def outcome_rows(
     case: Case, architecture: str, classifier: Classifier, images: Tensor
 ) -> Iterator[Row]:
-    """Compare outcomes at the smallest of the budgets at which float32 fools half of the images, or at the largest.
+    """Compare outcomes at the smallest of the budgets at which float32 fools half of the images, or
+    at the largest.
 
-    An image's label is the float32 model's prediction for it. "float32 again" shows what chance alone changes.
+    An image's label is the float32 model's prediction for it. "float32 again" shows what chance
+    alone changes.
     """
     labels, steps = predict(classifier, images), case.sizes.attack_steps
     for eps in EPS:
@@ -748,7 +763,9 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
 def is_fooled(
     classifier: Classifier, images: Tensor, labels: Tensor, arithmetic: Arithmetic, budget: Budget
 ) -> Tensor:
-    """Return which images the attack in an arithmetic makes the float32 model misclassify: (N,) bool."""
+    """Return which images the attack in an arithmetic makes the float32 model misclassify: (N,)
+    bool.
+    """
     with computing(arithmetic.tf32):
         moved = attack_leaf(computing_in(classifier, arithmetic), images, labels, budget)
     return predict(classifier, moved) != labels
@@ -766,7 +783,9 @@ PARTS: dict[str, Part] = {
 
 
 def run_parts(case: Case, names: Sequence[str]) -> list[Row]:
-    """Run the parts in turn. One that fails becomes a row with its error; one that there is no time for is skipped."""
+    """Run the parts in turn. One that fails becomes a row with its error; one that there is no time
+    for is skipped.
+    """
     rows: list[Row] = []
     for name in names:
         now = monotonic()
@@ -907,9 +926,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{result['card']}, torch {result['torch']}, CUDA {result['cuda']}, git {result['git'][:8]}"
     )
-    print(
-        f"cudnn.benchmark: on for the released way, off elsewhere{'; TOY SIZES' if case.small else ''}"
-    )
+    toy = "; TOY SIZES" if case.small else ""
+    print(f"cudnn.benchmark: on for the released way, off elsewhere{toy}")
     print(format_table(rows) + "\n" + format_profiles(rows))
     file = result_file(chosen)
     if file:

@@ -19,7 +19,9 @@ BALL = PoincareHead(1.0, 1.5, 2.0, 1.0, 5.0)
 
 
 class Colours(nn.Module):
-    """The mean of each colour, through weights as a tower has them; in steps of an eighth where it hides that."""
+    """The mean of each colour, through weights as a tower has them; in steps of an eighth where it
+    hides that.
+    """
 
     def __init__(self, quantised=False):
         super().__init__()
@@ -154,7 +156,9 @@ def test_texts_at_the_rim_are_seen_too():
 
 
 def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_without_it():
-    """Two texts in the only direction there is, told apart by depth; images beyond the rim, where the gradient ends."""
+    """Two texts in the only direction there is, told apart by depth; images beyond the rim, where
+    the gradient ends.
+    """
     head = PoincareHead(1.0, 10.0, 2.0, 1.0, 5.0, "free", image_norm=1.0)
     brightness = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 1, bias=False))
     nn.init.constant_(brightness[2].weight, 3**-0.5)

@@ -1,7 +1,8 @@
-"""The library on a device against the CPU in float64: on a GPU where there is one, and on the CPU in float32 always.
+"""The library on a device against the CPU in float64: on a GPU where there is one, and on the CPU
+in float32 always.
 
-Every comparison is a function of the device, so the tests themselves run without a GPU. Tolerances leave a GPU at least
-ten times what the CPU's float32 differs by.
+Every comparison is a function of the device, so the tests themselves run without a GPU. Tolerances
+leave a GPU at least ten times what the CPU's float32 differs by.
 """
 
 import copy
@@ -96,7 +97,9 @@ OPERATIONS = {
 
 
 def with_gradients(operation, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return the values of an operation on two sets of tangent vectors (6, 5), and its gradients in both."""
+    """Return the values of an operation on two sets of tangent vectors (6, 5), and its gradients in
+    both.
+    """
     lengths = torch.tensor([1e-3, 0.1, 0.5, 1.0, 2.0, 3.0])[
         :, None
     ]  # from near the centre to near the rim
@@ -139,7 +142,9 @@ HEADS = {
 
 
 def logits_and_gradient(head, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return the logits (6, K_l) of every level from embeddings (6, 16), and the gradient of their squares' sum."""
+    """Return the logits (6, K_l) of every level from embeddings (6, 16), and the gradient of their
+    squares' sum.
+    """
     tree = tiny_tree()
     texts = [normal(size, 16, seed=size).to(device, dtype) for size in tree.sizes]
     points = [head.text_points(text, level, tree.top) for level, text in enumerate(texts)]
@@ -193,7 +198,9 @@ def noisy_pictures(count: int) -> Pictures:
 
 
 def small_classifier(device: str, dtype: torch.dtype) -> Classifier:
-    """Make a classifier over the tiny tree's levels whose leaf texts are the embeddings of the leaves' patterns."""
+    """Make a classifier over the tiny tree's levels whose leaf texts are the embeddings of the
+    leaves' patterns.
+    """
     tree, head, encoder = tiny_tree(), HEADS["cosine"], small_encoder().double()
     with torch.no_grad():
         encoder[-1].bias -= encoder(class_patterns().double()).mean(
@@ -220,7 +227,9 @@ class Cast(nn.Module):
 
 
 def attacked(name: str, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attack the leaves of twelve pictures: perturbed images (12, 3, 16, 16), and their margins (12,)."""
+    """Attack the leaves of twelve pictures: perturbed images (12, 3, 16, 16), and their margins
+    (12,).
+    """
     pictures, classifier = noisy_pictures(12), small_classifier(device, dtype)
     truth = F.one_hot(pictures.labels, len(LEAVES)).bool().to(device)
     eps = (
@@ -248,7 +257,9 @@ def test_every_attack_agrees(name, device):
 
 @contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """Make a dtype the default inside, but draw random numbers in float32: the same ones for every dtype."""
+    """Make a dtype the default inside, but draw random numbers in float32: the same ones for every
+    dtype.
+    """
     draws = {name: partial(getattr(torch, name), dtype=torch.float32) for name in ("rand", "randn")}
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -272,7 +283,8 @@ def two_steps(method) -> FinetuneParams:
 
 
 def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Take the gradients of a step's loss on attacked pictures; this process's share of them where there are several.
+    """Take the gradients of a step's loss on attacked pictures; this process's share of them where
+    there are several.
 
     Gives the loss, and the image encoder's gradient as one vector.
     """
@@ -310,9 +322,11 @@ WATCHED = ("lift_tangents", "einstein_midpoints", "distance_of_factors")
 def finetuned(
     name: str, device: str, precision: str, folder: Path
 ) -> tuple[list[float], set[torch.dtype], set]:
-    """Fine-tune for two steps through Fabric: the losses, and the dtypes of the first convolution's and ball's values.
+    """Fine-tune for two steps through Fabric: the losses, and the dtypes of the first convolution's
+    and ball's values.
 
-    The ball's values are what WATCHED is given and gives. Every device starts its attacks where the CPU does.
+    The ball's values are what WATCHED is given and gives. Every device starts its attacks where the
+    CPU does.
     """
     stem, ball = set(), set()
 
@@ -363,7 +377,9 @@ def test_bf16_encoders_leave_the_ball_in_float32(name, device, tmp_path):
 @each_device
 @pytest.mark.parametrize("name", ["tecoa", "hier"])
 def test_finetuning_agrees(name, device, tmp_path):
-    """As the step does, through Fabric; the CPU's float32 is the reference, since Fabric computes in one dtype."""
+    """As the step does, through Fabric; the CPU's float32 is the reference, since Fabric computes
+    in one dtype.
+    """
     expected, _, _ = finetuned(name, "cpu", "32-true", tmp_path)
     losses, stem, ball = finetuned(name, device, "32-true", tmp_path)
     assert stem == {torch.float32} and ball <= {torch.float32, torch.float64}
@@ -395,7 +411,9 @@ def test_the_level_matrix_agrees(device):
 
 
 def half_step(rank: int, device: str, folder: str) -> None:
-    """Take half of a step's gradients in a process of its own; the first process saves what both agree on."""
+    """Take half of a step's gradients in a process of its own; the first process saves what both
+    agree on.
+    """
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
     if device == "cuda":

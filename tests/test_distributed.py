@@ -14,8 +14,8 @@ from hierclip.evaluate import Outcomes, load_records, outcomes_path
 from tests.conftest import ROOT
 from tests.together import measured, trained
 
-# In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in float32, where it shows in
-# the fifth digit, more or less of it by the processor.
+# In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in
+# float32, where it shows in the fifth digit, more or less of it by the processor.
 CASES = [
     "hier/1/adamw/float64",
     "pmg_aft/2/adamw/float64",

@@ -35,7 +35,9 @@ BUDGET = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), 
 
 
 def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
-    """Of eight leaves in pairs and fours; nodes are right, clean and under each attack, with that probability."""
+    """Of eight leaves in pairs and fours; nodes are right, clean and under each attack, with that
+    probability.
+    """
     rng = np.random.default_rng(seed)
     conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1", "direct-2", "roll_up-2"])
     paths, labels = np.arange(8)[:, None] // [1, 2, 4], rng.integers(8, size=n)
@@ -50,7 +52,9 @@ def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
 
 
 def judged(clean: np.ndarray, robust: np.ndarray) -> Outcomes:
-    """Outcomes that are right, read directly, where clean (N, L + 1) and robust (L + 1, N, L + 1) say."""
+    """Outcomes that are right, read directly, where clean (N, L + 1) and robust (L + 1, N, L + 1)
+    say.
+    """
     top, n = clean.shape[1] - 1, len(clean)
     attacks = [
         (f"{kind}-{level}", robust[level])
@@ -290,7 +294,7 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 
 def test_record_agrees_with_itself():
     table = compare(record(), record())
-    # By reading: clean, robust, the two headlines, two trees; mistakes, clean and attacked; superclasses.
+    # By reading: clean, robust, the two headlines, two trees; the mistakes, superclasses.
     assert len(table) == 2 * (3 + 9 + 2 + 2) + 2 * 6 + 3 and table["agrees"].all()
 
 
@@ -321,7 +325,7 @@ def test_metrics_of_other_images_may_differ_by_the_interval_of_a_difference_of_s
 
 def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most():
     made = record()
-    for off, names in ((2 * 3 / 40, []), (2.1 * 3 / 40, ["clean hd_5"])):
+    for off, names in ((2 * 3 / 40, []), (2.1 * 3 / 40, ["mistakes clean hd_5"])):
         value, *bounds = made.mistakes["clean"]["hd_5"]
         moved = made.mistakes["clean"] | {"hd_5": (value + off, *bounds)}
         changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})

@@ -1,4 +1,6 @@
-"""Figures: what they show, at the page's width, in letters that can be read and colours that can be told apart."""
+"""Figures: what they show, at the page's width, in letters that can be read and colours that can be
+told apart.
+"""
 
 import itertools
 import json
@@ -27,9 +29,21 @@ RECORDS = [record(), record(method="hier")]
 # How dichromats see linear RGB: Machado, Oliveira and Fernandes (2009), at full severity.
 EYES = {
     "usual": np.eye(3),
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
 }
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
@@ -116,7 +130,9 @@ def test_a_check_is_filled_where_it_failed():
     audit = record().audit.model_dump()
     audit["checks"]["steps"] = bad
     axis = audit_figure([record(audit=audit)], "tuned", PARAMS).axes[1]
-    filled = {line.get_ydata()[0]: line.get_mfc() for line in axis.lines if line.get_marker() == "o"}
+    filled = {
+        line.get_ydata()[0]: line.get_mfc() for line in axis.lines if line.get_marker() == "o"
+    }
     assert filled == {0: "white", 1: PARAMS.plots.palette["tecoa"]}
 
 
@@ -129,7 +145,12 @@ def test_a_strip_shows_what_is_read_and_in_bold_what_is_wrong(tree, count):
 
     before, labels = torch.full((count, 3, 8, 8), 0.3), torch.zeros(count, dtype=torch.long)
     figure = attack_strip(classify, before, before + 0.25, labels, tree, "credit", 7.0)  # pyright: ignore
-    bold = {text.get_text() for axis in figure.axes for text in axis.texts if text.get_fontweight() == "bold"}
+    bold = {
+        text.get_text()
+        for axis in figure.axes
+        for text in axis.texts
+        if text.get_fontweight() == "bold"
+    }
     assert bold == {tree.levels[0][1].name}
     assert [axis.get_title() for axis in figure.axes[:count]] == [tree.levels[0][0].name] * count
     assert sum(len(axis.texts) for axis in figure.axes) == count * 2 * 3
@@ -156,7 +177,9 @@ def test_figures_are_kept_as_png_and_pdf_the_same_to_the_byte_each_time(tmp_path
 
 
 def test_every_node_of_a_tree_is_one_wedge_whatever_order_its_leaves_are_in(tree):
-    kinds = nx.DiGraph([("big", "car"), ("big", "dog"), ("small", "cat"), ("small", "bus"), ("small", "eagle")])
+    kinds = nx.DiGraph(
+        [("big", "car"), ("big", "dog"), ("small", "cat"), ("small", "bus"), ("small", "eagle")]
+    )
     other = graph_tree(kinds, "sizes", {leaf.id: leaf.name for leaf in tree.leaves})
     assert other.ids == tree.ids
     for one in (tree, other):

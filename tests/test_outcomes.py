@@ -1,4 +1,6 @@
-"""What comes of attacking every level: outcomes picture by picture, and the matrix that makes them."""
+"""What comes of attacking every level: outcomes picture by picture, and the matrix that makes
+them.
+"""
 
 from dataclasses import dataclass
 
@@ -130,7 +132,9 @@ def test_damaged_partial_outcomes_are_named_and_made_again(tmp_path, damage):
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """How many images were attacked for each aim, in order; the attack that "stop" names is interrupted."""
+    """How many images were attacked for each aim, in order; the attack that "stop" names is
+    interrupted.
+    """
     found, real = {"counts": {}, "stop": None}, matrix.attack_part
 
     def counting(classifier, images, labels, aim, *rest):
@@ -160,7 +164,7 @@ def test_only_pictures_for_which_an_aim_is_open_are_attacked(attacks):
     """The first three fall, the others do not."""
     weak, strong = pictures(0.1, n=3), pictures(0.8, n=3)
     both = Pictures(
-        torch.cat([weak.images, strong.images]), torch.cat([weak.labels, strong.labels])
+        torch.cat([weak.pixels, strong.pixels]), torch.cat([weak.labels, strong.labels])
     )
     out = LevelMatrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY).outcomes()
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
@@ -196,9 +200,11 @@ class Linear:
 
 
 def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
-    """Six leaves, a pixel's colour each; superclasses, of two and of four leaves, are the sums of theirs.
+    """Six leaves, a pixel's colour each; superclasses, of two and of four leaves, are the sums of
+    theirs.
 
-    A picture has its own leaf's pixel, one rival near it, and nothing else, so that no attack can go astray.
+    A picture has its own leaf's pixel, one rival near it, and nothing else, so that no attack can
+    go astray.
     """
     paths = torch.arange(6)[:, None] // torch.tensor([1, 2, 4])
     texts = [torch.eye(int(paths[:, l].max()) + 1)[paths[:, l]].T for l in range(3)]
@@ -224,7 +230,9 @@ def fallen(classifier, images, labels, aim) -> torch.Tensor:
 
 
 def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
-    """Where every attack finds the optimum, the same pictures fall to every aim as when all are attacked."""
+    """Where every attack finds the optimum, the same pictures fall to every aim as when all are
+    attacked.
+    """
     classifier, shown, paths = linear_world()
     budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
     more = [*(GOALS["stay"](paths, level) for level in (1, 2)), GOALS["every"](paths, 2)]
@@ -242,7 +250,9 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
 
 
 def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclass(attacks):
-    """One attack is no proof that a leaf stands: what it brought near the boundary, the next may break."""
+    """One attack is no proof that a leaf stands: what it brought near the boundary, the next may
+    break.
+    """
     paths = torch.tensor([[0, 0], [1, 1], [2, 1]])
     model = Classifier(
         nn.Flatten(), Linear(), [torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1, 1]])]

@@ -37,7 +37,10 @@ def test_a_template_that_asks_for_no_article_is_left_alone():
 
 
 def test_synsets_go_by_the_words_written_down_for_them_unless_they_are_given_others(root):
-    wordnet, known = open_wordnet(), yaml.safe_load((root / EXCERPT / NAMES).read_text(encoding="utf8"))
+    wordnet, known = (
+        open_wordnet(),
+        yaml.safe_load((root / EXCERPT / NAMES).read_text(encoding="utf8")),
+    )
     assert node_names(wordnet, list(known), {}) == known
     assert node_names(wordnet, ["food.n.01", "dog.n.01"], {"food.n.01": "meal"}) == {
         "food.n.01": "meal",

@@ -31,7 +31,9 @@ def test_readme_shows_the_committed_records():
 
 
 def test_readme_is_short():
-    """200 lines and 1,200 words, what the command writes left out; tables of 12 rows by 7 columns at most."""
+    """200 lines and 1,200 words, what the command writes left out; tables of 12 rows by 7 columns
+    at most.
+    """
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     assert len(readme.splitlines()) <= 200
     assert len(readme.split()) <= 1200
@@ -44,7 +46,11 @@ def test_summary_has_a_row_for_each_split_and_method_and_the_mean_over_seeds():
     one = record(seed=0, clean={"direct": [0.5, 0.9, 0.9], "roll_up": [0.5, 0.9, 0.9]})
     two = record(seed=1, clean={"direct": [0.7, 0.9, 0.9], "roll_up": [0.7, 0.9, 0.9]})
     text = summary([two, one, record(method="hier", split="held_out")], LABELS)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     assert [row[:2] for row in rows[2:]] == [["seen", "TeCoA"], ["unseen", "Hierarchical"]]
     low, high = one.intervals["direct"].clean[0]
     sides = [max(value - low, high - value) for value in (0.5, 0.7)]
@@ -67,7 +73,10 @@ def test_table_gives_the_figures_of_the_record():
     low, high = made.intervals["direct"].path_robust
     assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
     assert "Linf 4/255, apgd_ce, 10 steps each" in table and "| TeCoA | 0 |" in table
-    assert "worst tree of 2 (8 pictures)" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
+    assert (
+        "worst tree of 2 (8 pictures)" in table
+        and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
+    )
 
 
 def test_table_names_the_checks_that_failed():
@@ -75,19 +84,42 @@ def test_table_names_the_checks_that_failed():
     audit = record().audit.model_dump()
     audit["checks"]["steps"] = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
     words = markdown([record(), record(method="hier", audit=audit)], LABELS).splitlines()[-1]
-    assert "2 of 3 checks passed. Failed: Hierarchical, seed 0, tuned: steps (0.50, limit 0.05)." in words
+    assert (
+        "2 of 3 checks passed. Failed: Hierarchical, seed 0, tuned: steps (0.50, limit 0.05)."
+        in words
+    )
 
 
 def test_rows_are_in_the_order_of_the_labels_and_then_of_the_seeds():
-    made = [record(method=method, seed=seed) for method, seed in (("hier", 0), ("tecoa", 1), ("tecoa", 0))]
-    assert [(r.method, r.seed) for r in in_order(made, LABELS)] == [("tecoa", 0), ("tecoa", 1), ("hier", 0)]
-    assert [(r.method, r.seed) for r in in_order(made, dict(reversed(LABELS.items())))][0] == ("hier", 0)
-    rows = [line.split("|")[1:3] for line in markdown(made, LABELS).splitlines() if line.startswith("| ")][1:]
-    assert [[cell.strip() for cell in row] for row in rows] == [["TeCoA", "0"], ["TeCoA", "1"], ["Hierarchical", "0"]]
+    made = [
+        record(method=method, seed=seed)
+        for method, seed in (("hier", 0), ("tecoa", 1), ("tecoa", 0))
+    ]
+    assert [(r.method, r.seed) for r in in_order(made, LABELS)] == [
+        ("tecoa", 0),
+        ("tecoa", 1),
+        ("hier", 0),
+    ]
+    assert [(r.method, r.seed) for r in in_order(made, dict(reversed(LABELS.items())))][0] == (
+        "hier",
+        0,
+    )
+    rows = [
+        line.split("|")[1:3]
+        for line in markdown(made, LABELS).splitlines()
+        if line.startswith("| ")
+    ][1:]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["TeCoA", "0"],
+        ["TeCoA", "1"],
+        ["Hierarchical", "0"],
+    ]
 
 
 def outcomes(nodes) -> Outcomes:
-    """Two leaves under two nodes of their own: what is read of pictures of the first, leaf and superclass, attacked."""
+    """Two leaves under two nodes of their own: what is read of pictures of the first, leaf and
+    superclass, attacked.
+    """
     attacked = np.array(nodes)
     clean = np.zeros_like(attacked)
     conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1"])
@@ -98,12 +130,18 @@ def outcomes(nodes) -> Outcomes:
 
 def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):
     """The leaf is read rightly where the superclass is not, and the other way round."""
-    outcomes([[0, 0], [0, 0], [0, 1], [0, 1]]).save(outcomes_path(tmp_path, "tecoa", 0, "tuned"))  # direct: two stand
-    outcomes([[0, 1], [0, 1], [0, 1], [1, 0]]).save(outcomes_path(tmp_path, "hier", 0, "tuned"))  # by roll-up: three
+    outcomes([[0, 0], [0, 0], [0, 1], [0, 1]]).save(
+        outcomes_path(tmp_path, "tecoa", 0, "tuned")
+    )  # direct: two stand
+    outcomes([[0, 1], [0, 1], [0, 1], [1, 0]]).save(
+        outcomes_path(tmp_path, "hier", 0, "tuned")
+    )  # by roll-up: three
     made = [record(method="hier", reading="roll_up"), record(method="tecoa", reading="direct")]
     (row,) = paired(made, LABELS, tmp_path, 100).to_dict("records")
     assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
-    assert row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0  # one each way but one
+    assert (
+        row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0
+    )  # one each way but one
 
 
 def test_frame_has_a_row_for_each_level_and_reading():
@@ -113,16 +151,22 @@ def test_frame_has_a_row_for_each_level_and_reading():
 
 
 def marked(name: str, text: str) -> str:
-    return f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+    return (
+        f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+    )
 
 
 def test_readme_is_written_between_its_markers_once(tmp_path, monkeypatch):
     texts = {tmp_path: "one\n", tmp_path / "presets/tiny-b": "two\n"}
     monkeypatch.setattr("hierclip.cli.project.preset_summary", texts.__getitem__)
     readme = tmp_path / "README.md"
-    readme.write_text("a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", ""), encoding="utf8")
+    readme.write_text(
+        "a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", ""), encoding="utf8"
+    )
     assert write_readme(tmp_path)
-    assert readme.read_text(encoding="utf8") == "a\n" + marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n")
+    assert readme.read_text(encoding="utf8") == "a\n" + marked(DEFAULT, "one\n") + "b\n" + marked(
+        "tiny-b", "two\n"
+    )
     assert not write_readme(tmp_path)
 
 
@@ -169,13 +213,28 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
     for table in params.ablation.tables:
         for split in ("tuned", "held_out"):
             assert (
-                ablation_table(frame_of, params, params.ablation, table, split)["seeds"] == len(params.ablation.seeds)
+                ablation_table(frame_of, params, params.ablation, table, split)["seeds"]
+                == len(params.ablation.seeds)
             ).all()
 
 
 def test_the_attack_says_what_it_prunes():
-    threat = ThreatModel(norm="Linf", eps="4/255", suite=("apgd_ce", "apgd_margin"), step="1/255", steps=8, restarts=1,
-                         queries=9, resolution=32, prompt="a {}", precision="float32", seed=0)  # fmt: skip
+    threat = ThreatModel(
+        norm="Linf",
+        eps="4/255",
+        suite=("apgd_ce", "apgd_margin"),
+        step="1/255",
+        steps=8,
+        restarts=1,
+        # Fmt: skip
+        queries=9,
+        resolution=32,
+        prompt="a {}",
+        precision="float32",
+        seed=0,
+    )
     assert "%" not in attack_words(threat)  # records made before there was pruning
     pruned = attack_words(threat.model_copy(update={"prune": 0.5}))
-    assert pruned.endswith("the next on pictures that the one before moved 50 % of the way at least")
+    assert pruned.endswith(
+        "the next on pictures that the one before moved 50 % of the way at least"
+    )

@@ -1,4 +1,6 @@
-"""Several processes at one job: which one this is, what its share is, what the others have. Alone nothing happens."""
+"""Several processes at one job: which one this is, what its share is, what the others have. Alone
+nothing happens.
+"""
 
 import os
 from contextlib import AbstractContextManager
@@ -17,8 +19,8 @@ T = TypeVar("T")
 
 
 class _HalfTowers(Precision):
-    """bfloat16 inside the towers. Fabric's own kind rounds pixels to it too, whose spacing near white is a budget of
-    1/255, and lets no attack take a gradient."""
+    """bfloat16 inside the towers. Fabric's own kind rounds pixels to it too, whose spacing near
+    white is a budget of 1/255, and lets no attack take a gradient."""
 
     precision = "bf16-mixed"
 
@@ -30,15 +32,22 @@ class _HalfTowers(Precision):
 
 
 def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fabric:
-    """The accelerator and precision of `params`; in each of the processes of `machine` that torchrun started, or alone.
+    """The accelerator and precision of `params`; in each of the processes of `machine` that
+    torchrun started, or alone.
 
     Raises HierclipError where there are not as many processes as `machine` says.
     """
     place: dict[str, Any] = {"devices": 1}
     if machine and (found := int(os.environ.get("WORLD_SIZE", "1"))) != machine.processes:
-        raise HierclipError(f"{found} processes; params.yaml's machine asks for {machine.processes}")
+        raise HierclipError(
+            f"{found} processes; params.yaml's machine asks for {machine.processes}"
+        )
     if machine and machine.processes > 1:
-        place = {"devices": machine.devices, "num_nodes": machine.nodes, "strategy": machine.strategy}
+        place = {
+            "devices": machine.devices,
+            "num_nodes": machine.nodes,
+            "strategy": machine.strategy,
+        }
     if params.precision == "bf16-mixed":
         place["plugins"] = _HalfTowers(device_of(params).type)
     fabric = Fabric(accelerator=params.accelerator, **place)
@@ -62,9 +71,13 @@ def rank() -> int:
 
 
 def own(size: int) -> slice:
-    """Give the rows of a batch of `size` that are this process's. Raises HierclipError where they come out uneven."""
+    """Give the rows of a batch of `size` that are this process's. Raises HierclipError where they
+    come out uneven.
+    """
     if size % world():
-        raise HierclipError(f"a batch of {size} cannot be shared out evenly among {world()} processes")
+        raise HierclipError(
+            f"a batch of {size} cannot be shared out evenly among {world()} processes"
+        )
     each = size // world()
     return slice(rank() * each, (rank() + 1) * each)
 
@@ -72,7 +85,9 @@ def own(size: int) -> slice:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, part: Tensor) -> Tensor:
-        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world())]
+        parts = [
+            torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world())
+        ]
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
@@ -84,14 +99,17 @@ class _Gather(torch.autograd.Function):
 def gathered(part: Tensor) -> Tensor:
     """All processes' rows, in the order of their ranks: (B / world, ...) to (B, ...).
 
-    What every process then computes of them is the same, so the gradient comes back without talk: a process's own rows
-    of it, times the number of processes, because the mean over processes is what steps the weights.
+    What every process then computes of them is the same, so the gradient comes back without talk: a
+    process's own rows of it, times the number of processes, because the mean over processes is what
+    steps the weights.
     """
     return _Gather.apply(part) if world() > 1 else part  # pyright: ignore[reportReturnType]
 
 
 def merged(found: dict[int, T]) -> list[T]:
-    """What all processes found, each for some of the places 0, 1, ..., in the order of the places."""
+    """What all processes found, each for some of the places 0, 1, ..., in the order of the
+    places.
+    """
     parts: list = [found] * world()
     if world() > 1:
         dist.all_gather_object(parts, found)

@@ -2,4 +2,6 @@
 
 
 class HierclipError(ValueError):
-    """Say in a line what is wrong with what was given, and what would be right: no bug of the program."""
+    """Say in a line what is wrong with what was given, and what would be right: no bug of the
+    program.
+    """

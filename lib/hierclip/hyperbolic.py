@@ -1,9 +1,9 @@
 """The Poincare ball D = {z : r |z|^2 < 1} of sectional curvature -r, as pure functions on tensors.
 
-Points are (..., D); r > 0 is a number, or a tensor of no dimensions where it is learned. float32 unless the caller
-gives float64. Norm is depth: near the centre general, near the rim specific.
-Formulas: Ganea et al., Hyperbolic Neural Networks (2018), section 2;
-the Einstein midpoint: Gulcehre et al., Hyperbolic Attention Networks (2019), section 3.2.
+Points are (..., D); r > 0 is a number, or a tensor of no dimensions where it is learned. float32
+unless the caller gives float64. Norm is depth: near the centre general, near the rim specific.
+Formulas: Ganea et al., Hyperbolic Neural Networks (2018), section 2; the Einstein midpoint:
+Gulcehre et al., Hyperbolic Attention Networks (2019), section 3.2.
 """
 
 import torch
@@ -18,9 +18,11 @@ EPS = 1e-12  # under a root or a quotient: keeps the gradient finite where point
 
 
 def expmap0(v: Tensor, r: Scalar) -> Tensor:
-    """Map tangent vectors (..., D) at the centre into the ball: tanh(sqrt(r) |v|) v / (sqrt(r) |v|).
+    """Map tangent vectors (..., D) at the centre into the ball: tanh(sqrt(r) |v|) v / (sqrt(r)
+    |v|).
 
-    Longer vectors than `max_tangent_norm` stop at the rim, where only their direction has a gradient.
+    Longer vectors than `max_tangent_norm` stop at the rim, where only their direction has a
+    gradient.
     """
     length = v.square().sum(-1, keepdim=True).add(EPS).sqrt()
     bounded = length.clamp(max=max_tangent_norm(r, v.dtype))
@@ -33,7 +35,9 @@ def max_tangent_norm(r: Scalar, dtype: torch.dtype = torch.float32) -> Scalar:
 
 
 def is_clipped(v: Tensor, r: Scalar) -> Tensor:
-    """Return (...) bool: which tangent vectors (..., D) `expmap0` clips. Their radial gradient is zero."""
+    """Return (...) bool: which tangent vectors (..., D) `expmap0` clips. Their radial gradient is
+    zero.
+    """
     return v.norm(dim=-1) > max_tangent_norm(r, v.dtype)
 
 
@@ -44,11 +48,15 @@ def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
 
 def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """Return d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory."""
-    return distance_of_factors(left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r)), r)
+    return distance_of_factors(
+        left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r)), r
+    )
 
 
 def left_factor(x: Tensor, height: Tensor) -> Tensor:
-    """(B, D + 2) of points (x, x0) of the hyperboloid x0^2 - |x|^2 = 1, with their height x0 - 1: (B, D), (B, 1)."""
+    """(B, D + 2) of points (x, x0) of the hyperboloid x0^2 - |x|^2 = 1, with their height x0 - 1:
+    (B, D), (B, 1).
+    """
     return torch.cat([-x, height, torch.ones_like(height)], dim=1)
 
 
@@ -60,15 +68,16 @@ def right_factor(x: Tensor, height: Tensor) -> Tensor:
 def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
     """d between the points of which these are the factors: (B, K).
 
-    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1, which is (x0 - 1) y0 + (y0 - 1) - <x, y>: one matrix
-    product, in which no small number is lost beside 1. Its rounding, of the order of 1e-7 of its terms, is what a
-    float32 distance between nearly equal points rests on.
+    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1, which is (x0 - 1) y0 + (y0 - 1) - <x,
+    y>: one matrix product, in which no small number is lost beside 1. Its rounding, of the order of
+    1e-7 of its terms, is what a float32 distance between nearly equal points rests on.
     """
     return _ArccoshOfOneMore.apply(left @ right.T) / r**0.5  # pyright: ignore[reportOptionalOperand]
 
 
 class _ArccoshOfOneMore(torch.autograd.Function):
-    """arccosh(1 + p) = log1p(p + sqrt(p (p + 2))), which keeps the digits of a small p, and its derivative in one pass.
+    """arccosh(1 + p) = log1p(p + sqrt(p (p + 2))), which keeps the digits of a small p, and its
+    derivative in one pass.
 
     p below EPS is rounding between points that coincide: it is taken as EPS, and has no gradient.
     """
@@ -90,17 +99,19 @@ class _ArccoshOfOneMore(torch.autograd.Function):
 def _distance(gap: Tensor, uu: Tensor, vv: Tensor, r: Scalar) -> Tensor:
     """(2 / sqrt(r)) arsinh(sqrt(q)) with q = r |u - v|^2 / ((1 - r|u|^2)(1 - r|v|^2)).
 
-    The same as (1 / sqrt(r)) arccosh(1 + 2 q), since cosh 2x = 1 + 2 sinh^2 x; but where arccosh loses half
-    the digits of a small q, arsinh keeps them all. It is written as arsinh(s) = log1p(s + s^2 / (1 + sqrt(1 + s^2))),
-    which is vectorised on the CPU: torch.asinh takes five times as long there.
+    The same as (1 / sqrt(r)) arccosh(1 + 2 q), since cosh 2x = 1 + 2 sinh^2 x; but where arccosh
+    loses half the digits of a small q, arsinh keeps them all. It is written as arsinh(s) = log1p(s
+    + s^2 / (1 + sqrt(1 + s^2))), which is vectorised on the CPU: torch.asinh takes five times as
+    long there.
     """
     q = r * gap / ((1 - r * uu) * (1 - r * vv)) + EPS
     return 2 / r**0.5 * torch.log1p(q.sqrt() + q / (1 + (1 + q).sqrt()))
 
 
 def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
-    """The points of the hyperboloid that `expmap0` and `_hyperboloid` together make of tangent vectors (..., D): with
-    angle 2 sqrt(r) |v|, x = sinh(angle) v / |v| and the height x0 - 1 = 2 sinh(angle / 2)^2: (..., D), (..., 1).
+    """The points of the hyperboloid that `expmap0` and `_hyperboloid` together make of tangent
+    vectors (..., D): with angle 2 sqrt(r) |v|, x = sinh(angle) v / |v| and the height x0 - 1 = 2
+    sinh(angle / 2)^2: (..., D), (..., 1).
     """
     length = v.norm(dim=-1, keepdim=True).clamp(min=EPS**0.5)
     half = r**0.5 * length.clamp(max=max_tangent_norm(r))
@@ -113,10 +124,11 @@ def norm_at_height(height: Tensor, r: Scalar) -> Tensor:
 
 
 def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Return HypAvg, the Einstein midpoint, of each group of points as a lifted point: (count, D + 1).
+    """Return HypAvg, the Einstein midpoint, of each group of points as a lifted point: (count, D +
+    1).
 
-    lifted: (B, D + 1), from `to_klein_sum`; groups: (B,) int64, every one of 0..count-1 in it. The midpoint is the
-    group's sum, scaled back to the hyperboloid.
+    lifted: (B, D + 1), from `to_klein_sum`; groups: (B,) int64, every one of 0..count-1 in it. The
+    midpoint is the group's sum, scaled back to the hyperboloid.
     """
     sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
     signs = sums.new_full((sums.shape[-1],), -1.0)
@@ -125,12 +137,14 @@ def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
 
 
 def to_klein_sum(z: Tensor, r: Scalar) -> Tensor:
-    """Return (sqrt(r) g k, g) of points (..., D), in float64: the terms of an Einstein midpoint, (..., D + 1).
+    """Return (sqrt(r) g k, g) of points (..., D), in float64: the terms of an Einstein midpoint,
+    (..., D + 1).
 
-    In Klein coordinates k = 2z / (1 + r|z|^2), with Lorentz factor g = 1 / sqrt(1 - r|k|^2), the midpoint is
-    sum(g k) / sum(g). In terms of z the factor is g = (1 + r|z|^2) / (1 - r|z|^2), so that g k = 2z / (1 - r|z|^2),
-    with no root at all. 1 - r|k|^2 is the square of what is left to the rim: float32 has lost it. This is also the
-    point's place (x, x0) on the hyperboloid x0^2 - |x|^2 = 1.
+    In Klein coordinates k = 2z / (1 + r|z|^2), with Lorentz factor g = 1 / sqrt(1 - r|k|^2), the
+    midpoint is sum(g k) / sum(g). In terms of z the factor is g = (1 + r|z|^2) / (1 - r|z|^2), so
+    that g k = 2z / (1 - r|z|^2), with no root at all. 1 - r|k|^2 is the square of what is left to
+    the rim: float32 has lost it. This is also the point's place (x, x0) on the hyperboloid x0^2 -
+    |x|^2 = 1.
     """
     x, height = _hyperboloid(z.double(), r)
     return torch.cat([x, 1 + height], dim=-1)

@@ -17,7 +17,9 @@ from hierclip.distributed import rank
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
-FORMAT = 1  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
+FORMAT = (
+    2  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
+)
 
 _shown = True
 
@@ -34,15 +36,20 @@ def quiet() -> Iterator[None]:
 
 
 def headless() -> bool:
-    """Tell whether DVC, which names its stage in the environment, or `hierclip audit` runs this notebook."""
+    """Tell whether DVC, which names its stage in the environment, or `hierclip audit` runs this
+    notebook.
+    """
     return "DVC_STAGE" in os.environ or HEADLESS in os.environ
 
 
-def progress(items: Collection[T], what: str, done: int = 0, note: Callable[[], str] = str) -> Iterator[T]:
+def progress(
+    items: Collection[T], what: str, done: int = 0, note: Callable[[], str] = str
+) -> Iterator[T]:
     """The items one by one, showing how many of them, and of the `done` before them, are through.
 
-    note: called after an item, says what else to show. A bar where someone watches; under DVC a line now and then,
-    which its log keeps and the executed notebook does not: two runs of that are to be the same to the byte.
+    note: called after an item, says what else to show. A bar where someone watches; under DVC a
+    line now and then, which its log keeps and the executed notebook does not: two runs of that are
+    to be the same to the byte.
     """
     total, start = done + len(items), monotonic()
     if not _shown or rank():  # of several processes the first one shows it
@@ -87,20 +94,32 @@ def fingerprint(*parts: object) -> str:
 
 
 def cache_key(*parts: object) -> str:
-    """Hash all that kept work rests on, configuration, data and weights, with FORMAT; each part for itself."""
-    kinds = [(str(part.dtype), tuple(part.shape)) if isinstance(part, Tensor) else () for part in parts]
-    return fingerprint(FORMAT, [(*kind, fingerprint(part)) for kind, part in zip(kinds, parts, strict=True)])
+    """Hash all that kept work rests on, configuration, data and weights, with FORMAT; each part for
+    itself.
+    """
+    kinds = [
+        (str(part.dtype), tuple(part.shape)) if isinstance(part, Tensor) else () for part in parts
+    ]
+    return fingerprint(
+        FORMAT, [(*kind, fingerprint(part)) for kind, part in zip(kinds, parts, strict=True)]
+    )
 
 
-def kept_under(key: str, path: Path, read: Callable[[Path], Mapping[str, Any]], what: str) -> Mapping[str, Any] | None:
-    """What `read` finds in a file whose entry "key" is `key`; None where it is another or there is no file.
+def kept_under(
+    key: str, path: Path, read: Callable[[Path], Mapping[str, Any]], what: str
+) -> Mapping[str, Any] | None:
+    """What `read` finds in a file whose entry "key" is `key`; None where it is another or there is
+    no file.
 
-    A file that cannot be read is as none: a warning names it, and says that `what` starts from the beginning.
+    A file that cannot be read is as none: a warning names it, and says that `what` starts from the
+    beginning.
     """
     try:
         found = read(path) if path.exists() else {"key": None}
         return found if str(found["key"]) == key else None
     except Exception as error:  # each reader raises its own kinds for a damaged file
         said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        warnings.warn(f"{path} cannot be read ({said}); {what} starts from the beginning", stacklevel=2)
+        warnings.warn(
+            f"{path} cannot be read ({said}); {what} starts from the beginning", stacklevel=2
+        )
         return None

@@ -9,7 +9,8 @@ from hierclip.errors import HierclipError
 
 DEFAULT = "openmoji"
 RESULTS = re.compile(
-    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
+    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)",
+    re.S,
 )
 
 
@@ -22,18 +23,23 @@ def readme() -> None:
     """
     from hierclip.params import find_root
 
-    typer.echo("README.md: results " + ("written" if write_readme(find_root()) else "are up to date"))
+    typer.echo(
+        "README.md: results " + ("written" if write_readme(find_root()) else "are up to date")
+    )
 
 
 def write_readme(root: Path) -> bool:
-    """Write each preset's summary between its markers in the README; return whether that changed the file.
+    """Write each preset's summary between its markers in the README; return whether that changed
+    the file.
 
     Raises HierclipError where the README has no markers.
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf8")
     if not RESULTS.search(text):
-        raise HierclipError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
+        raise HierclipError(
+            f"{readme}: no lines like {RESULTS.pattern!r} to put the results between"
+        )
 
     def filled(match: re.Match) -> str:
         preset = root if match[2] == DEFAULT else root / "presets" / match[2]

@@ -13,17 +13,20 @@ from hierclip.errors import HierclipError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-Given = Annotated[list[str], typer.Option("--parameter", "-p", help="NAME=VALUE of the notebook's parameters")]
+Given = Annotated[
+    list[str], typer.Option("--parameter", "-p", help="NAME=VALUE of the notebook's parameters")
+]
 
 
 def run(
     notebook: Annotated[str, typer.Argument(help="its name, such as 40_finetune")],
     parameters: Given = [],  # noqa: B006 - typer reads it
 ) -> None:
-    """Run a notebook of this project, or of the preset whose folder this is; under torchrun as a script.
+    """Run a notebook of this project, or of the preset whose folder this is; under torchrun as a
+    script.
 
-    The executed copy goes to data/executed. A training or an attack that was stopped resumes. `make repro` runs all of
-    them in order.
+    The executed copy goes to data/executed. A training or an attack that was stopped resumes. `make
+    repro` runs all of them in order.
 
     \b
     Examples:
@@ -46,21 +49,29 @@ def run(
         name, equals, value = text.partition("=")
         if not equals or name not in parameters_of(path):
             known = ", ".join(parameters_of(path))
-            raise HierclipError(f"-p {text}: write NAME=VALUE with a parameter of {path.name}: {known}")
+            raise HierclipError(
+                f"-p {text}: write NAME=VALUE with a parameter of {path.name}: {known}"
+            )
         values[name] = yaml.safe_load(value)
     if dist.is_torchelastic_launched():
         run_script(path, values)
         return
-    executed = root / "data/executed" / ("-".join([path.stem, *map(str, values.values())]) + ".ipynb")
+    executed = (
+        root / "data/executed" / ("-".join([path.stem, *map(str, values.values())]) + ".ipynb")
+    )
     run_notebook(path, values, executed)
-    typer.echo(f"executed: {executed.relative_to(Path.cwd()) if executed.is_relative_to(Path.cwd()) else executed}")
+    near = executed.is_relative_to(Path.cwd())
+    typer.echo(f"executed: {executed.relative_to(Path.cwd()) if near else executed}")
 
 
-def run_notebook(notebook: Path, parameters: Mapping[str, object], executed: Path | None = None) -> "NotebookNode":
-    """Run a notebook in a kernel of its own; return it with its outputs, which go to `executed` too.
+def run_notebook(
+    notebook: Path, parameters: Mapping[str, object], executed: Path | None = None
+) -> "NotebookNode":
+    """Run a notebook in a kernel of its own; return it with its outputs, which go to `executed`
+    too.
 
-    What it prints goes to stderr while it runs. An error of the user's making is raised as a HierclipError, any other
-    as papermill raises it, with its traceback.
+    What it prints goes to stderr while it runs. An error of the user's making is raised as a
+    HierclipError, any other as papermill raises it, with its traceback.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -73,7 +84,9 @@ def run_notebook(notebook: Path, parameters: Mapping[str, object], executed: Pat
     settings |= {"extra_arguments": ["--log-level=CRITICAL"]}  # the kernel's own messages
     if executed:
         executed.parent.mkdir(parents=True, exist_ok=True)
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
+    plain = {
+        name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()
+    }
     try:
         return papermill.execute_notebook(notebook, executed, plain, **settings)
     except PapermillExecutionError as error:

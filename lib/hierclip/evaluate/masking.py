@@ -183,7 +183,7 @@ def _breaks(matrix: LevelMatrix, goal: AttackGoal, images: Tensor) -> Tensor:
     classifier, levels = matrix.classifier, list(goal.levels)
     parts = images.split(matrix.batch)
     scores = torch.cat([classifier(x.to(classifier.device), levels)[0].cpu() for x in parts])
-    return margin(scores, goal.masks(matrix.images.labels)[0]) > 0
+    return margin(scores, goal.masks(matrix.images.labels)[0]) < 0
 
 
 def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:

@@ -172,7 +172,7 @@ class LevelMatrix:
             for goal in self.goals:
                 pairs = zip(goal.levels, goal.masks(labels), strict=True)
                 margins = torch.stack([margin(logits[level], mask) for level, mask in pairs])
-                out[goal.name] = margins.amin(0).cpu()
+                out[goal.name] = margins.amax(0).cpu()
             return out
 
         found = _in_parts(torch.arange(len(self.images)), self.batch, self.classifier, read)

@@ -1,11 +1,14 @@
-"""Figures, a module for each matter, each function giving a matplotlib Figure; and the results table."""
+"""Figures, a module for each matter, each function giving a matplotlib Figure; and the results
+table.
+"""
 
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# At the size at which a figure is made, which is that of the page: no letter is smaller than 7 points.
+# At the size at which a figure is made, which is that of the page: no letter is smaller than 7
+# points.
 STYLE = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
@@ -14,7 +17,9 @@ STYLE = {
 
 
 def style() -> None:
-    """Set matplotlib to STYLE for all that this process draws: for a notebook; a library draws in `rc_context`."""
+    """Set matplotlib to STYLE for all that this process draws: for a notebook; a library draws in
+    `rc_context`.
+    """
     mpl.rcParams.update(STYLE)  # pyright: ignore
 
 

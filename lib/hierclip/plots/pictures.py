@@ -36,8 +36,8 @@ def strip_path(root: Path, model: str) -> Path:
 
 
 def magnified(before: Tensor, after: Tensor) -> tuple[Tensor, float]:
-    """What was added to pictures in [0, 1], around grey, and how many times larger it is drawn: the largest change
-    reaches black or white, in whatever norm the budget is.
+    """What was added to pictures in [0, 1], around grey, and how many times larger it is drawn: the
+    largest change reaches black or white, in whatever norm the budget is.
     """
     change = after - before
     times = 0.5 / (float(change.abs().max()) or 0.5)
@@ -46,11 +46,18 @@ def magnified(before: Tensor, after: Tensor) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def attack_strip(
-    classifier: Classifier, before: Tensor, after: Tensor, labels: Tensor, tree: Tree, credit: str, width: float
+    classifier: Classifier,
+    before: Tensor,
+    after: Tensor,
+    labels: Tensor,
+    tree: Tree,
+    credit: str,
+    width: float,
 ) -> Figure:
-    """Pictures (N, 3, H, W) in [0, 1], what was added to them (`magnified`), and what came of it; above them the leaf
-    that is true (labels: (N,)), under each the path that it is given, nearest node by level, leaf first; bold and in
-    colour is what is wrong. classifier: over the levels of `tree`; width in inches.
+    """Pictures (N, 3, H, W) in [0, 1], what was added to them (`magnified`), and what came of it;
+    above them the leaf that is true (labels: (N,)), under each the path that it is given, nearest
+    node by level, leaf first; bold and in colour is what is wrong. classifier: over the levels of
+    `tree`; width in inches.
     """
     columns = max(4, len(before))
     size = (width, 2.6 * width / columns + 0.25 * len(tree.levels) + 0.5)
@@ -59,10 +66,15 @@ def attack_strip(
         axis.axis("off")
     noise, times = magnified(before, after)
     paths = [
-        torch.stack([level.argmax(1) for level in classifier(images)], dim=1).tolist() for images in (before, after)
+        torch.stack([level.argmax(1) for level in classifier(images)], dim=1).tolist()
+        for images in (before, after)
     ]
     truth = tree.paths[labels.cpu().numpy()].tolist()  # a tensor of one would count as a number
-    shown = ((before, "clean", paths[0]), (noise, f"change, ×{times:.0f}", None), (after, "attacked", paths[1]))
+    shown = (
+        (before, "clean", paths[0]),
+        (noise, f"change, ×{times:.0f}", None),
+        (after, "attacked", paths[1]),
+    )
     for row, (images, what, nodes) in enumerate(shown):
         axes[row, 0].set_ylabel(what)
         for column, image in enumerate(images):
@@ -81,7 +93,9 @@ def _shortened(name: str) -> str:
 
 
 def _path(axis: Axes, nodes: list[int], truth: list[int], tree: Tree) -> None:
-    """The names of a path under a picture, leaf first, bold and in colour where the true one is another."""
+    """The names of a path under a picture, leaf first, bold and in colour where the true one is
+    another.
+    """
     names = [_shortened(tree.levels[l][node].name) for l, node in enumerate(nodes)]
     axis.set_xlabel("\n".join(names), size=7, alpha=0)  # keeps the room
     for l, (node, true, name) in enumerate(zip(nodes, truth, names, strict=True)):

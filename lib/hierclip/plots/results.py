@@ -26,22 +26,32 @@ def level_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     figure, axes = pair(params.plots.width, 2.8, accuracy)
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, r in enumerate(shown):
-            place, colour, bounds = (k, len(shown)), params.plots.palette[r.method], r.intervals[reading]
+            place, colour, bounds = (
+                (k, len(shown)),
+                params.plots.palette[r.method],
+                r.intervals[reading],
+            )
             own = [r.robust[reading][level][level] for level in range(len(r.levels))]
             own_bounds = [bounds.robust[level][level] for level in range(len(r.levels))]
             bars(axis, place, r.clean[reading], bounds.clean, colour, alpha=0.3)
             bars(axis, place, own, own_bounds, colour, label=params.labels[r.method])
-        axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="level (0: leaves)")
+        axis.set(
+            title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="level (0: leaves)"
+        )
     legend(figure, axes[0])
     return figure
 
 
 def matrices(records: Sequence[Record], reading: str, params: Params) -> Figure:
-    """A[attack level, evaluated level] as heat maps, the clean row on top and an attack's own level framed.
+    """A[attack level, evaluated level] as heat maps, the clean row on top and an attack's own level
+    framed.
 
     A panel for each record, five in a row of a page.
     """
-    shown, columns = in_order(records, params.labels), fitting(params.plots.width, 1.3, len(records))
+    shown, columns = (
+        in_order(records, params.labels),
+        fitting(params.plots.width, 1.3, len(records)),
+    )
     rows, deep = -(-len(shown) // columns), max(len(r.levels) for r in shown)
     side = min(0.83 * params.plots.width / columns, 2.5)
     size = (params.plots.width, 0.2 + rows * (0.5 + side * (deep + 1) / deep))
@@ -66,7 +76,8 @@ def matrices(records: Sequence[Record], reading: str, params: Params) -> Figure:
 
 
 def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
-    """Path-robust accuracy in every tree of the forest, by method, on the same pictures; a panel for each reading.
+    """Path-robust accuracy in every tree of the forest, by method, on the same pictures; a panel
+    for each reading.
 
     The first seed of each method, with its 95 % intervals over pictures.
     """
@@ -75,7 +86,10 @@ def tree_bars(records: Sequence[Record], split: str, params: Params) -> Figure:
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, r in enumerate(shown):
             values = [tree.path_robust[reading] for tree in r.forest.values()]
-            bounds, colour = [tree.intervals[reading] for tree in r.forest.values()], params.plots.palette[r.method]
+            bounds, colour = (
+                [tree.intervals[reading] for tree in r.forest.values()],
+                params.plots.palette[r.method],
+            )
             bars(axis, (k, len(shown)), values, bounds, colour, label=params.labels[r.method])
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel="tree")
         axis.set_xticks(range(len(shown[0].forest)), list(shown[0].forest))

@@ -49,15 +49,26 @@ def cell(value: object) -> str:
 
 
 def pipes(frame: pd.DataFrame, even: bool = False) -> str:
-    """A frame as a table in Markdown; `even`: columns as wide as their cells, so that it reads well as plain text."""
-    rows = [list(frame.columns), *(list(map(str, row)) for row in frame.itertuples(index=False, name=None))]
+    """A frame as a table in Markdown; `even`: columns as wide as their cells, so that it reads well
+    as plain text.
+    """
+    rows = [
+        list(frame.columns),
+        *(list(map(str, row)) for row in frame.itertuples(index=False, name=None)),
+    ]
     widths = [max(map(len, column)) if even else 1 for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def table_html(frame: pd.DataFrame, caption: str = "", marked: Collection[int] = (), name: str = "") -> Markup:
-    """A frame as a table in HTML, of a class `name`; the first column heads its rows, columns of numbers are set apart.
+def table_html(
+    frame: pd.DataFrame, caption: str = "", marked: Collection[int] = (), name: str = ""
+) -> Markup:
+    """A frame as a table in HTML, of a class `name`; the first column heads its rows, columns of
+    numbers are set apart.
 
     marked: places of rows. What is no Markup is escaped.
     """
@@ -69,17 +80,25 @@ def table_html(frame: pd.DataFrame, caption: str = "", marked: Collection[int] =
 
 def attack_words(threat: ThreatModel) -> str:
     """The attack of a threat model in a few words."""
-    extra = [f"PGD's steps {threat.step}"] if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite) else []
+    extra = (
+        [f"PGD's steps {threat.step}"] if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite) else []
+    )
     extra += [f"{threat.queries} queries"] if "square" in threat.suite else []
     if threat.prune:
-        extra.append(f"the next on pictures that the one before moved {100 * threat.prune:.0f} % of the way at least")
+        extra.append(
+            f"the next on pictures that the one before moved {100 * threat.prune:.0f} % of the way at least"
+        )
     words = f"{threat.norm} {threat.eps}, {' then '.join(threat.suite)}, {threat.steps} steps each"
     return ", ".join([words, f"random starts: {threat.restarts}", *extra])
 
 
 def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
     """Which checks of the audit failed in which record, with the number and its limit."""
-    checks = [(r, name, check) for r in in_order(records, labels) for name, check in r.audit.checks.items()]
+    checks = [
+        (r, name, check)
+        for r in in_order(records, labels)
+        for name, check in r.audit.checks.items()
+    ]
     failed = [
         f"{labels[r.method]}, seed {r.seed}, {r.split.replace('_', ' ')}: "
         f"{name} ({check.value:.2f}, limit {check.limit:.2f})"
