@@ -6,13 +6,15 @@ import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 from torch.nn import functional as F
 
 from hierclip import model
 from hierclip.data import load_dataset, places_of
-from hierclip.data.openmoji import SOURCE
+from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
 from hierclip.evaluate.tasks import MODELS, TREES
 from hierclip.model import CosineHead, Model, PoincareHead
 from hierclip.params import Params, load_params
@@ -36,6 +38,11 @@ def write_project(folder: Path) -> Params:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows[::7])
+    sheet = np.array(Image.open(ROOT / SHEET))
+    columns = sheet.shape[1] // GLYPH
+    corners = [(k // columns * GLYPH, k % columns * GLYPH) for k in range(0, len(rows), 7)]
+    glyphs = [sheet[y : y + GLYPH, x : x + GLYPH] for y, x in corners]
+    Image.fromarray(np.concatenate(glyphs, axis=1)).save(folder / SHEET)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     dataset = load_dataset(params.data, folder)
     dataset.prepare()

@@ -31,7 +31,7 @@ from hierclip.losses import gradient_evaluations, make_head
 from hierclip.model import Classifier, EuclideanHead, LearnedHead
 from hierclip.params import FinetuneParams, load_params
 from hierclip.trees import Tree, tree_from_graph
-from tests.conftest import LEAVES, ROOT, Stripes, tiny_graph
+from tests.conftest import LEAVES, ROOT, Stripes, finetune, tiny_graph
 
 PARAMS = load_params(ROOT / "params.yaml")
 TEMPLATE = "a picture of a {}"
@@ -357,7 +357,7 @@ def finetuned(
             0,
             folder / "checkpoint.ckpt",
         )
-        _, history = train.finetune(fabric_on(device, precision), method, *inputs)
+        _, history = finetune(fabric_on(device, precision), method, *inputs)
     return [step["loss"] for step in history], stem, ball
 
 

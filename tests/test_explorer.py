@@ -23,9 +23,8 @@ from hierclip.explorer.view import (
     open_task,
 )
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import measured_margins
 from hierclip.params import load_params
-from tests.conftest import ROOT
+from tests.conftest import ROOT, notebook_functions
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +86,7 @@ def known(view, images):
 
 
 def test_an_image_state_agrees_with_the_classifier_and_the_measured_margins(view, data):
+    measured_margins = notebook_functions("60_margin_depth")["measured_margins"]
     measured = measured_margins(view.classifier, data.images, view.paths, 50)
     measured = measured.set_index(["picture", "level"])
     for row in (0, 7, 31):

@@ -39,7 +39,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
 ):
     inputs, again, whole = tmp_path / "inputs", tmp_path / "again", tmp_path / "whole"
     inputs.write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
-    kept = again / f"data/checkpoints/attack-tecoa-3-held_out-{part}/direct-0.npz"
+    kept = again / f"data/checkpoints/attack-tecoa-3-held_out/{part}/direct-0.npz"
 
     def start(pause: float) -> subprocess.Popen:
         return subprocess.Popen(

@@ -1,4 +1,5 @@
 from math import atanh, log, pi, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,25 +11,22 @@ from matplotlib import pyplot as plt
 from scipy.stats import mannwhitneyu, spearmanr
 from torch.nn import functional as F
 
-from hierclip.hyperbolic import distance, expmap0
-from hierclip.margins import (
+from hierclip.hyperbolic import (
+    distance,
     euclidean_bound,
     euclidean_sibling_bound,
+    expmap0,
     hyperbolic_bound,
-    level_bounds,
-    measured_margins,
-    no_margins,
-    rank_correlation,
-    separation,
     sibling_bound,
     sibling_distance,
-    summary,
 )
+from hierclip.margins import level_bounds
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
-from hierclip.plots.margins import margin_depth
+from tests.conftest import notebook_functions
 from tests.test_evaluate import PATHS, pictures
 
 curvatures = st.floats(0.1, 4)
+notebook = SimpleNamespace(**notebook_functions("60_margin_depth"))
 
 
 @given(curvatures, st.floats(0.01, 0.95), st.floats(0.1, 10))
@@ -245,13 +243,13 @@ def classifier(head=None) -> Classifier:
 
 def test_measured_margins_lie_under_their_bounds_and_tell_right_from_wrong():
     shown = pictures(0.5)
-    rows = measured_margins(classifier(), shown, PATHS, batch=4)
+    rows = notebook.measured_margins(classifier(), shown, PATHS, batch=4)
     assert len(rows) == 2 * len(shown)
     assert (rows["margin"] <= rows["bound"]).all()
     assert (rows["siblings"] == np.repeat([3, 2], len(shown))).all()
     right = classifier()(shown.floats())[0].argmax(1) == shown.labels
     assert ((rows[rows["level"] == 0]["margin"] > 0).to_numpy() == right.numpy()).all()
-    table = summary(rows)
+    table = notebook.summary(rows.assign(tree="a"))
     assert (table["norm"].diff().dropna() < 0).all()
     assert (table["share"] <= 1).all()
     assert (table["reached"] <= table["sibling_bound"]).all()
@@ -268,22 +266,25 @@ def test_levels_are_bounded_at_their_longest_text_in_the_geometry_of_the_head():
 
 
 def test_summary_and_figure_keep_trees_apart():
-    rows = measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(
-        curvature=1.0, tau=5.0
-    )
-    both = pd.concat([rows.assign(tree="b"), rows.assign(tree="a", margin=rows["margin"] / 2)])
-    table = summary(both)
+    rows = notebook.measured_margins(classifier(), pictures(0.5), PATHS, batch=4)
+    rows = rows.assign(curvature=1.0, tau=5.0, tree="b")
+    one = notebook.summary(rows)
+    both = pd.concat([rows, rows.assign(tree="a", margin=rows["margin"] / 2)])
+    table = notebook.summary(both)
     assert table["tree"].tolist() == ["b", "b", "a", "a"]
-    pd.testing.assert_frame_equal(table[:2].drop(columns="tree"), summary(rows), check_dtype=False)
-    assert table["reached"][2:].to_numpy() == pytest.approx(summary(rows)["reached"].to_numpy() / 2)
-    for shown, titles in ((rows, [""]), (both, ["b", "a"])):
-        figure = margin_depth(shown, "#cc79a7", 7.0)
-        assert [axis.get_title() for axis in figure.axes] == titles
-        ticks = figure.axes[0].lines[2]
-        assert np.asarray(ticks.get_ydata()) == pytest.approx(
-            summary(rows)["sibling_bound"].to_numpy()
-        )
-        plt.close(figure)
+    pd.testing.assert_frame_equal(table[:2], one, check_dtype=False)
+    assert table["reached"][2:].to_numpy() == pytest.approx(one["reached"].to_numpy() / 2)
+    figure = notebook.margin_depth(both, "#cc79a7", 7.0)
+    assert [axis.get_title() for axis in figure.axes] == ["b", "a"]
+    siblings = figure.axes[0].lines[2]
+    assert np.asarray(siblings.get_ydata()) == pytest.approx(one["sibling_bound"].to_numpy())
+    plt.close(figure)
+
+
+def test_the_summary_of_no_margins_has_its_columns_and_no_rows():
+    rows = notebook.measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(tree="a")
+    empty = notebook.summary(pd.DataFrame(columns=rows.columns, dtype=float))
+    assert empty.empty and list(empty.columns) == list(notebook.summary(rows).columns)
 
 
 def outcomes(seed, n=60) -> tuple[np.ndarray, np.ndarray]:
@@ -295,49 +296,37 @@ def outcomes(seed, n=60) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(5))
 def test_rank_correlation_and_separation_are_those_of_scipy(seed):
     margins, broken = outcomes(seed)
-    rho, low, high = rank_correlation(margins, broken, 300, 0)
+    rho = notebook.rank_correlation(margins, broken)
+    low, high = notebook.bootstrap_interval(margins, broken, 300, 0)
     assert rho == pytest.approx(spearmanr(margins, broken).statistic)
     assert -1 <= low < rho < high < 0
     u = mannwhitneyu(margins[~broken], margins[broken]).statistic
-    assert separation(margins, broken) == pytest.approx(u / (broken.sum() * (~broken).sum()))
-    assert separation(margins, broken.astype(int)) == separation(margins, broken)
+    area = u / (broken.sum() * (~broken).sum())
+    assert notebook.separation(margins, broken) == pytest.approx(area)
 
 
-def test_rank_correlation_sees_order_alone_and_repeats():
+def test_rank_correlation_sees_order_alone_and_its_interval_repeats():
     margins, broken = outcomes(0)
-    assert rank_correlation(margins, broken, 50, 1) == rank_correlation(
-        np.exp(margins), broken.astype(int), 50, 1
+    exponential = np.exp(margins)
+    assert notebook.rank_correlation(margins, broken) == notebook.rank_correlation(
+        exponential, broken
     )
-    assert separation(np.arange(4), np.array([True, True, False, False])) == 1
+    interval = notebook.bootstrap_interval(margins, broken, 50, 1)
+    assert interval == notebook.bootstrap_interval(exponential, broken, 50, 1)
+    assert notebook.separation(np.arange(4), np.array([True, True, False, False])) == 1
 
 
 def test_interval_leaves_out_resamples_that_broke_nothing():
     margins, broken = outcomes(0)
-    assert np.isfinite(rank_correlation(margins, margins == margins.min(), 200, 0)).all()
-    assert np.isfinite(rank_correlation(margins, broken, 1, 0)).all()
+    rare = margins == margins.min()
+    assert np.isfinite(notebook.bootstrap_interval(margins, rare, 200, 0)).all()
+    assert np.isfinite(notebook.bootstrap_interval(margins, broken, 1, 0)).all()
 
 
 def test_constant_outcomes_have_no_correlation():
     margins, broken = outcomes(0)
     for constant in (np.zeros(60, bool), np.ones(60, bool)):
-        assert np.isnan(rank_correlation(margins, constant, 10, 0)).all()
-        assert np.isnan(separation(margins, constant))
-    assert np.isnan(rank_correlation(np.zeros(60), broken, 10, 0)).all()
-    with pytest.raises(ValueError, match="no pairs"):
-        rank_correlation(margins, broken[1:], 10, 0)
-
-
-def test_what_stands_for_margins_that_are_not_measured_has_their_columns_and_no_rows(tmp_path):
-    margins, table = no_margins()
-    assert margins.empty and table.empty
-    rows = measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(
-        tree="a", curvature=1.0, tau=5.0
-    )
-    assert list(margins.columns) == list(rows.columns) and list(table.columns) == list(
-        summary(rows).columns
-    )
-    margins.round(5).to_csv(tmp_path / "margins.csv", index=False)
-    assert len(pd.read_csv(tmp_path / "margins.csv")) == 0
-    assert (margins["margin"] <= margins["bound"]).all() and (
-        table["reached"] <= table["sibling_bound"]
-    ).all()
+        assert np.isnan(notebook.rank_correlation(margins, constant))
+        assert np.isnan(notebook.bootstrap_interval(margins, constant, 10, 0)).all()
+        assert np.isnan(notebook.separation(margins, constant))
+    assert np.isnan(notebook.rank_correlation(np.zeros(60), broken))

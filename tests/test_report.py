@@ -1,12 +1,11 @@
-"""The report: notebook 70 as one page that loads nothing, and says what is missing; metrics that
-are the records'.
-"""
+"""The report: notebook 70 as one page that loads nothing, and says what is missing; metrics that are the records'."""
 
 import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pandas as pd
 import papermill
@@ -14,9 +13,8 @@ import pytest
 
 from hierclip.evaluate import RECORDS, save_record
 from hierclip.evaluate.records import parse_record
-from hierclip.plots.frames import save_metrics
 from hierclip.plots.words import share
-from tests.conftest import ROOT
+from tests.conftest import ROOT, notebook_functions
 from tests.test_evaluate import record
 
 CONFIG = ROOT / "notebooks/nbconvert_config.py"
@@ -73,12 +71,14 @@ def test_the_page_is_whole_and_has_the_headline_table(tmp_path, monkeypatch):
     assert page.count("data:image/png;base64,") == 4  # levels, matrix, trees, audit
     robust = share(made.robust["direct"][0][0], made.intervals["direct"].robust[0][0])
     assert f"<td>{robust}</td>" in page and "<th>path-robust, roll-up</th>" in page
+    assert "<th>worst tree of 2 (8 pictures)</th>" in page
+    assert "<td>30.0 [17.5, 42.5] (wordnet)</td>" in page
     assert "A trial run:</strong> 40 pictures" in page and "Traceback" not in page
     for what in (
         "the record hier-0/tuned",
         "paired.csv",
         "strip.png",
-        "margins.csv",
+        "margin_depth.png",
         "the ablation",
         "the sweep",
     ):
@@ -95,6 +95,7 @@ def test_without_records_the_page_says_what_makes_them(tmp_path, monkeypatch):
     "root", [ROOT, *sorted((ROOT / "presets").iterdir())], ids=lambda path: path.name
 )
 def test_committed_metrics_are_those_of_the_committed_records(root, tmp_path):
+    save_metrics = notebook_functions("70_report")["save_metrics"]
     for file in (root / RECORDS).glob("*/*.json"):
         save_metrics(parse_record(file.read_text(encoding="utf8"), file.name), tmp_path)
     made = {
@@ -108,9 +109,22 @@ def test_committed_metrics_are_those_of_the_committed_records(root, tmp_path):
 
 
 def test_metrics_are_flat_and_in_percent(tmp_path):
-    save_metrics(record(), tmp_path)
+    notebook_functions("70_report")["save_metrics"](record(), tmp_path)
     made, found = record(), pd.read_json(tmp_path / "tuned/tecoa-0.json", typ="series")
     assert found["robust leaf"] == pytest.approx(100 * made.robust["direct"][0][0], abs=0.005)
     assert found["path-robust roll_up"] == pytest.approx(
         100 * made.path_robust["roll_up"], abs=0.005
     )
+
+
+def test_accuracies_have_a_row_for_each_level_and_reading_and_superclasses_one_for_each_above():
+    notebook = SimpleNamespace(**notebook_functions("70_report"))
+    records = [record(), record(split="held_out")]
+    rows = notebook.accuracy_table(records)
+    assert len(rows) == 2 * 2 * 3 and rows["robust"].between(0, 1).all()
+    assert rows["split"].iloc[0] == "held_out"
+    table = notebook.superclass_table(records, {"tecoa": "TeCoA"})
+    assert table.index.tolist() == [
+        (s, "TeCoA", 0, l) for s in ("tuned", "held_out") for l in (1, 2)
+    ]
+    assert table.loc[("tuned", "TeCoA", 0, 1), "stay"] == pytest.approx(80)

@@ -257,7 +257,7 @@ def test_verify_fails_where_a_figure_differs(project):
     save_record(made.model_copy(update=changes), project / RECORDS)
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 1
-    assert "DIFFERS tecoa-0/tuned direct worst_level" in result.output
+    assert "DIFFERS tecoa-0/tuned worst_level direct" in result.output
 
 
 def test_verify_refuses_what_was_not_made_here(project):

@@ -13,7 +13,6 @@ import yaml
 from hierclip import model, studies
 from hierclip.data import Pictures, ids_of, load_dataset, places_of
 from hierclip.model import CosineHead, Model
-from hierclip.plots.table import ablation_markdown
 from hierclip.studies import (
     KEPT,
     STUDIES,
@@ -352,12 +351,8 @@ def test_what_was_kept_for_other_pictures_is_not_used(small, project, measured, 
     assert len(measured) == 2 + 4
 
 
-def test_a_study_that_was_not_run_is_not_there_and_the_report_says_so(tmp_path, small):
+def test_a_study_that_was_not_run_is_not_there(tmp_path):
     assert load_studies(tmp_path) == {}
-    assert (
-        ablation_markdown(None, small, "tuned")
-        == "No ablation was run here; `make ablate` runs it.\n"
-    )
 
 
 def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project):
@@ -365,7 +360,7 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
         study = small.ablation.model_copy(update={"seeds": seeds})
         asked = small.model_copy(update={"ablation": study})
         made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
-        text = ablation_markdown(made, asked, "tuned")
+        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "tuned")
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
 
 

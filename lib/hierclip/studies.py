@@ -253,9 +253,10 @@ def ablation_table(
     rows = {}
     for row, changes in study.tables[table].items():
         key = variant_key(*variant(params, study, changes))
-        seeds = frame["seed"].isin(study.seeds)
-        found = frame[(frame["variant"] == key) & seeds & (frame["split"] == split)][figures_of]
+        chosen = (frame["variant"] == key) & (frame["split"] == split)
+        chosen &= frame["seed"].isin(study.seeds)
+        found = frame[chosen][figures_of]
         half = found.std() / np.sqrt(len(found)) * student(len(found) - 1).ppf(0.975)
         rows[row] = {"seeds": len(found), **found.mean(), **half.add_suffix("_half")}
-        rows[row]["steps"] = frame["steps"][found.index].mean() if "steps" in frame else np.nan
+        rows[row]["steps"] = frame["steps"][chosen].mean() if "steps" in frame else np.nan
     return pd.DataFrame(rows).T.rename_axis(table)

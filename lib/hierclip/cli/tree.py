@@ -65,10 +65,7 @@ def tree(
         f"\ntree {made.name}: levels of {', '.join(map(str, made.sizes))} nodes, leaves first"
     )
     for level, prompts in enumerate(trees.level_prompts(made, template)):
-        alone = ", ".join(node.name for node in made.singletons(level)) if level else ""
-        typer.echo(
-            f'level {level}: "{prompts[0]}" ...' + (f"; of one leaf: {alone}" if alone else "")
-        )
+        typer.echo(f'level {level}: "{prompts[0]}" ...')
     if out is not None:
         trees.save_tree(made, out)
     if draw is not None:

@@ -120,7 +120,7 @@ def _check_goal(
     """Return the number of every check, and accuracies by budget, by steps and by restarts."""
     budget, classifier, images = matrix.budget, matrix.classifier, matrix.images.floats()
     steps, restarts = budget.steps, budget.restarts
-    attacks = {
+    attacks: dict[object, Budget] = {
         "suite": replace(budget, suite=GRADIENT, steps=2 * steps, restarts=1),
         "square": replace(budget, suite=("square",)),
         ("restarts", restarts + 2): replace(budget, restarts=restarts + 2),
@@ -132,7 +132,7 @@ def _check_goal(
         attacks["eps", n] = replace(budget, eps=eps, step=2.5 * eps / steps)
     moved = _moved(matrix, goal, budget)
     native = _breaks(matrix, goal, moved)
-    broken = {("steps", steps): native, ("restarts", restarts): native}
+    broken: dict[object, Tensor] = {("steps", steps): native, ("restarts", restarts): native}
     broken["eps", 0] = _breaks(matrix, goal, images)
     for key in progress(attacks, f"checks on {len(images)} images, level {goal.level}"):
         broken[key] = _breaks(matrix, goal, _moved(matrix, goal, attacks[key]))
@@ -150,7 +150,7 @@ def _check_goal(
         "zero gradients": _share(_has_no_gradient(matrix, goal)),
     }
     if type(classifier.head) is PoincareHead:
-        values["clamps"] = _clipped(classifier, matrix.batch, images, moved)
+        values["clamps"] = _clipped(classifier.head, classifier, matrix.batch, images, moved)
     for name, surrogate in surrogates(classifier).items():
         through = _moved(matrix, goal, budget, surrogate)
         values[name] = _share(_breaks(matrix, goal, through) & ~found)
@@ -203,9 +203,8 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
 
 
 @torch.no_grad()
-def _clipped(classifier: Classifier, batch: int, *images: Tensor) -> float:
+def _clipped(head: PoincareHead, classifier: Classifier, batch: int, *images: Tensor) -> float:
     """Return the largest share of points that the head's projection acts on: texts, and images."""
-    head = classifier.head
     shares = [_share(torch.cat([head.points_are_clipped(x) for x in classifier.text_points]))]
     for each in images:
         parts = [classifier.encoder(x.to(classifier.device)) for x in each.split(batch)]

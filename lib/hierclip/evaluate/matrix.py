@@ -197,7 +197,7 @@ class LevelMatrix:
             return {**read_logits(self.classifier(state.x_adv)), "way": way}
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
-            out[key][rows] = values.numpy()
+            out[key][rows.numpy()] = values.numpy()
         return out
 
 

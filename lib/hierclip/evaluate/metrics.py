@@ -51,7 +51,7 @@ def intervals(
 def path_robust(outcomes: Outcomes, reading: str, levels: Levels = ALL) -> np.ndarray:
     """Return (N,) bool: whether the whole path is right, clean and under every attack."""
     clean = outcomes.clean[reading][:, levels].all(1)
-    return clean & outcomes.robust[reading][levels][:, :, levels].all((0, 2))
+    return np.asarray(clean & outcomes.robust[reading][levels][:, :, levels].all((0, 2)))
 
 
 def resample(n: int, resamples: int, seed: int) -> np.ndarray:
@@ -140,4 +140,4 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """
     ordered = pd.Series(p_values, dtype=float).sort_values(kind="stable")
     adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
-    return {name: float(adjusted[name]) for name in p_values}
+    return adjusted.reindex(list(p_values)).to_dict()

@@ -232,17 +232,15 @@ class Evaluation:
         check_forest(trees)
         places = places_of(self.task.dataset, trees[0].ids)
         test, val = (self.task.dataset.pictures(part).of(places) for part in ("test", "val"))
-        few, few_val = (
-            test[test.spread(params.forest_images)],
-            val[val.spread(params.reading_images)],
-        )
+        few = test[test.spread(params.forest_images)]
+        few_val = val[val.spread(params.reading_images)]
         paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
         goals = [GOALS["stay"](forest, level) for level in range(1, trees[0].top + 1)]
         goals.append(GOALS["every"](forest, trees[0].top))
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         over_forest = self.model.classifier(trees, self.task.template).to(self.device)
         unstopped = replace(budget, stop_margin=inf)
-        settings = {"seed": params.seed, "batch": params.batch}
+        settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
         matrices = {
             "test": LevelMatrix(classifier, test, paths, budget, **settings),
             "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
@@ -251,9 +249,14 @@ class Evaluation:
         }
         name = f"{self.model.method}-{self.seed}"
         for part, matrix in matrices.items():
-            matrix.kept = self.root / f"data/checkpoints/attack-{name}-{self.task.name}-{part}"
+            matrix.kept = self._kept / part
             matrix.what = f"attack on {name}, {self.task.name}, {part}"
         return matrices
+
+    @property
+    def _kept(self) -> Path:
+        name = f"attack-{self.model.method}-{self.seed}-{self.task.name}"
+        return self.root / "data/checkpoints" / name
 
     def record(self) -> Record:
         """Attack what is left to attack; write the outcomes and the record, and return it."""
@@ -261,40 +264,40 @@ class Evaluation:
         test, params, trees = self.matrices["test"], self.params, self.task.trees
         weights = fingerprint(*test.classifier.encoder.state_dict().values())
         resolution = test.images.pixels.shape[-1]
-        record = Record(
-            dataset=self.task.dataset.name,
-            split=self.task.name,
-            method=self.model.method,
-            seed=self.seed,
-            images=len(test.images),
-            reading=better_reading(outcomes["val"]),
-            threat_model=threat_model(params, self.task.template, resolution),
-            trees={tree.name: tree.hash for tree in trees},
-            levels=list(trees[0].sizes),
+        entries = {
+            "dataset": self.task.dataset.name,
+            "split": self.task.name,
+            "method": self.model.method,
+            "seed": self.seed,
+            "images": len(test.images),
+            "reading": better_reading(outcomes["val"]),
+            "threat_model": threat_model(params, self.task.template, resolution),
+            "trees": {tree.name: tree.hash for tree in trees},
+            "levels": list(trees[0].sizes),
             **_metrics(outcomes["test"], params),
-            superclass=self._superclass_metrics(),
-            levels_transfer={
+            "superclass": self._superclass_metrics(),
+            "levels_transfer": {
                 reading: outcomes["levels"].robust_to([reading])[reading].mean(1).tolist()
                 for reading in READINGS
             },
-            mistakes={
+            "mistakes": {
                 "clean": mistakes(outcomes["test"], CLEAN, params.bootstrap, params.seed),
                 "attacked": mistakes(outcomes["test"], "direct-0", params.bootstrap, params.seed),
             },
-            forest={tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
-            audit=gradient_masking_checks(test, params.audit_images),
-            settings=params.model_dump(mode="json"),
-            hashes={"weights": weights, "pictures": test.images.fingerprint()},
-            versions=versions(),
-            hardware=hardware(self.device),
-            git=git_revision(self.root),
-        )
+            "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
+            "audit": gradient_masking_checks(test, params.audit_images),
+            "settings": params.model_dump(mode="json"),
+            "hashes": {"weights": weights, "pictures": test.images.fingerprint()},
+            "versions": versions(),
+            "hardware": hardware(self.device),
+            "git": git_revision(self.root),
+        }
+        record = Record.model_validate(entries)
         if rank() == 0:
             for part, each in outcomes.items():
                 each.save(outcomes_path(self.root, record.method, self.seed, record.split, part))
             save_record(record, self.root / RECORDS)
-            for matrix in self.matrices.values():
-                shutil.rmtree(matrix.kept)
+            shutil.rmtree(self._kept)
         return record
 
     def _superclass_metrics(self) -> dict[str, Triple]:

@@ -7,7 +7,7 @@ from io import BytesIO
 from math import isfinite
 
 import numpy as np
-import pandas as pd
+from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
@@ -15,12 +15,17 @@ from torch import Tensor
 from hierclip.explorer.view import ImageState, ModelView
 from hierclip.model.heads import head_to_dict
 from hierclip.plots.pictures import magnified
-from hierclip.plots.words import table_html
 
 NEAREST = Markup(
     '<span style="color:{0}">{1}</span> {2:.0%}'
     '<div style="height:4px;width:{3}px;background:{0}"></div>'
 )
+TABLE = Environment(autoescape=True).from_string("""<table class="{{ name }}"><thead>
+<tr>{% for column in rows[0] %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in rows %}<tr{% if loop.index0 == marked %} class="marked"{% endif %}>
+{%- for cell in row.values() %}{% if loop.first %}<th scope="row">{{ cell }}</th>
+{%- else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{% endfor %}</tbody></table>""")
 
 
 def scene(view: ModelView) -> dict:
@@ -97,7 +102,7 @@ def path_table(view: ModelView, states: Sequence[ImageState], level: int) -> str
         for name, state in zip(("clean", "attacked"), states, strict=False):
             row[name] = nearest_cell(view, state, l)
         rows.append(row | {"margin": margin_cell(states, l), "bound": number(pair)})
-    return table_html(pd.DataFrame(rows), marked=[level], name="hierclip-path")
+    return TABLE.render(rows=rows, name="hierclip-path", marked=level)
 
 
 def nearest_cell(view: ModelView, state: ImageState, level: int) -> Markup:

@@ -77,7 +77,7 @@ def assign_levels(tree: nx.DiGraph, widths: Sequence[int] | None = None) -> nx.D
             )
         level = dict.fromkeys(front, l) | level
     level[root] = l + 1
-    tree = _without(tree, set(tree) - set(level))
+    tree = _without(tree, [node for node in tree if node not in level])
     nx.set_node_attributes(tree, level, LEVEL)
     return tree
 

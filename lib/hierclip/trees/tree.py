@@ -68,11 +68,6 @@ class Tree:
             columns.append(np.asarray(parents)[columns[-1]])
         return np.stack(columns, axis=1)
 
-    def singletons(self, level: int) -> tuple[Node, ...]:
-        """Return the nodes of a level that hold one leaf only."""
-        counts = np.bincount(self.paths[:, level])
-        return tuple(self.levels[level][k] for k in np.flatnonzero(counts == 1))
-
     def restrict(self, leaves: Collection[str]) -> "Tree":
         """Return the tree over some of its leaves, in its order, without the nodes above no leaf.
 
@@ -121,8 +116,8 @@ def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: 
 
     graph: edges from parent to child, node attributes `name` and `level`; a node is on every level
     from its own up to the one below its parent's, the root above them all.
-    Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, leaves
-    that are missing or unknown, empty names, levels that do not rise.
+    Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, empty
+    names, and leaves that are missing or unknown.
     """
     for problem in _problems(graph, leaves):
         raise TreeError(f"{where or 'tree ' + name}: {problem}")
