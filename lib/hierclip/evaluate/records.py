@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
@@ -50,11 +50,7 @@ class RecordError(HierclipError):
     """What is wrong with a record, and in which file."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ThreatModel(_Part):
+class ThreatModel(BaseModel, extra="forbid", frozen=True):
     norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
     suite: tuple[str, ...]  # attacks, in turn, each on images not yet misclassified
@@ -69,7 +65,7 @@ class ThreatModel(_Part):
     seed: int
 
 
-class Intervals(_Part):
+class Intervals(BaseModel, extra="forbid", frozen=True):
     """95 % bootstrap intervals, shaped like the metrics they belong to."""
 
     clean: list[Pair]
@@ -78,7 +74,7 @@ class Intervals(_Part):
     path_robust: Pair
 
 
-class TreeFigures(_Part):
+class TreeFigures(BaseModel, extra="forbid", frozen=True):
     """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
@@ -90,7 +86,7 @@ class TreeFigures(_Part):
     intervals: dict[str, Pair]
 
 
-class Record(_Part):
+class Record(BaseModel, extra="forbid", frozen=True):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
