@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import inf
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 from torch import Tensor
 from torch.backends import cudnn
@@ -60,8 +60,10 @@ ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero grad
 CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
 
 
-class Check(BaseModel, extra="forbid", frozen=True):
+class Check(BaseModel):
     """The number that CHECKS describes, measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
     high: float  # the exact 95 % upper bound of a share: it shows how little few images prove
@@ -69,8 +71,10 @@ class Check(BaseModel, extra="forbid", frozen=True):
     passed: bool
 
 
-class Audit(BaseModel, extra="forbid", frozen=True):
+class Audit(BaseModel):
     """Leaf accuracy of some images under other attacks than the record's own, and its checks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int
     budgets: dict[str, float]  # "n/255" to accuracy

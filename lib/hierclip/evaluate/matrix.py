@@ -142,12 +142,12 @@ class LevelMatrix:
     @cached_property
     def key(self) -> str:
         """Hash all that the readouts depend on, the weights and the texts among it."""
-        settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch
         names = [goal.name for goal in self.goals]
         modules = [type(module).__name__ for module in self.classifier.modules()]
-        parts = settings, self.classifier.head, names, modules, self.images.fingerprint()
+        settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
+        images = self.images.fingerprint(), self.images.labels, self.paths
         tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
-        return cache_key(*parts, self.images.labels, self.paths, *tensors)
+        return cache_key(settings, self.classifier.head, *images, *tensors)
 
     def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""

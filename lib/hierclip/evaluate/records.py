@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
@@ -50,7 +50,11 @@ class RecordError(HierclipError):
     """What is wrong with a record, and in which file."""
 
 
-class ThreatModel(BaseModel, extra="forbid", frozen=True):
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ThreatModel(_Part):
     norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
     suite: tuple[str, ...]  # attacks, in turn, each on images not yet misclassified
@@ -65,7 +69,7 @@ class ThreatModel(BaseModel, extra="forbid", frozen=True):
     seed: int
 
 
-class Intervals(BaseModel, extra="forbid", frozen=True):
+class Intervals(_Part):
     """95 % bootstrap intervals, shaped like the metrics they belong to."""
 
     clean: list[Pair]
@@ -74,7 +78,7 @@ class Intervals(BaseModel, extra="forbid", frozen=True):
     path_robust: Pair
 
 
-class TreeFigures(BaseModel, extra="forbid", frozen=True):
+class TreeFigures(_Part):
     """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
@@ -86,7 +90,7 @@ class TreeFigures(BaseModel, extra="forbid", frozen=True):
     intervals: dict[str, Pair]
 
 
-class Record(BaseModel, extra="forbid", frozen=True):
+class Record(_Part):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
