@@ -9,6 +9,7 @@ from functools import partial
 from math import inf
 from unittest.mock import patch
 
+import numpy as np
 import pyautoattack
 import torch
 import torchattacks
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 from benchmarks.default import LevelLogits, Task, load_task
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from hierclip.attacks import STANDARD, Budget, aims, budget_of, frozen
-from hierclip.evaluate import Outcomes, figures, level_matrix
+from hierclip.evaluate import LevelMatrix, Outcomes, figures
 from hierclip.evaluate import matrix as evaluate_matrix
-from hierclip.evaluate.matrix import CLEAN, attacked, gather, read_logits
+from hierclip.evaluate.matrix import CLEAN, READ, attacked, read_logits
 from hierclip.model import READINGS
 from hierclip.model.backbone import ImageEncoder
 
@@ -169,7 +170,9 @@ def matrix() -> list[Row]:
 
     def ours(name: str, budget: Budget, prune: bool) -> None:
         settings = {"seed": 0, "batch": task.params.attack.batch, "prune": prune}
-        found[name] = level_matrix(task.classifier, task.images, task.paths, budget, **settings)
+        found[name] = LevelMatrix(
+            task.classifier, task.images, task.paths, budget, **settings
+        ).outcomes()
 
     def theirs() -> None:
         found["torchattacks"] = torchattacks_matrix(task)
@@ -235,7 +238,10 @@ def torchattacks_matrix(task: Task) -> Outcomes:
             moved = torchattacks.MultiAttack(parts)(images, labels)
             with torch.no_grad():
                 readouts[f"{reading}-{level}"] = read_logits(task.classifier(moved))
-    return gather(readouts, task.tree.paths, task.images.labels.numpy())
+    stacked = {key: np.stack([readout[key] for readout in readouts.values()]) for key in READ}
+    return Outcomes(
+        np.array(list(readouts)), task.tree.paths, task.images.labels.numpy(), **stacked
+    )
 
 
 @contextmanager

@@ -51,7 +51,7 @@ from hierclip.attacks import Budget, attack
 from hierclip.data import Leaf, Pictures
 from hierclip.data.sources import imagenet_names
 from hierclip.distributed import make_fabric
-from hierclip.evaluate import level_matrix
+from hierclip.evaluate import LevelMatrix
 from hierclip.evaluate.records import git_revision, hardware, versions
 from hierclip.losses import make_head
 from hierclip.model import Backbone, Classifier, make_classifier
@@ -681,9 +681,7 @@ def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
     pictures = Pictures((255 * images.cpu()).byte(), random_labels(case, len(images)))
     paths, aims = torch.from_numpy(case.tree.paths), 2 * case.tree.top + 1
     what, budget = f"level matrix, PGD-{steps}, {aims} aims, float32", attack_budget(1 / 255, steps)
-    matrix = partial(
-        level_matrix, classifier, pictures, paths, budget, seed=0, batch=count, prune=False
-    )
+    matrix = LevelMatrix(classifier, pictures, paths, budget, seed=0, batch=count, prune=False)
     passes = partial(encoder_passes, classifier.encoder, images, steps)
     with computing(tf32=False):
         passes()
@@ -697,7 +695,7 @@ def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
                 note=f"skipped: takes about {bare:.0f} s, {max(left, 0):.0f} s left",
             )
         forget_peak(case.device)
-        seconds = time_call(matrix, case.device)
+        seconds = time_call(matrix.outcomes, case.device)
     note, peak = (
         "of the time is the bare encoder's forward and backward passes",
         peak_gib(case.device),

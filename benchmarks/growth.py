@@ -19,7 +19,7 @@ from benchmarks.measure import peak_memory
 from benchmarks.synthetic import make_forest, make_tree_loss
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import level_matrix
+from hierclip.evaluate import LevelMatrix
 from hierclip.model import Classifier, CosineHead, ImageEncoder, create
 from hierclip.params import load_params
 
@@ -41,9 +41,9 @@ classifier = Classifier(ImageEncoder(backbone, fold=True), CosineHead(20.0), tex
 pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
 shown = Pictures(pixels, torch.randint(leaves, (images,)))
 budget = Budget(0.01, 0.01, 2, 1, ("pgd_margin",), 1, stop_margin=float("inf"))
-level_matrix(classifier, shown, paths[:, :1], budget, seed=0, batch=images, prune=False)
+LevelMatrix(classifier, shown, paths[:, :1], budget, seed=0, batch=images, prune=False).outcomes()
 start = perf_counter()
-level_matrix(classifier, shown, paths, budget, seed=0, batch=images, prune=False)
+LevelMatrix(classifier, shown, paths, budget, seed=0, batch=images, prune=False).outcomes()
 matrix = perf_counter() - start
 print(json.dumps({"step": median(steps), "matrix": matrix, "memory": peak_memory() - before}))
 """

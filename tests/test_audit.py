@@ -6,7 +6,7 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import gradient_masking_checks as audit
+from hierclip.evaluate import LevelMatrix, gradient_masking_checks
 from hierclip.evaluate.masking import BUDGETS, CHECKS
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.test_evaluate import PATHS
@@ -47,13 +47,18 @@ def shown(strength, n=9, wrong=0) -> Pictures:
     return Pictures(images, labels)
 
 
+def checked(classifier, images, paths, budget, count, batch):
+    matrix = LevelMatrix(classifier, images, paths, budget, seed=0, batch=batch)
+    return gradient_masking_checks(matrix, count)
+
+
 @pytest.mark.parametrize(
     "head",
     [CosineHead(10.0), BALL, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0)],
     ids=["cosine", "ball", "flat"],
 )
 def test_an_honest_model_passes_every_check(head):
-    found = audit(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0)
+    found = checked(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2)
     assert found.failed == [] and found.images == 9
     flat = {"unclamped", "clamps"}  # nothing is projected, so there is nothing to look at
     left_out = {CosineHead: {*flat, "cosine", "above: cosine"}, EuclideanHead: flat}.get(
@@ -65,9 +70,7 @@ def test_an_honest_model_passes_every_check(head):
 
 
 def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
-    found = audit(
-        model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0
-    )
+    found = checked(model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2)
     curve = list(found.budgets.values())
     assert list(found.budgets) == [f"{n}/255" for n in BUDGETS]
     assert curve[0] == pytest.approx(7 / 9, abs=1e-5) and curve[-1] == 0
@@ -76,22 +79,19 @@ def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
 
 
 def test_only_so_many_pictures_are_audited():
-    assert (
-        audit(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, batch=2, seed=0).images
-        == 4
-    )
+    assert checked(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, batch=2).images == 4
 
 
 def test_restarts_are_named_as_many_as_there_were():
     budget = Budget(**vars(BUDGET) | {"restarts": 2})
-    found = audit(model(CosineHead(10.0)), shown(0.2, n=3), PATHS, budget, count=3, batch=2, seed=0)
+    found = checked(model(CosineHead(10.0)), shown(0.2, n=3), PATHS, budget, count=3, batch=2)
     assert list(found.restarts)[0] == "2"
 
 
 def test_a_quantised_models_gradient_is_found_missing_and_search_finds_what_it_hid():
     budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
-    found = audit(
-        model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, batch=2, seed=0
+    found = checked(
+        model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, batch=2
     )
     assert found.checks["zero gradients"].value == 1
     assert {"zero gradients", "gradient-free", "suite"} <= set(found.failed)
@@ -105,7 +105,7 @@ def test_a_model_that_hides_the_gradient_of_a_level_above_the_leaves_alone_is_ca
             return super().logits(images if leaves else (8 * images).round() + 0 * images, texts)
 
     budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
-    found = audit(model(Above(10.0)), shown(0.1), PATHS, budget, count=9, batch=2, seed=0)
+    found = checked(model(Above(10.0)), shown(0.1), PATHS, budget, count=9, batch=2)
     assert (
         found.checks["above: zero gradients"].value == 1
         and found.checks["above: gradient-free"].value > 0.3
@@ -118,14 +118,13 @@ def test_a_model_that_hides_the_gradient_of_a_level_above_the_leaves_alone_is_ca
 )
 def test_where_no_level_above_the_leaves_has_a_choice_none_is_audited(paths):
     texts = [torch.eye(3), torch.ones(1, 3)][: len(paths[0])]
-    found = audit(
+    found = checked(
         Classifier(Colours(), CosineHead(10.0), texts),
         shown(0.2),
         torch.tensor(paths),
         BUDGET,
-        9,
-        2,
-        seed=0,
+        count=9,
+        batch=2,
     )
     assert not any(name.startswith("above: ") for name in found.checks) and found.failed == []
 
@@ -136,13 +135,13 @@ def test_a_gradient_that_is_no_number_counts_as_none():
             return images.mean((2, 3)) + 0 * (images - images.detach()).mean((2, 3)).sqrt()
 
     masked = Classifier(Rooted(), CosineHead(10.0), TEXTS)
-    found = audit(masked, shown(0.1), PATHS, BUDGET, count=9, batch=2, seed=0)
+    found = checked(masked, shown(0.1), PATHS, BUDGET, count=9, batch=2)
     assert found.checks["zero gradients"].value == 1
 
 
 def test_a_model_at_the_rim_is_caught_by_its_clamps():
     head = PoincareHead(1.0, 50.0, 2.0, 1.0, 5.0)
-    found = audit(model(head), shown(0.2), PATHS, BUDGET, count=9, batch=2, seed=0)
+    found = checked(model(head), shown(0.2), PATHS, BUDGET, count=9, batch=2)
     assert found.checks["clamps"].value == 1
     assert found.failed == [
         "clamps"
@@ -150,14 +149,8 @@ def test_a_model_at_the_rim_is_caught_by_its_clamps():
 
 
 def test_texts_at_the_rim_are_seen_too():
-    found = audit(
-        model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)),
-        shown(0.2),
-        PATHS,
-        BUDGET,
-        count=9,
-        batch=2,
-        seed=0,
+    found = checked(
+        model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)), shown(0.2), PATHS, BUDGET, count=9, batch=2
     )
     assert found.checks["clamps"].value == pytest.approx(3 / 5)  # the leaves, of five nodes
 
@@ -173,5 +166,5 @@ def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_wit
     grey = Pictures(
         torch.full((27, 3, 8, 8), 52, dtype=torch.uint8), torch.zeros(27, dtype=torch.long)
     )
-    found = audit(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=27, batch=7, seed=0)
+    found = checked(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=27, batch=7)
     assert found.checks["clamps"].value == 1 and {"unclamped", "clamps"} <= set(found.failed)

@@ -147,7 +147,7 @@ def test_the_function_gives_the_same_and_reads_what_is_finished(audited, weights
     made = read_record(folder / "hierclip-audit")
     found = hierclip.audit(*given, tree=trees, **SETTINGS | {"eps": 2 / 255, "out": "other"})
     assert found.record == made and [tree.name for tree in found.trees] == list(made.trees)
-    monkeypatch.setattr("hierclip.audits.evaluate", None)
+    monkeypatch.setattr("hierclip.audits.Evaluation", None)
     assert hierclip.audit(*given, tree=trees, **SETTINGS) == found
     with pytest.raises(
         HierclipError,

@@ -26,7 +26,7 @@ from hierclip import hyperbolic, model, train
 from hierclip.attacks import ATTACKS, Budget, attack
 from hierclip.data import Pictures
 from hierclip.distributed import make_fabric, mean
-from hierclip.evaluate import level_matrix
+from hierclip.evaluate import LevelMatrix
 from hierclip.losses import gradient_evaluations, make_head
 from hierclip.model import Classifier, EuclideanHead, LearnedHead
 from hierclip.params import FinetuneParams, load_params
@@ -393,9 +393,8 @@ def matrix_outcomes(device: str, dtype: torch.dtype):
     """Attack every level of 30 pictures in the tiny tree."""
     budget = Budget(eps=EPS, step=EPS / 4, steps=5, restarts=1, suite=("apgd_ce",), queries=1)
     paths = torch.from_numpy(tiny_tree().paths)
-    return level_matrix(
-        small_classifier(device, dtype), noisy_pictures(30), paths, budget, seed=0, batch=10
-    )
+    classifier, images = small_classifier(device, dtype), noisy_pictures(30)
+    return LevelMatrix(classifier, images, paths, budget, seed=0, batch=10).outcomes()
 
 
 @each_device

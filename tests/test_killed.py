@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
-from hierclip.evaluate.records import PARTS
 from tests.test_run import judged, knowing_model
 
 SLOW = """
@@ -40,7 +39,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
 ):
     inputs, again, whole = tmp_path / "inputs", tmp_path / "again", tmp_path / "whole"
     inputs.write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
-    kept = again / f"data/checkpoints/attack-tecoa-3-held_out-{part}.npz"
+    kept = again / f"data/checkpoints/attack-tecoa-3-held_out/{part}/direct-0.npz"
 
     def start(pause: float) -> subprocess.Popen:
         return subprocess.Popen(
@@ -61,7 +60,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
         load_records(folder / "data/results/records") for folder in (again, whole)
     )
     assert made.model_dump(exclude={"git"}) == expected.model_dump(exclude={"git"})
-    for name in PARTS:
+    for name in ("test", "val", "forest", "levels"):
         a, b = (
             Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name))
             for folder in (again, whole)

@@ -11,7 +11,7 @@ from torch import nn
 
 from hierclip.attacks import GOALS, Budget, aims, frozen
 from hierclip.data import Pictures
-from hierclip.evaluate import Outcomes, level_matrix, matrix
+from hierclip.evaluate import LevelMatrix, Outcomes, matrix
 from hierclip.model import READINGS, Classifier, CosineHead
 from tests.test_evaluate import BUDGET, PATHS, classifier, outcomes, pictures
 
@@ -46,26 +46,12 @@ def test_robust_leaves_are_right_under_the_direct_attack_alone():
         assert np.array_equal(out.robust[reading][0], out.right[reading][out.under("direct-0")])
 
 
-def test_a_condition_that_was_not_attacked_is_refused_beside_the_known():
-    with pytest.raises(
-        KeyError,
-        match="no condition 'stay-1'; known are clean, direct-0, direct-1, roll_up-1, direct-2",
-    ):
-        outcomes().under("stay-1")
-
-
-def test_outcomes_of_some_levels_are_those_attacked_and_read():
-    out, levels = outcomes(), [0, 2]
-    some = out.take(levels)
-    assert some.conditions.tolist() == ["clean", "direct-0", "direct-1", "roll_up-1"]
-    assert np.array_equal(some.labels, out.labels) and np.array_equal(
-        some.paths, out.paths[:, levels]
-    )
-    assert np.array_equal(some.ranked[2], out.ranked[out.under("direct-2")])
-    assert np.array_equal(some.confidence[3], out.confidence[out.under("roll_up-2")][:, levels])
+def test_robust_to_one_reading_is_right_under_the_attack_on_it_alone():
+    out = outcomes(share=0.8)
     for reading in READINGS:
-        assert np.array_equal(some.clean[reading], out.clean[reading][:, levels])
-        assert np.array_equal(some.robust[reading], out.robust[reading][levels][:, :, levels])
+        for level in (1, 2):
+            alone = out.right["direct"][out.under(f"{reading}-{level}")]
+            assert np.array_equal(out.robust_to([reading])["direct"][level], alone)
 
 
 def test_outcomes_come_back_from_their_file(tmp_path):
@@ -87,7 +73,7 @@ FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked")
 
 def judge(strength=0.15, **choices) -> Outcomes:
     settings = {"seed": 0, "batch": 4, "more": EVERY} | choices
-    return level_matrix(classifier(), pictures(strength), PATHS, BUDGET, **settings)
+    return LevelMatrix(classifier(), pictures(strength), PATHS, BUDGET, **settings).outcomes()
 
 
 def test_matrix_of_a_model_that_cannot_be_broken_is_all_right():
@@ -115,33 +101,33 @@ def flipped(data: bytes) -> bytes:
 
 
 def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
-    assert not judge(0.1, kept=tmp_path / "p.npz").robust["direct"][0, :, 0].any()
-    assert judge(0.8, kept=tmp_path / "p.npz").robust["direct"].all()
+    assert not judge(0.1, kept=tmp_path / "p").robust["direct"][0, :, 0].any()
+    assert judge(0.8, kept=tmp_path / "p").robust["direct"].all()
 
 
 def test_partial_outcomes_of_another_scaling_of_the_input_are_not_used(tmp_path):
     made = classifier()
     made.register_buffer("mean", torch.zeros(3), persistent=False)
     arguments = made, pictures(0.15), PATHS, BUDGET
-    level_matrix(*arguments, seed=0, batch=4, kept=tmp_path / "p.npz")
-    before = str(np.load(tmp_path / "p.npz")["key"])
+    LevelMatrix(*arguments, seed=0, batch=4, kept=tmp_path / "p").outcomes()
+    before = str(np.load(tmp_path / "p/direct-0.npz")["key"])
     made.mean += 1
-    level_matrix(*arguments, seed=0, batch=4, kept=tmp_path / "p.npz")
-    assert str(np.load(tmp_path / "p.npz")["key"]) != before
+    LevelMatrix(*arguments, seed=0, batch=4, kept=tmp_path / "p").outcomes()
+    assert str(np.load(tmp_path / "p/direct-0.npz")["key"]) != before
 
 
 @pytest.mark.parametrize(
     "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no archive", flipped]
 )
 def test_damaged_partial_outcomes_are_named_and_made_again(tmp_path, damage):
-    kept = tmp_path / "p.npz"
-    whole = judge(kept=kept)
-    kept.write_bytes(damage(kept.read_bytes()))
+    whole = judge(kept=tmp_path)
+    file = tmp_path / "direct-1.npz"
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.warns(
-        UserWarning, match=f"^{kept} cannot be read .*; the attack starts from the beginning$"
+        UserWarning, match=f"^{file} cannot be read .*; the attack starts from the beginning$"
     ):
-        assert same(judge(kept=kept), whole)
-    assert same(judge(kept=kept), whole)
+        assert same(judge(kept=tmp_path), whole)
+    assert same(judge(kept=tmp_path), whole)
 
 
 @pytest.fixture
@@ -168,9 +154,9 @@ def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_p
     for done, stop in enumerate(names):
         attacks.update(stop=stop)
         with pytest.raises(KeyboardInterrupt):
-            judge(kept=tmp_path / f"{stop}.npz")
+            judge(kept=tmp_path / stop)
         attacks.update(counts={}, stop=None)
-        assert same(judge(kept=tmp_path / f"{stop}.npz"), whole)
+        assert same(judge(kept=tmp_path / stop), whole)
         assert [*attacks["counts"]] == names[done:]  # nothing that is done is done again
 
 
@@ -180,7 +166,7 @@ def test_only_pictures_for_which_an_aim_is_open_are_attacked(attacks):
     both = Pictures(
         torch.cat([weak.pixels, strong.pixels]), torch.cat([weak.labels, strong.labels])
     )
-    out = level_matrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY)
+    out = LevelMatrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY).outcomes()
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
     counts = attacks["counts"]
     assert counts["direct-0"] == counts["direct-1"] == 6
@@ -250,7 +236,7 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
     classifier, shown, paths = linear_world()
     budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
     more = [*(GOALS["stay"](paths, level) for level in (1, 2)), GOALS["every"](paths, 2)]
-    pruned = level_matrix(classifier, shown, paths, budget, seed=0, batch=60, more=more)
+    pruned = LevelMatrix(classifier, shown, paths, budget, seed=0, batch=60, more=more).outcomes()
     asked, images, labels = dict(attacks["counts"]), shown.floats(), shown.labels
     for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
         with frozen(classifier):
@@ -281,7 +267,7 @@ def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclas
     budget = Budget(
         eps=10 / 255, step=4 / 255, steps=10, restarts=1, suite=("pgd_margin",), queries=20
     )
-    out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
+    out = LevelMatrix(model, shown, paths, budget, seed=0, batch=4).outcomes()
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False, True, True, True]
     ways = [20 / 4, 20 / 24, 20 / 50, 20 / 120]
     assert attacks["counts"]["roll_up-1"] == sum(way >= matrix.PRUNE_THRESHOLD for way in ways) == 2
@@ -307,7 +293,7 @@ def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
     with frozen(model):
         moved = matrix.attacked(model, shown.floats(), shown.labels, aim, budget, 0, 4)[0]
     assert fallen(model, moved, shown.labels, aim).all()
-    out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
+    out = LevelMatrix(model, shown, paths, budget, seed=0, batch=4).outcomes()
     assert out.right["roll_up"][out.under("roll_up-1")][:, 1].all()
     assert not out.right["roll_up"][out.under("roll_up-2")][:, 2].any()
 
@@ -318,7 +304,7 @@ def test_leaves_are_ranked_by_their_logits_even_where_their_shares_vanish():
         nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), CosineHead(1000.0), texts
     )
     images = torch.tensor([[250, 10, 100], [10, 250, 100], [10, 100, 250]], dtype=torch.uint8)
-    out = level_matrix(
+    out = LevelMatrix(
         model, Pictures(images.view(3, 3, 1, 1), torch.arange(3)), PATHS, BUDGET, seed=0, batch=4
-    )
+    ).outcomes()
     assert out.ranked[0].tolist() == [[0, 2, 1], [1, 2, 0], [2, 1, 0]]

@@ -18,18 +18,20 @@ from hierclip.cli import app
 from hierclip.data import ids_of, places_of
 from hierclip.evaluate import (
     RECORDS,
+    Evaluation,
+    LevelMatrix,
+    Outcomes,
     RecordError,
-    evaluate,
-    level_matrix,
     outcomes_path,
     save_record,
     verify,
 )
-from hierclip.evaluate.run import better_reading
+from hierclip.evaluate.records import better_reading
+from hierclip.evaluate.tasks import Task
 from hierclip.model import READINGS, Classifier, CosineHead
 from hierclip.params import SPLITS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
-from tests.test_evaluate import PATHS, outcomes, pictures, record
+from tests.test_evaluate import PATHS, pictures, record
 
 
 class Knowing(nn.Module):
@@ -77,7 +79,8 @@ def judged(model, openmoji, forest, split, params, root, **choices):
     quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
     own = [tree.restrict(ids_of(openmoji, split)) for tree in forest]
-    return evaluate(model, openmoji, own, split, seed=3, params=quick, template="{}", root=root)
+    record = Evaluation(model, Task(split, openmoji, own, "{}"), 3, quick, root).record()
+    return record, Outcomes.load(outcomes_path(root, "tecoa", 3, split))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -105,9 +108,9 @@ def test_model_that_knows_every_picture_is_right_on_its_split(
     )
     for made in (found.mistakes["clean"], found.mistakes["attacked"]):
         assert (
-            made.severity is None
-            and made.hd_1[0] == made.contradictions[0] == 0
-            and made.consistent[0] == 1
+            made["severity"] is None
+            and made["hd_1"][0] == made["contradictions"][0] == 0
+            and made["consistent"][0] == 1
         )
     assert (found.split, found.seed, found.threat_model.steps) == (split, 3, 1)
     assert outcomes.clean["direct"].shape == (found.images, levels)
@@ -196,7 +199,9 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
     classifier = Classifier(encoder, CosineHead(10.0), texts)
     shown = pictures(0.1, n=2)
     budget = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), queries=20)
-    out = level_matrix(classifier, shown, PATHS, budget, seed=0, batch=4, kept=tmp_path / "k.npz")
+    out = LevelMatrix(
+        classifier, shown, PATHS, budget, seed=0, batch=4, kept=tmp_path / "k"
+    ).outcomes()
     assert out.robust["direct"][1, :, 1].all()
     assert not out.robust["roll_up"][1, :, 1].any()  # by the roll-up's own aim
     assert not out.robust["direct"][
@@ -205,13 +210,18 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
 
 
 def test_reading_is_that_of_the_higher_headline_and_then_of_the_higher_worst_level():
-    figures = {
-        "direct": {"path_robust": 0.0, "worst_level": 0.1},
-        "roll_up": {"path_robust": 0.0, "worst_level": 0.2},
-    }
-    assert better_reading(figures) == "roll_up"
-    figures["direct"]["path_robust"] = 0.1
-    assert better_reading(figures) == "direct"
+    nodes = np.zeros((4, 2, 2), int)  # clean, direct-0, direct-1, roll_up-1; of two images
+    nodes[1, 0] = 1
+    paths, names = (
+        np.array([[0, 0], [1, 1]]),
+        np.array(["clean", "direct-0", "direct-1", "roll_up-1"]),
+    )
+    tied = Outcomes(names, paths, np.zeros(2, int), nodes, nodes, nodes)
+    assert better_reading(tied) == "direct"
+    nodes[2, 1, 1] = 1  # the direct reading of the superclass alone
+    assert (
+        better_reading(Outcomes(names, paths, np.zeros(2, int), nodes, nodes, nodes)) == "roll_up"
+    )
 
 
 @pytest.fixture
@@ -235,7 +245,7 @@ def project(tmp_path, monkeypatch):
 def test_verify_passes_records_that_are_the_committed_ones(project):
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 0
-    assert "49 figures agree, 0 differ" in result.output
+    assert "47 metrics agree, 0 differ" in result.output
 
 
 def test_verify_fails_where_a_figure_differs(project):
@@ -247,7 +257,7 @@ def test_verify_fails_where_a_figure_differs(project):
     save_record(made.model_copy(update=changes), project / RECORDS)
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 1
-    assert "DIFFERS tecoa-0/tuned direct worst_level" in result.output
+    assert "DIFFERS tecoa-0/tuned worst_level direct" in result.output
 
 
 def test_verify_refuses_what_was_not_made_here(project):
@@ -269,33 +279,16 @@ def test_trees_are_read_back_as_they_were(forest, tmp_path):
     assert load_forest(tmp_path, ["wordnet", "letters"]) == forest
 
 
-def test_verify_reads_the_outcomes_that_git_has(project):
-    outcomes().save(outcomes_path(project, "tecoa", 0, "tuned"))
-    save_record(record(hashes={"pictures": "a"}), project / RECORDS)
-    for command in (
-        ["add", "-f", "."],
-        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "outcomes"],
-    ):
-        subprocess.run(["git", "-C", str(project), *command], check=True)
-    rules = [a.rule.split(":")[0] for a in verify(project)]
-    assert rules.count("image by image") == 2 * (3 + 9 + 1) and set(rules) == {
-        "image by image",
-        "same pictures",
-    }
-
-
-def test_an_evaluation_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
+def test_an_attack_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
     seen = []
 
-    def stop(trees) -> None:
-        seen.append(torch.backends.cudnn.allow_tf32)
-        raise KeyboardInterrupt
+    class Spy(nn.Flatten):
+        def forward(self, images):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(images.mean((2, 3)))
 
-    monkeypatch.setattr("hierclip.evaluate.run.check_forest", stop)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    rest = dict.fromkeys(
-        ("model", "dataset", "trees", "split", "seed", "params", "template", "root")
-    )
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(**rest)  # pyright: ignore
-    assert seen == [False] and torch.backends.cudnn.allow_tf32
+    budget = Budget(eps=0.1, step=0.05, steps=1, restarts=1, suite=("pgd_margin",), queries=20)
+    model = Classifier(Spy(), CosineHead(10.0), [torch.eye(3), torch.eye(3)[:2]])
+    LevelMatrix(model, pictures(n=2), PATHS, budget, seed=0, batch=4).outcomes()
+    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32

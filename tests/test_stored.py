@@ -115,7 +115,7 @@ def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(
         done.write_text("half", encoding="utf8")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hierclip.audits.evaluate", stopped)
+    monkeypatch.setattr("hierclip.audits.Evaluation", stopped)
     with pytest.raises(KeyboardInterrupt):
         start(weights)
     assert list(done.parent.iterdir()) == [done] and not list(place.glob("hierclip-*/images"))

@@ -6,8 +6,8 @@ from torch import nn
 
 from hierclip.attacks import GOALS
 from hierclip.data import Pictures
-from hierclip.evaluate import level_matrix
-from hierclip.evaluate.masking import SURROGATES, cosine, unclamped
+from hierclip.evaluate import LevelMatrix
+from hierclip.evaluate.masking import surrogates
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, read
 from tests.conftest import notebook_functions
 from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
@@ -41,7 +41,7 @@ def stands(shown):
 
 
 def test_a_model_under_its_own_images_stands_where_the_matrix_says(stands, shown):
-    out = level_matrix(classifier(), shown, PATHS, BUDGET, seed=0, batch=4)
+    out = LevelMatrix(classifier(), shown, PATHS, BUDGET, seed=0, batch=4).outcomes()
     white_box = out.robust["direct"][0, :, 0].mean()
     assert 0 < white_box < 1 and stands["direct-0", "seeing", "seeing"] == pytest.approx(white_box)
 
@@ -94,7 +94,7 @@ def ball(**changes) -> Classifier:
 @pytest.mark.parametrize("curvature", [0.3, 1.0])
 def test_the_unclamped_surrogate_has_the_models_logits_where_nothing_is_clamped(curvature, norms):
     native = ball(curvature=curvature, norms=norms)
-    free, images = unclamped(native), pictures(0.5).floats()
+    free, images = surrogates(native)["unclamped"], pictures(0.5).floats()
     assert not native.head.is_clipped(native.head.image_tangents(native.encoder(images))).any()
     for one, other in zip(free(images), native(images), strict=True):
         close(one.float(), other, rtol=1e-3, atol=1e-3)
@@ -110,29 +110,24 @@ def test_the_unclamped_surrogate_has_a_radial_gradient_where_the_clamped_model_h
         (gradient,) = torch.autograd.grad(head.logits(head.image_points(x), texts)[0, 0], x)
         return float((gradient * embedding).sum() / embedding.norm())
 
-    free = unclamped(native)
+    free = surrogates(native)["unclamped"]
     assert abs(radial(native.head, native.text_points[0])) < 1e-3
     assert radial(free.head, free.text_points[0]) < -1  # farther out is farther from the text
 
 
-def test_only_a_ball_has_clamps_to_leave_out():
+def test_only_a_ball_has_clamps_to_leave_out_and_cosine_is_no_surrogate_of_itself():
     flat = Classifier(
         classifier().encoder, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0), classifier().text_points
     )
-    assert unclamped(classifier()) is None and unclamped(flat) is None
-    assert cosine(flat) is not None
-
-
-def test_a_model_that_is_read_by_cosine_is_no_surrogate_of_itself():
-    assert cosine(classifier()) is None
-    assert list(SURROGATES) == ["unclamped", "cosine"]
+    assert list(surrogates(ball())) == ["unclamped", "cosine"]
+    assert list(surrogates(flat)) == ["cosine"] and not surrogates(classifier())
 
 
 def test_the_cosine_surrogate_reads_the_texts_directions():
     native, images = ball(), pictures(0.5).floats()
     directions = [texts / texts.norm(dim=1, keepdim=True) for texts in native.text_points]
     embeddings = torch.nn.functional.normalize(native.encoder(images), dim=1)
-    for found, texts in zip(cosine(native)(images), directions, strict=True):
+    for found, texts in zip(surrogates(native)["cosine"](images), directions, strict=True):
         close(found, 20 * embeddings @ texts.T)
 
 
@@ -140,5 +135,5 @@ def test_surrogates_of_a_model_with_weights_take_the_images_that_it_takes():
     native = ball()
     native.encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     images = pictures(0.5).floats()
-    for surrogate in SURROGATES.values():
-        assert surrogate(native)(images)[0].shape == (6, 3)
+    for surrogate in surrogates(native).values():
+        assert surrogate(images)[0].shape == (6, 3)

@@ -27,8 +27,9 @@ from hierclip.data import (
     write_squares,
 )
 from hierclip.errors import HierclipError
-from hierclip.evaluate import Record, evaluate, outcomes_path, save_record
+from hierclip.evaluate import Evaluation, Record, outcomes_path, save_record
 from hierclip.evaluate.records import git_revision, parse_record, threat_model
+from hierclip.evaluate.tasks import Task
 from hierclip.model import CosineHead, ImageEncoder, Model, load, load_model, open_backbone
 from hierclip.model.classifier import HEAD
 from hierclip.params import AttackParams, parse_budget
@@ -128,11 +129,10 @@ def audit(
             "hashes": {"weights": fingerprint(*weights), "pictures": test.fingerprint()},
         }
         if not (out / RECORD).exists():
-            settings = {"seed": 0, "params": attack, "template": template, "device": device}
+            task = Task(dataset.name, dataset, trees, template)
+            settings = {"seed": 0, "params": attack, "root": out / WORK, "device": device}
             try:
-                record, _ = evaluate(
-                    audited, dataset, trees, dataset.name, root=out / WORK, **settings
-                )
+                record = Evaluation(audited, task, **settings).record()
             except torch.OutOfMemoryError:
                 raise HierclipError(
                     f"{device} has no memory for {batch} images at a time; ask for a smaller batch"

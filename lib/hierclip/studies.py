@@ -17,7 +17,7 @@ from torch import Tensor
 from hierclip.attacks import budget_of
 from hierclip.data import Dataset, ids_of, load_dataset, places_of
 from hierclip.distributed import device_of, make_fabric
-from hierclip.evaluate import figures, level_matrix
+from hierclip.evaluate import LevelMatrix, figures
 from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.evaluate.tasks import BASE, TREES
 from hierclip.losses import make_head
@@ -198,9 +198,10 @@ def _accuracies(
     pictures, attack = pictures[pictures.spread(study.images)], params.attack
     classifier, paths = model.classifier(tree, params.model.template), torch.from_numpy(tree.paths)
     classifier = classifier.to(device_of(params.model))
-    outcomes = level_matrix(
+    matrix = LevelMatrix(
         classifier, pictures, paths, budget_of(attack), seed=attack.seed, batch=attack.batch
     )
+    outcomes = matrix.outcomes()
     found = {reading: figures(outcomes, reading) for reading in READINGS}
     out = {
         "images": len(pictures),

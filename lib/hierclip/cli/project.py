@@ -112,10 +112,11 @@ def verify() -> None:
     from hierclip.evaluate import verify as compare
     from hierclip.params import find_root
 
-    agreements = compare(find_root())
-    differing = [agreement for agreement in agreements if not agreement.agrees]
-    for agreement in agreements:
-        typer.echo(str(agreement))
-    agreeing = len(agreements) - len(differing)
-    typer.echo(f"{agreeing} figures agree, {len(differing)} differ, each by the rule beside it")
-    raise typer.Exit(1 if differing else 0)
+    table = compare(find_root())
+    for metric, new, old, allowed, agrees in table.itertuples():
+        verdict = "agrees " if agrees else "DIFFERS"
+        values = f"{new:.3f}, committed {old:.3f}, may differ by {allowed:.3f}"
+        typer.echo(f"{verdict} {metric}: {values}")
+    agreeing = len(table[table["agrees"]])
+    typer.echo(f"{agreeing} metrics agree, {len(table) - agreeing} differ")
+    raise typer.Exit(int(agreeing < len(table)))

@@ -1,9 +1,7 @@
-"""Level-wise evaluation: the level matrix, its metrics, the gradient-masking checks, and
-records.
-"""
+"""Level-wise evaluation: the matrix, its metrics and intervals, the checks, records."""
 
-from hierclip.evaluate.masking import gradient_masking_checks
-from hierclip.evaluate.matrix import LevelMatrix, Outcomes, level_matrix
+from hierclip.evaluate.masking import CHECKS, gradient_masking_checks
+from hierclip.evaluate.matrix import LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluate.metrics import (
     figures,
     holm,
@@ -15,11 +13,10 @@ from hierclip.evaluate.metrics import (
 )
 from hierclip.evaluate.records import (
     RECORDS,
+    Evaluation,
     Record,
     RecordError,
     load_records,
-    outcomes_path,
     save_record,
     verify,
 )
-from hierclip.evaluate.run import Evaluation, evaluate

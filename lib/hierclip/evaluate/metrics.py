@@ -1,8 +1,9 @@
-"""Metrics from the outcome of every image, with their bootstrap intervals."""
+"""Metrics of outcomes, image by image, with their 95 % bootstrap intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
 from hierclip.evaluate.matrix import Outcomes
@@ -10,159 +11,133 @@ from hierclip.trees import lca_heights
 
 BINS = 15
 NEAREST = (1, 5, 20)
-SHARES = ("consistent", "contradictions")
+Levels = Sequence[int] | slice
+ALL = slice(None)
 
 
-def figures(outcomes: Outcomes, reading: str) -> dict:
+def figures(
+    outcomes: Outcomes, reading: str, levels: Levels = ALL, weights: np.ndarray | None = None
+) -> dict:
     """Return the metrics of a reading, as fractions.
 
     clean: by level. robust: A[a][e], accuracy at level e under the attack at level a. worst_level:
     the least of A[a][a]. path_robust: the share of images whose whole path stays right, clean and
-    under every attack.
+    under every attack. levels: those that are attacked and read, the leaves first. weights: (R, N)
+    rows that sum to N; the metrics are then arrays with a leading axis of R.
     """
-    return _figures(outcomes, reading, None)
-
-
-def intervals(outcomes: Outcomes, reading: str, resamples: int, seed: int) -> dict:
-    """Return 95 % percentile bootstrap intervals of `figures` over images: [low, high] each.
-
-    At 0 and at 1, where every resample is the same, the interval reaches 3/N inwards (the rule of
-    three).
-    """
-    n = len(outcomes.labels)
-    drawn = _figures(outcomes, reading, resample(n, resamples, seed))
-    return {name: _bounds(values, min(1, 3 / n)) for name, values in drawn.items()}
-
-
-def paired_difference(
-    ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    """Return the mean of ours - theirs over the same images, (N,) each, with its 95 % bootstrap
-    interval.
-
-    Raises ValueError where their lengths differ.
-    """
-    if ours.shape != theirs.shape:
-        raise ValueError(f"{len(ours)} and {len(theirs)} images are no pairs")
-    difference = ours.astype(float) - theirs
-    low, high = np.quantile(
-        resample(len(ours), resamples, seed) @ difference / len(ours), [0.025, 0.975]
-    )
-    return float(difference.mean()), float(low), float(high)
-
-
-def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the two-sided p-value of McNemar's exact test of paired outcomes, (N,) bool each."""
-    wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values for the number of comparisons (Holm, 1979): each, from the least up, times
-    the number of those not smaller, never below the one before it and at most 1."""
-    out, least, left = {}, 0.0, len(p_values)
-    for name in sorted(p_values, key=lambda name: p_values[name]):
-        least = max(least, min(1.0, left * p_values[name]))
-        out[name], left = least, left - 1
-    return {name: out[name] for name in p_values}
-
-
-def resample(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Draw bootstrap counts of n images: (resamples, n), rows summing to n."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-
-
-def path_robust(outcomes: Outcomes, reading: str) -> np.ndarray:
-    """Tell where the whole path is right, clean and under every attack: (N,) bool."""
-    return np.asarray(outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2)))
-
-
-def _figures(outcomes: Outcomes, reading: str, counts: np.ndarray | None) -> dict:
-    """Compute `figures` of resampled images.
-
-    counts: (R, N), rows summing to N; metrics get a leading axis of R. None: each image counts
-    once.
-    """
-    clean, robust = outcomes.clean[reading], outcomes.robust[reading]
-    n, levels = clean.shape
-    w = np.ones((1, n), dtype=int) if counts is None else counts
-    matrix = (w @ robust.transpose(1, 0, 2).reshape(n, -1).astype(int)).reshape(
-        -1, levels, levels
-    ) / n
-    out = {
+    clean, robust = outcomes.clean[reading][:, levels], outcomes.robust[reading][levels]
+    n, count = clean.shape
+    w = np.ones((1, n), dtype=int) if weights is None else weights
+    flat = robust[:, :, levels].transpose(1, 0, 2).reshape(n, -1)
+    matrix = (w @ flat.astype(int)).reshape(-1, count, count) / n
+    metrics = {
         "clean": w @ clean.astype(int) / n,
         "robust": matrix,
         "worst_level": matrix.diagonal(axis1=1, axis2=2).min(1),
-        "path_robust": w @ path_robust(outcomes, reading).astype(int) / n,
+        "path_robust": w @ path_robust(outcomes, reading, levels).astype(int) / n,
     }
-    return {k: v[0].tolist() for k, v in out.items()} if counts is None else out
+    return metrics if weights is not None else {k: v[0].tolist() for k, v in metrics.items()}
 
 
-def _bounds(values: np.ndarray, least: float) -> list:
-    """Return low and high along the first axis as the last axis of nested lists: [..., 2]."""
-    low, high = np.quantile(values, [0.025, 0.975], axis=0)
-    return np.stack(
-        [np.where(low == 1, 1 - least, low), np.where(high == 0, least, high)], axis=-1
-    ).tolist()
+def intervals(
+    outcomes: Outcomes, reading: str, resamples: int, seed: int, levels: Levels = ALL
+) -> dict:
+    """Return the intervals of `figures`, [low, high] each: images are drawn with replacement."""
+    n = len(outcomes.labels)
+    drawn = figures(outcomes, reading, levels, resample(n, resamples, seed))
+    return {name: _bounds(values, n).tolist() for name, values in drawn.items()}
+
+
+def path_robust(outcomes: Outcomes, reading: str, levels: Levels = ALL) -> np.ndarray:
+    """Return (N,) bool: whether the whole path is right, clean and under every attack."""
+    clean = outcomes.clean[reading][:, levels].all(1)
+    return np.asarray(clean & outcomes.robust[reading][levels][:, :, levels].all((0, 2)))
+
+
+def resample(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Return (resamples, n): how often each image is drawn, rows that sum to n."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+
+
+def _bounds(shares: np.ndarray, n: int) -> np.ndarray:
+    """Return the percentile interval over the first axis of shares of n images, as a last axis.
+
+    At 0 and 1, where all resamples are equal, it reaches 3/n inwards (the rule of three).
+    """
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+    three = min(1, 3 / n)
+    return np.stack([np.where(low == 1, 1 - three, low), np.where(high == 0, three, high)], axis=-1)
 
 
 def mistakes(
     outcomes: Outcomes, condition: str, resamples: int, seed: int
 ) -> dict[str, list[float] | None]:
-    """Measure the mistakes of one condition: [value, low, high] each, 95 % bootstrap intervals over
-    images.
+    """Return how bad the mistakes of one condition are: [value, low, high] each.
 
     severity: the mean height at which a wrongly predicted leaf meets the right one, over the
     mistakes; None where there are none. hd_k: the mean height over the k nearest leaves (or all),
-    right ones counting 0, over all pictures (Bertinetto et al., CVPR 2020, section 3). A height is
-    a level, L + 1 where only the root joins two leaves. consistent: the share of pictures right at
+    right ones counting 0, over all images (Bertinetto et al., CVPR 2020, section 3). A height is a
+    level, L + 1 where only the root joins two leaves. consistent: the share of images right at
     every level at once, read directly (hierarchical consistent accuracy, Wu et al., CVPR 2024).
     contradictions: the share whose nearest nodes are not all on one path. ece: expected calibration
     error of the leaves' softmax, in 15 bins of equal width (Guo et al., ICML 2017).
     """
-    k, n = outcomes.under(condition), len(outcomes.labels)
-    heights = lca_heights(outcomes.paths)[
-        outcomes.labels[:, None], outcomes.ranked[k]
-    ]  # (N, ranked)
+    row, n = outcomes.under(condition), len(outcomes.labels)
+    nodes, confidence = outcomes.nodes[row], outcomes.confidence[row][:, :1]
+    heights = lca_heights(outcomes.paths)[outcomes.labels[:, None], outcomes.ranked[row]]
     wrong = (heights[:, 0] > 0).astype(float)
-    right, nodes = 1 - wrong, outcomes.nodes[k]
-    means = {f"hd_{count}": heights[:, :count].mean(1) for count in NEAREST}
-    means["consistent"] = outcomes.right["direct"][k].all(1).astype(float)
-    means["contradictions"] = (~_on_one_path(nodes, outcomes.paths)).astype(float)
-    bins = np.minimum((outcomes.confidence[k][:, 0] * BINS).astype(int), BINS - 1)
-    gaps = np.eye(BINS)[bins] * (outcomes.confidence[k][:, :1] - right[:, None])  # (N, BINS)
+    on_one_path = (nodes == outcomes.paths[nodes[:, 0]]).all(1)
+    distances = {f"hd_{k}": heights[:, :k].mean(1) for k in NEAREST}
+    shares = {"consistent": outcomes.right["direct"][row].all(1), "contradictions": ~on_one_path}
+    bins = np.minimum((confidence[:, 0] * BINS).astype(int), BINS - 1)
+    gaps = np.eye(BINS)[bins] * (confidence - (1 - wrong)[:, None])  # (N, BINS)
 
-    def found(w: np.ndarray) -> dict[str, np.ndarray]:
-        """Compute all of them for image weights w (R, N), rows summing to N."""
+    def weighted(w: np.ndarray) -> dict[str, np.ndarray]:
         with np.errstate(invalid="ignore"):
-            out = {"severity": w @ heights[:, 0] / (w @ wrong)}
-        out |= {name: w @ values / n for name, values in means.items()}
-        return out | {"ece": np.abs(w @ gaps).sum(1) / n}
+            severity = w @ heights[:, 0] / (w @ wrong)
+        means = {name: w @ v.astype(float) / n for name, v in (distances | shares).items()}
+        return {"severity": severity, **means, "ece": np.abs(w @ gaps).sum(1) / n}
 
-    values, drawn = found(np.ones((1, n))), found(resample(n, resamples, seed))
+    drawn = weighted(resample(n, resamples, seed))
     out: dict[str, list[float] | None] = {}
-    for name, (value,) in values.items():
-        low, high = (
-            np.nanquantile(drawn[name], [0.025, 0.975]) if np.isfinite(value) else (np.nan, np.nan)
-        )
-        if (
-            name == "ece"
-        ):  # resampling adds to a sum of absolute values: the basic bootstrap takes that off again
+    for name, (value,) in weighted(np.ones((1, n))).items():
+        if np.isnan(value):
+            out[name] = None
+            continue
+        low, high = np.nanquantile(drawn[name], [0.025, 0.975])
+        if name == "ece":  # resampling adds to a sum of absolute values; the basic bootstrap
             low, high = max(0.0, min(value, 2 * value - high)), max(value, 2 * value - low)
-        if name in SHARES:  # where every resample is the same, the rule of three
-            low, high = (
-                (1 - min(1, 3 / n) if low == 1 else low),
-                (min(1, 3 / n) if high == 0 else high),
-            )
-        out[name] = [float(value), float(low), float(high)] if np.isfinite(value) else None
+        if name in shares:
+            low, high = _bounds(drawn[name], n)
+        out[name] = [float(value), float(low), float(high)]
     return out
 
 
-def _on_one_path(nodes: np.ndarray, paths: np.ndarray) -> np.ndarray:
-    """Tell which images' nodes (N, L + 1) are on one path: (N,) bool."""
-    out = np.ones(len(nodes), dtype=bool)
-    for level in range(paths.shape[1] - 1):
-        parent = np.zeros(paths[:, level].max() + 1, dtype=int)
-        parent[paths[:, level]] = paths[:, level + 1]
-        out &= parent[nodes[:, level]] == nodes[:, level + 1]
-    return out
+def paired_difference(
+    ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Return the mean of ours - theirs over the same images, (N,) each, with its interval.
+
+    Raises ValueError where they are not as many.
+    """
+    difference = ours.astype(float) - theirs
+    means = resample(len(ours), resamples, seed) @ difference / len(ours)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the two-sided p-value of McNemar's exact test on paired outcomes, (N,) bool each."""
+    wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjust p-values of several comparisons for their number (Holm, 1979).
+
+    In rising order each is multiplied by the number of those not smaller; the result never falls
+    and is at most 1.
+    """
+    ordered = pd.Series(p_values, dtype=float).sort_values(kind="stable")
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return adjusted.reindex(list(p_values)).to_dict()

