@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import sync_playwright
 
-from hierclip.evaluate.tasks import load_task
+from hierclip.data.tasks import load_task
 from hierclip.explorer.task import Artifacts
 from hierclip.explorer.view import image_state
 from hierclip.params import load_params

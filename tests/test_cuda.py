@@ -24,13 +24,14 @@ from torch.nn import functional as F
 from hierclip import hyperbolic, model, train
 from hierclip.attacks import ATTACKS, Budget, attack
 from hierclip.data import Pictures
+from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric, mean
 from hierclip.evaluate import level_matrix
 from hierclip.losses import gradient_evaluations, make_head
 from hierclip.model import Classifier, EuclideanHead, LearnedHead
 from hierclip.params import FinetuneParams, load_params
 from hierclip.trees import Tree, tree_from_graph
-from tests.conftest import LEAVES, ROOT, Stripes, tiny_graph
+from tests.conftest import LEAVES, ROOT, Stripes, finetune, tiny_graph
 
 PARAMS = load_params(ROOT / "params.yaml")
 TEMPLATE = "a picture of a {}"
@@ -262,9 +263,9 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
     method, backbone = PARAMS.method[name], model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.to(dtype)
     with computing_in(dtype):
-        inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0
+        task = Task("tuned", Stripes(), [tiny_tree()], TEMPLATE)
         fabric = fabric_on(device)
-        work = train.Finetuning(fabric, method, *inputs)
+        work = train.set_up(fabric, method, two_steps(method), backbone, task, 0)
         loss, _ = work.step_loss(0)
         fabric.backward(loss)
     weights = work.trainee.towers.encoder.parameters()
@@ -308,7 +309,7 @@ def finetuned(name: str, device: str, precision: str, folder: Path) -> tuple[lis
     on_cpu = patch.object(train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed))
     with patch.multiple(hyperbolic, **watches), on_cpu:
         inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0, folder / "checkpoint.ckpt"
-        _, history = train.finetune(fabric_on(device, precision), method, *inputs)
+        _, history = finetune(fabric_on(device, precision), method, *inputs)
     return [step["loss"] for step in history], stem, ball
 
 

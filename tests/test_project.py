@@ -13,14 +13,14 @@ from hierclip import model
 from hierclip.cli import app, main
 from hierclip.data import PREPARED, load_dataset
 from hierclip.data.openmoji import SOURCE
+from hierclip.data.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
 from hierclip.distributed import make_fabric
 from hierclip.evaluate import RECORDS, Record, load_records
-from hierclip.evaluate.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
 from hierclip.model import CosineHead, Model, load_model
 from hierclip.params import load_params
 from hierclip.plots.table import markdown
 from hierclip.processes import ProcessError, run_in_processes, run_script
-from hierclip.train import Finetuning
+from hierclip.train import set_up
 from hierclip.trees import save_tree, wordnet_tree
 from tests.conftest import ROOT, notebook_functions
 from tests.miniatures import folders
@@ -88,9 +88,9 @@ def test_notebook_40_writes_the_model_and_what_each_step_logged(project):
 def test_notebook_40_shows_the_step_that_worker_processes_take(project, method):
     params = settings(project)
     task = load_task(project, params, "tuned")
-    given = make_fabric(params.model), params.method[method], params.finetune, load_model(project / BASE).backbone
-    work = Finetuning(*given, task.dataset, task.trees[:1], task.template, seed=0)
-    step_loss = notebook_functions("40_finetune", work=work)["step_loss"]
+    backbone, settings_of = load_model(project / BASE).backbone, params.method[method]
+    work = set_up(make_fabric(params.model), settings_of, params.finetune, backbone, task, seed=0)
+    step_loss = notebook_functions("40_finetune", work=work, settings=settings_of)["step_loss"]
     (shown, shown_log), (loss, log) = step_loss(1), work.step_loss(1)
     assert torch.equal(shown, loss) and shown_log == log
 

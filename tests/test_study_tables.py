@@ -53,7 +53,7 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
 
 def test_half_an_interval_of_three_seeds_by_hand(small):
     small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})})
-    runs = [run for run in ablation_runs(small, small.ablation) if run.method == "tecoa" and run.gradients == 8]
+    runs = [run for run in ablation_runs(small, small.ablation) if run.settings.loss == "tecoa" and run.gradients == 8]
     rows = [
         {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
         for run, value in zip(runs, (1, 2, 3), strict=True)

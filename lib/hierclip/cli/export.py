@@ -36,7 +36,7 @@ def export(
 
 def find_model(name: str) -> Path:
     """A model's folder, by itself or by its name in the project. Raises HierclipError, listing the known ones."""
-    from hierclip.evaluate.tasks import MODELS
+    from hierclip.data.tasks import MODELS
     from hierclip.model.classifier import HEAD
     from hierclip.params import find_root
 

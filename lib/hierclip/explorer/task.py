@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hierclip.data import Pictures, places_of
+from hierclip.data.tasks import MODELS, Task, load_task
 from hierclip.distributed import device_of
-from hierclip.evaluate.tasks import MODELS, Task, load_task
 from hierclip.explorer.view import ModelView, make_model_view
 from hierclip.model import ImageEncoder, Model, ModelError, encode_texts, load_model
 from hierclip.model.classifier import HEAD
