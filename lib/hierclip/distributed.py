@@ -1,7 +1,12 @@
 """Several processes at one job: each one's share, and what they exchange. Alone nothing happens."""
 
 import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +16,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from hierclip.errors import HierclipError
-from hierclip.params import MachineParams, ModelParams
+from hierclip.params import FILE, MachineParams, ModelParams, Params, load_params
+from hierclip.progress import forget_output
 
 T = TypeVar("T")
 
@@ -123,3 +129,60 @@ def mean(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total / world()
+
+
+def run_in_processes(params: Params, root: Path, notebook: str, **parameters: object) -> bool:
+    """Run a notebook of `root` in a process for each device; return whether it did.
+
+    It does not where `params.machine` asks for one process, or this is one of several already. With
+    several machines, which share the project's folder, run on each the command that is printed;
+    they wait for one another.
+    Raises HierclipError where a process fails, and where `params` are not those of the project's
+    file, which the processes read.
+    """
+    machine = params.machine
+    if machine.processes == 1 or dist.is_torchelastic_launched():
+        return False
+    if params != load_params(root / FILE):
+        file = root / FILE
+        raise HierclipError(
+            f"several processes read their parameters from {file}; change them there"
+        )
+    command = ["hierclip", "run", notebook]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}={value}"]
+    place = ["--standalone"]
+    if machine.nodes > 1:
+        print(
+            f"waiting for {machine.nodes} machines; on each run: {shlex.join(command)}", flush=True
+        )
+        place = ["--nnodes", str(machine.nodes), "--rdzv-backend", "c10d"]
+        place += ["--rdzv-endpoint", machine.address]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
+    torchrun += ["--nproc-per-node", str(machine.devices)]
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // machine.devices))}
+    run = subprocess.run([*torchrun, "-m", *command], cwd=root, env={**threads, **os.environ})
+    if run.returncode:
+        failed = f"failed in one of {machine.processes} processes (exit {run.returncode})"
+        raise HierclipError(f"{shlex.join(command)} {failed}")
+    forget_output()
+    return True
+
+
+def run_script(notebook: Path, parameters: Mapping[str, object]) -> None:
+    """Run a notebook's code in this process, with these parameters.
+
+    It ends after the cell tagged `processes`, which holds the work that processes share: the cells
+    after it are for the notebook that started them.
+    """
+    import nbformat
+
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code":
+            exec(compile(cell.source, str(notebook), "exec"), names)
+        if "parameters" in tags:
+            names |= parameters
+        if "processes" in tags:
+            return

@@ -1,5 +1,9 @@
-"""What every error of the user's making is."""
+"""The base of every error that is a user's mistake."""
 
 
 class HierclipError(ValueError):
-    """Say in a line what is wrong with what was given, and what would be right: no bug of the program."""
+    """Say in one line what is wrong with what was given, and what would be right."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows of it in a notebook: the line, and no traceback."""
+        return [f"hierclip: {self}"]

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hierclip.distributed import rank
-
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
@@ -35,7 +33,7 @@ def progress(
     same bytes. Of several processes the first one shows it, and a worker process shows nothing.
     """
     total, start = done + len(items), monotonic()
-    if rank() or parent_process():
+    if os.environ.get("RANK", "0") != "0" or parent_process():
         yield from items
         return
     if not headless():
@@ -77,7 +75,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def cache_key(*parts: object) -> str:
-    """Hash what kept work depends on, configuration, data and weights, each by itself, with FORMAT."""
+    """Hash what kept work depends on: configuration, data and weights, each by itself; FORMAT."""
     kinds = [(str(p.dtype), tuple(p.shape)) if isinstance(p, Tensor) else () for p in parts]
     hashes = [(*kind, fingerprint(p)) for kind, p in zip(kinds, parts, strict=True)]
     return fingerprint(FORMAT, hashes)
