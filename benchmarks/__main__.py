@@ -1,7 +1,8 @@
-"""Measure everything, or the parts that are named, and print one table: `make bench`, or `python -m benchmarks PART`.
+"""Measure everything, or the parts that are named, and print one table: `make bench`, or `python -m
+benchmarks PART`.
 
-A run of all parts writes benchmarks/results.json and results.md. Exit code 0 also where a goal is missed: the table
-says so.
+A run of all parts writes benchmarks/results.json and results.md. Exit code 0 also where a goal is
+missed: the table says so.
 """
 
 import argparse
@@ -74,8 +75,12 @@ def write_results(rows: Sequence[Row], seconds: float, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts one after the other, say how far it is, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--out", type=Path, help="a JSON file; a run of all parts writes benchmarks/results.json")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a JSON file; a run of all parts writes benchmarks/results.json"
+    )
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.parts if name not in PARTS]
     if unknown:
@@ -85,9 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{perf_counter() - start:5.0f} s  measuring {name}", file=sys.stderr, flush=True)
         rows += PARTS[name]()
     seconds = perf_counter() - start
-    head = (
-        f"{hardware('cpu')}, torch {torch.__version__}. Ratios: medians of interleaved rounds. {seconds:.0f} s in all."
-    )
+    machine = f"{hardware('cpu')}, torch {torch.__version__}"
+    head = f"{machine}. Ratios: medians of interleaved rounds. {seconds:.0f} s in all."
     print("\n".join([head, "", format_line(COLUMNS), *(format_line(cells(row)) for row in rows)]))
     path = chosen.out or (None if chosen.parts else RESULTS)
     if path:

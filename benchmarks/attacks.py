@@ -1,4 +1,6 @@
-"""Attacks beside the limit and the peers: PGD-10, the whole multi-level figure, the standard suite."""
+"""Attacks beside the limit and the peers: PGD-10, the whole multi-level figure, the standard
+suite.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +20,7 @@ from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from hierclip.attacks import STANDARD, Budget, aims, budget_of, frozen
 from hierclip.evaluate import Outcomes, figures, level_matrix
 from hierclip.evaluate import matrix as evaluate_matrix
-from hierclip.evaluate.matrix import attacked, read_logits
-from hierclip.evaluate.outcomes import CLEAN, gather
+from hierclip.evaluate.matrix import CLEAN, attacked, gather, read_logits
 from hierclip.model import READINGS
 from hierclip.model.backbone import ImageEncoder
 
@@ -41,7 +42,9 @@ def pgd() -> list[Row]:
     peer = torchattacks.PGD(logits, eps=eps, alpha=step, steps=STEPS)
 
     def limit() -> None:
-        """Only what must be done for a clean and a robust accuracy: two looks, and two passes for each step."""
+        """Only what must be done for a clean and a robust accuracy: two looks, and two passes for
+        each step.
+        """
         with torch.no_grad():
             logits(images)
         x = images.clone()
@@ -53,7 +56,15 @@ def pgd() -> list[Row]:
             logits(x)
 
     def ours(stop_margin: float) -> None:
-        attacked(task.classifier, images, labels, aim, replace(budget, stop_margin=stop_margin), 0, PGD_IMAGES)
+        attacked(
+            task.classifier,
+            images,
+            labels,
+            aim,
+            replace(budget, stop_margin=stop_margin),
+            0,
+            PGD_IMAGES,
+        )
 
     def theirs() -> None:
         with torch.no_grad():
@@ -63,11 +74,15 @@ def pgd() -> list[Row]:
             logits(moved)
 
     def released() -> None:
-        """The loop of TeCoA's released code: gradients of the weights are computed with those of the image."""
+        """The loop of TeCoA's released code: gradients of the weights are computed with those of
+        the image.
+        """
         texts = task.classifier.text_points[0]
         delta = torch.empty_like(images).uniform_(-eps, eps).requires_grad_(True)
         for _ in range(STEPS):
-            loss = F.cross_entropy(task.classifier.head.logits(unit(unfolded(images + delta)), texts), labels)
+            loss = F.cross_entropy(
+                task.classifier.head.logits(unit(unfolded(images + delta)), texts), labels
+            )
             loss.backward()
             assert delta.grad is not None
             moved = (delta.data + step * delta.grad.sign()).clamp(-eps, eps)
@@ -87,7 +102,12 @@ def pgd() -> list[Row]:
     }
     with frozen(task.classifier):
         return against(
-            ways, "limit", PGD_ROUNDS, "pgd-10", {"ours": 1.03, "ours, never stopping": 1.03}, describe(task)
+            ways,
+            "limit",
+            PGD_ROUNDS,
+            "pgd-10",
+            {"ours": 1.03, "ours, never stopping": 1.03},
+            describe(task),
         )
 
 
@@ -111,7 +131,9 @@ def against(
     warm_up: int = 1,
     counts: Sequence[int] | None = None,
 ) -> list[Row]:
-    """Time ways in turn; give every other way's time in units of the base's, on one thread and on all."""
+    """Time ways in turn; give every other way's time in units of the base's, on one thread and on
+    all.
+    """
     rows, note = [], f"{note}; {rounds} round{'s' if rounds > 1 else ''}"
     for count in counts or thread_counts():
         with threads(count):
@@ -119,15 +141,26 @@ def against(
         for way in ways:
             if way != base:
                 what = f"{way} / {base}"
-                rows.append(Row(part, what, count, ratio(times, way, base), at_most=limits.get(way), note=note))
+                rows.append(
+                    Row(
+                        part,
+                        what,
+                        count,
+                        ratio(times, way, base),
+                        at_most=limits.get(way),
+                        note=note,
+                    )
+                )
     return rows
 
 
 def matrix() -> list[Row]:
-    """Time the whole multi-level figure: every level attacked and read in both readings, one after the other.
+    """Time the whole multi-level figure: every level attacked and read in both readings, one after
+    the other.
 
-    Beside ours: every attack on every image for all of its steps, with our attacks; and torchattacks' APGD with the
-    cross-entropy, then with its DLR loss on what is not misclassified yet, level by level, as its users would.
+    Beside ours: every attack on every image for all of its steps, with our attacks; and
+    torchattacks' APGD with the cross-entropy, then with its DLR loss on what is not misclassified
+    yet, level by level, as its users would.
     """
     task = load_task(MATRIX_IMAGES)
     budget = budget_of(task.params.attack)
@@ -143,30 +176,52 @@ def matrix() -> list[Row]:
 
     ways = {
         "ours": partial(ours, "ours", budget, True),
-        "ours, naive": partial(ours, "ours, naive", replace(budget, stop_margin=inf, prune=0.0), False),
+        "ours, naive": partial(
+            ours, "ours, naive", replace(budget, stop_margin=inf, prune=0.0), False
+        ),
         "torchattacks": theirs,
     }
     with frozen(task.classifier):
-        rows = against(ways, "torchattacks", MATRIX_ROUNDS, "matrix", {"ours": 0.4}, describe(task), warm_up=0)
+        rows = against(
+            ways, "torchattacks", MATRIX_ROUNDS, "matrix", {"ours": 0.4}, describe(task), warm_up=0
+        )
         with count_tries(tries):
             ours("ours", budget, True)
-    robust = {name: {r: figures(o, r)["path_robust"] for r in READINGS} for name, o in found.items()}
+    robust = {
+        name: {r: figures(o, r)["path_robust"] for r in READINGS} for name, o in found.items()
+    }
     for reading in READINGS:
         difference = robust["ours"][reading] - robust["torchattacks"][reading]
         note = ", ".join(f"{name} {100 * values[reading]:.1f} %" for name, values in robust.items())
-        rows.append(Row("matrix", f"path-robust, {reading}: ours - torchattacks", None, difference, "", 0.0, note=note))
+        rows.append(
+            Row(
+                "matrix",
+                f"path-robust, {reading}: ours - torchattacks",
+                None,
+                difference,
+                "",
+                0.0,
+                note=note,
+            )
+        )
     given = sum(count for count, _ in tries)
     skipped = 1 - given / ((2 * task.tree.top + 1) * len(task.images))
     far = sum(count for _, count in tries) / given
     note = "an earlier attack on the level below did not bring the image near"
-    rows.append(Row("matrix", "share of images and aims that pruning skips", None, skipped, "", note=note))
+    rows.append(
+        Row("matrix", "share of images and aims that pruning skips", None, skipped, "", note=note)
+    )
     note = "the first attack of the suite moved the image less than half of the way"
-    rows.append(Row("matrix", "share of the others that get no second attack", None, far, "", note=note))
+    rows.append(
+        Row("matrix", "share of the others that get no second attack", None, far, "", note=note)
+    )
     return rows
 
 
 def torchattacks_matrix(task: Task) -> Outcomes:
-    """Attack every level in both readings with torchattacks' APGDs, and read every level after each attack."""
+    """Attack every level in both readings with torchattacks' APGDs, and read every level after each
+    attack.
+    """
     images, settings = task.images.floats(), task.params.attack
     readouts = {CLEAN: read_logits(task.classifier(images))}
     for level in range(task.tree.top + 1):
@@ -174,7 +229,8 @@ def torchattacks_matrix(task: Task) -> Outcomes:
             logits = LevelLogits(task.classifier, task.paths, level, reading)
             labels = task.paths[task.images.labels, level]
             parts = [
-                torchattacks.APGD(logits, eps=settings.eps, steps=settings.steps, loss=loss) for loss in ("ce", "dlr")
+                torchattacks.APGD(logits, eps=settings.eps, steps=settings.steps, loss=loss)
+                for loss in ("ce", "dlr")
             ]
             moved = torchattacks.MultiAttack(parts)(images, labels)
             with torch.no_grad():
@@ -184,7 +240,9 @@ def torchattacks_matrix(task: Task) -> Outcomes:
 
 @contextmanager
 def count_tries(counts: list[tuple[int, int]]) -> Iterator[None]:
-    """Note inside how many images every attack is given, and how many of them the last of the suite is not given."""
+    """Note inside how many images every attack is given, and how many of them the last of the suite
+    is not given.
+    """
     real = evaluate_matrix.attack_part
 
     def counting(classifier, images, *rest):
@@ -197,7 +255,9 @@ def count_tries(counts: list[tuple[int, int]]) -> Iterator[None]:
 
 
 def suite() -> list[Row]:
-    """Time the standard suite on the leaves: APGD-CE, targeted APGD-DLR, Square; 100 steps, 5,000 queries."""
+    """Time the standard suite on the leaves: APGD-CE, targeted APGD-DLR, Square; 100 steps, 5,000
+    queries.
+    """
     task = load_task(SUITE_IMAGES)
     images, labels, eps = task.images.floats(), task.images.labels, task.params.attack.eps
     logits = LevelLogits(task.classifier, task.paths)
@@ -211,18 +271,26 @@ def suite() -> list[Row]:
 
     def theirs() -> None:
         attacks = ["apgd-ce", "apgd-t", "square"]
-        judge = pyautoattack.AutoAttack(logits, norm="Linf", eps=eps, seed=0, version="custom", attacks=attacks)
+        judge = pyautoattack.AutoAttack(
+            logits, norm="Linf", eps=eps, seed=0, version="custom", attacks=attacks
+        )
         judge.apgd.n_restarts = 1  # as its standard version has it
-        moved, _ = judge.run_standard_evaluation(images.contiguous(), labels, batch_size=SUITE_IMAGES)
+        moved, _ = judge.run_standard_evaluation(
+            images.contiguous(), labels, batch_size=SUITE_IMAGES
+        )
         robust["pyautoattack"] = accuracy(logits, moved, labels)
 
     ways = {"ours": ours, "pyautoattack": theirs}
     with frozen(task.classifier):
         every = thread_counts()[-1:]
-        rows = against(ways, "pyautoattack", SUITE_ROUNDS, "suite", {"ours": 0.8}, describe(task), 0, every)
+        rows = against(
+            ways, "pyautoattack", SUITE_ROUNDS, "suite", {"ours": 0.8}, describe(task), 0, every
+        )
     note = ", ".join(f"{name} {100 * value:.1f} %" for name, value in robust.items())
     difference = robust["ours"] - robust["pyautoattack"]
-    rows.append(Row("suite", "robust accuracy: ours - pyautoattack", None, difference, "", 0.0, note=note))
+    rows.append(
+        Row("suite", "robust accuracy: ours - pyautoattack", None, difference, "", 0.0, note=note)
+    )
     return rows
 
 

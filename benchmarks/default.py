@@ -33,10 +33,14 @@ class Task:
 
 @cache
 def load_task(count: int) -> Task:
-    """Load the default's TeCoA and `count` test images, evenly spaced. Raises ModelError where it is not trained."""
+    """Load the default's TeCoA and `count` test images, evenly spaced. Raises ModelError where it
+    is not trained.
+    """
     root, params = find_root(), load_params()
     dataset = load_dataset(params.data, root)
-    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(ids_of(dataset, "tuned"))
+    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(
+        ids_of(dataset, "tuned")
+    )
     model = load_model(root / "data/models" / METHOD)
     test = dataset.pictures("test").of(places_of(dataset, tree.ids))
     classifier = model.classifier(tree, params.model.template)
@@ -49,12 +53,16 @@ def base_model() -> Path:
 
 
 class LevelLogits(nn.Module):
-    """A classifier as other packages see one: images to the logits (N, K) of one level in one reading.
+    """A classifier as other packages see one: images to the logits (N, K) of one level in one
+    reading.
 
-    By roll-up a superclass's logit is the largest of its leaves', so that the best one is the predicted leaf's.
+    By roll-up a superclass's logit is the largest of its leaves', so that the best one is the
+    predicted leaf's.
     """
 
-    def __init__(self, classifier: Classifier, paths: Tensor, level: int = 0, reading: str = "direct"):
+    def __init__(
+        self, classifier: Classifier, paths: Tensor, level: int = 0, reading: str = "direct"
+    ):
         super().__init__()
         self.classifier, self.level, self.reading = classifier, level, reading
         self.of_leaf = paths[:, level]  # (leaves,)

@@ -1,22 +1,24 @@
-"""Measure the library on one GPU without a network: its tests, the speed of fine-tuning and attacks, and what precision
-changes. From the project's folder:
+"""Measure the library on one GPU without a network: its tests, the speed of fine-tuning and
+attacks, and what precision changes. From the project's folder:
 
-    PYTHONPATH=lib python benchmarks/gpu.py                                        # on a card, at most 8 minutes
-    PYTHONPATH=lib python benchmarks/gpu.py --device cpu --small --out small.json  # a trial on a CPU, under a minute
+    PYTHONPATH=lib python benchmarks/gpu.py  # on a card, at most 8 minutes
+    PYTHONPATH=lib python benchmarks/gpu.py --device cpu --small --out small.json  # a trial
 
-Prints one table and the kernels that an attack's time goes to, and writes both to benchmarks/results/CARD-NAME.json.
-Exit code 1 where a part failed, 0 where there is no GPU.
+Prints one table and the kernels that an attack's time goes to, and writes both to
+benchmarks/results/CARD-NAME.json. Exit code 1 where a part failed, 0 where there is no GPU.
 
-What it imports, beside torch, torchvision, timm, lightning_fabric (which pytorch-lightning brings), safetensors, numpy,
-scipy, pandas, networkx, pillow, pyyaml, regex, tqdm, huggingface-hub, pytest and hypothesis: open_clip_torch, ftfy,
-wcwidth, pydantic, pydantic-core, annotated-types, typing-inspection, nltk, defusedxml, and typing-extensions as new as
-pydantic asks for. A folder of their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
+What it imports, beside torch, torchvision, timm, lightning_fabric (which pytorch-lightning brings),
+safetensors, numpy, scipy, pandas, networkx, pillow, pyyaml, regex, tqdm, huggingface-hub, pytest
+and hypothesis: open_clip_torch, ftfy, wcwidth, pydantic, pydantic-core, annotated-types,
+typing-inspection, nltk, defusedxml, and typing-extensions as new as pydantic asks for. A folder of
+their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
 
-Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own (`train.set_up`);
-beside it TeCoA's released way (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all
-weights in every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way, as it is
-there, and off for ours, as the library leaves it. Times are medians over rounds in which the ways take turns, after
-warm-up.
+Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own
+(`train.set_up`); beside it TeCoA's released way
+(github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all weights in
+every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way,
+as it is there, and off for ours, as the library leaves it. Times are medians over rounds in which
+the ways take turns, after warm-up.
 """
 
 import argparse
@@ -60,7 +62,8 @@ from hierclip.trees import Tree, level_prompts, set_tree
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 2.0  # times the images a second of TeCoA's released way
 LR = 1e-7  # random weights must not diverge; speed does not depend on it
-EPS = (1 / 16 / 255, 1 / 4 / 255, 1 / 255, 4 / 255)  # budgets to choose from: some random weights are easily fooled
+# Budgets to choose from: some random weights are easily fooled.
+EPS = (1 / 16 / 255, 1 / 4 / 255, 1 / 255, 4 / 255)
 RESERVE = 15  # seconds at the end, for a measurement that takes longer than expected
 
 
@@ -119,7 +122,9 @@ def skipped(part: str, model: str, what: str) -> Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the run: its rows, made one after the other until a time, and the seconds that it may take."""
+    """A part of the run: its rows, made one after the other until a time, and the seconds that it
+    may take.
+    """
 
     rows: Callable[[Case, float], Iterator[Row]]
     seconds: float
@@ -146,7 +151,11 @@ ARITHMETIC = {
 @contextmanager
 def computing(tf32: bool, benchmark: bool = False) -> Iterator[None]:
     """Allow TF32 or not, and set cudnn.benchmark, inside."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    before = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+    )
     set_backends(tf32, tf32, benchmark)
     try:
         yield
@@ -199,7 +208,9 @@ def one_line(error: BaseException) -> str:
 
 def make_backbone(case: Case, architecture: str) -> Backbone:
     """Make an architecture with random weights on the device."""
-    settings = case.params.model.model_copy(update={"architecture": architecture, "pretrained": None})
+    settings = case.params.model.model_copy(
+        update={"architecture": architecture, "pretrained": None}
+    )
     backbone = model.create(settings, seed=0, size=case.sizes.pixels)
     backbone.clip.to(case.device)
     return backbone
@@ -207,7 +218,9 @@ def make_backbone(case: Case, architecture: str) -> Backbone:
 
 def random_images(case: Case, count: int) -> Tensor:
     """Draw images (count, 3, H, W) in [0, 1] on the device."""
-    images = torch.rand(count, 3, case.sizes.pixels, case.sizes.pixels, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(
+        count, 3, case.sizes.pixels, case.sizes.pixels, generator=torch.Generator().manual_seed(0)
+    )
     return images.to(case.device, memory_format=torch.channels_last)
 
 
@@ -226,7 +239,9 @@ class RandomImages:
         self.leaves = tuple(Leaf(node.id, node.name, "tuned") for node in case.tree.leaves)
         self.images, self.labels = random_images(case, batch), random_labels(case, batch)
 
-    def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
         return self.images[own], self.labels
 
     def pictures(self, part: str) -> Pictures:
@@ -267,20 +282,29 @@ def computing_in(classifier: Classifier, arithmetic: Arithmetic) -> Classifier:
 
 def run_tests(case: Case, until: float) -> Iterator[Row]:
     """Run the tests that need a GPU; on a CPU, in a trial, the quickest of their stand-ins."""
-    chosen = ["-m", "cuda"] if case.device.type == "cuda" else ["-m", "not cuda", "-k", "hyperbolic"]
+    chosen = (
+        ["-m", "cuda"] if case.device.type == "cuda" else ["-m", "not cuda", "-k", "hyperbolic"]
+    )
     # A package's deprecation must not cost a run on a card: warnings are no errors here.
     options = ["-W", "default", "-p", "no:cacheprovider", *chosen]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), os.environ.get("PYTHONPATH", "")])
+    }
     command = [sys.executable, "-m", "pytest", *options, "tests/test_cuda.py"]
     limit = max(1.0, until - monotonic())
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit
+    )
     yield tests_row(done.returncode, done.stdout, done.stderr)
 
 
 def tests_row(code: int, output: str, errors: str) -> Row:
     """Read what pytest printed: its counts, and the first failure."""
     lines = (output + errors).strip().splitlines() or ["pytest printed nothing"]
-    counts = next((line.strip("= ") for line in reversed(lines) if re.search(r"\d+ \w+.* in [\d.]+s", line)), lines[-1])
+    counts = next(
+        (line.strip("= ") for line in reversed(lines) if re.search(r"\d+ \w+.* in [\d.]+s", line)),
+        lines[-1],
+    )
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     passed = re.search(r"(\d+) passed", counts)
     error = "" if code == 0 and passed else f"exit code {code}: {(failed or [counts])[0]}"[:200]
@@ -317,12 +341,18 @@ class Timing:
         return self.batch / statistics.median(self.seconds)
 
 
-def library_step(case: Case, backbone: Backbone, name: str, precision: str, batch: int) -> Callable[[], object]:
+def library_step(
+    case: Case, backbone: Backbone, name: str, precision: str, batch: int
+) -> Callable[[], object]:
     """Set up a method's fine-tuning as the library does; return its step."""
     method = case.params.method[name]
-    method = method.model_copy(update={key: LR for key in ("lr", "text_lr") if hasattr(method, key)})
+    method = method.model_copy(
+        update={key: LR for key in ("lr", "text_lr") if hasattr(method, key)}
+    )
     accelerator = "gpu" if case.device.type == "cuda" else "cpu"
-    fabric = make_fabric(case.params.model.model_copy(update={"precision": precision, "accelerator": accelerator}))
+    fabric = make_fabric(
+        case.params.model.model_copy(update={"precision": precision, "accelerator": accelerator})
+    )
     settings = case.params.finetune.model_copy(update={"batch": batch})
     task = Task("tuned", RandomImages(case, batch), [case.tree], case.params.model.template)
     work = train.set_up(fabric, method, settings, copy.deepcopy(backbone), task, 0)
@@ -337,18 +367,26 @@ def library_step(case: Case, backbone: Backbone, name: str, precision: str, batc
     return step
 
 
-def released_step(case: Case, backbone: Backbone, texts_once: bool, batch: int) -> Callable[[], object]:
+def released_step(
+    case: Case, backbone: Backbone, texts_once: bool, batch: int
+) -> Callable[[], object]:
     """Set up TeCoA's released way; return its step.
 
-    texts_once: prompts are encoded before the first step; as released they are encoded in every pass, with a gradient.
+    texts_once: prompts are encoded before the first step; as released they are encoded in every
+    pass, with a gradient.
     """
     clip = copy.deepcopy(backbone.clip).requires_grad_(True)
     settings = case.params.method["tecoa"].attack
     eps = case.params.finetune.eps
     images = random_images(case, batch)
     labels = random_labels(case, batch).to(case.device)
-    tokens = backbone.tokenizer(level_prompts(case.tree, case.params.model.template)[0]).to(case.device)
-    mean, std = (torch.tensor(values, device=case.device).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    tokens = backbone.tokenizer(level_prompts(case.tree, case.params.model.template)[0]).to(
+        case.device
+    )
+    mean, std = (
+        torch.tensor(values, device=case.device).view(3, 1, 1)
+        for values in (backbone.mean, backbone.std)
+    )
     optimizer = torch.optim.SGD(clip.visual.parameters(), lr=LR, momentum=0.9)
     scaler = torch.amp.GradScaler(case.device.type, enabled=case.device.type == "cuda")
     half = torch.float16 if case.device.type == "cuda" else torch.bfloat16
@@ -390,7 +428,9 @@ def ways_of(case: Case, backbone: Backbone) -> list[Way]:
 
 
 def time_way(way: Way, case: Case) -> Timing:
-    """Time a way's steps after two of warm-up, with half the batch for as long as memory does not suffice."""
+    """Time a way's steps after two of warm-up, with half the batch for as long as memory does not
+    suffice.
+    """
     batch = case.sizes.batch
     while True:
         timing = try_way(way, case, batch)
@@ -416,7 +456,9 @@ def try_way(way: Way, case: Case, batch: int) -> Timing | None:
 
 
 def measure_finetuning(case: Case, until: float) -> Iterator[Row]:
-    """Time a step of every way to fine-tune, on each architecture, and the random start that every step of ours has."""
+    """Time a step of every way to fine-tune, on each architecture, and the random start that every
+    step of ours has.
+    """
     yield time_random_start(case)
     for k, architecture in enumerate(case.sizes.architectures):
         share = (until - monotonic()) / (len(case.sizes.architectures) - k)
@@ -457,12 +499,18 @@ def images_per_second(timings: Sequence[Timing]) -> float | None:
     return statistics.median(timing.images_per_second for timing in timings) if timings else None
 
 
-def finetuning_row(case: Case, architecture: str, way: Way, timings: Mapping[str, Sequence[Timing]], error: str) -> Row:
-    """Make the row of a way: its speed, and its ratio to the released way's beside the goal. timings: of all ways."""
+def finetuning_row(
+    case: Case, architecture: str, way: Way, timings: Mapping[str, Sequence[Timing]], error: str
+) -> Row:
+    """Make the row of a way: its speed, and its ratio to the released way's beside the goal.
+    timings: of all ways.
+    """
     own = timings[way.name]
     if not own:
         return Row("fine-tuning", architecture, way.name, error=error, note="skipped: no time left")
-    speed, released, texts_once = (images_per_second(timings[name]) for name in (way.name, RELEASED, TEXTS_ONCE))
+    speed, released, texts_once = (
+        images_per_second(timings[name]) for name in (way.name, RELEASED, TEXTS_ONCE)
+    )
     ratio, notes = speed / released if released else None, []
     if own[-1].batch < case.sizes.batch:
         notes.append("batch halved: out of memory")
@@ -472,17 +520,33 @@ def finetuning_row(case: Case, architecture: str, way: Way, timings: Mapping[str
             notes.append(f"goal {GOAL:g}: {'met' if ratio >= GOAL else 'not met'}")
         if texts_once:
             notes.append(f"{speed / texts_once:.2f} of it with texts encoded once")
-    detail = {"seconds": [timing.seconds for timing in own], "tf32": way.tf32, "cudnn_benchmark": way.benchmark}
+    detail = {
+        "seconds": [timing.seconds for timing in own],
+        "tf32": way.tf32,
+        "cudnn_benchmark": way.benchmark,
+    }
     batch, peak, note = own[-1].batch, own[-1].peak_gib, "; ".join(notes)
-    return Row("fine-tuning", architecture, way.name, batch, speed, ratio, peak, note, error, detail)
+    return Row(
+        "fine-tuning", architecture, way.name, batch, speed, ratio, peak, note, error, detail
+    )
 
 
 # Part 3: attacks
 
 
 def attack_budget(eps: float, steps: int) -> Budget:
-    """Make PGD's budget. No image is left alone once it is misclassified, so every image takes every step."""
-    return Budget(eps=eps, step=eps / 4, steps=steps, restarts=1, suite=("pgd_ce",), queries=1, stop_margin=inf)
+    """Make PGD's budget. No image is left alone once it is misclassified, so every image takes
+    every step.
+    """
+    return Budget(
+        eps=eps,
+        step=eps / 4,
+        steps=steps,
+        restarts=1,
+        suite=("pgd_ce",),
+        queries=1,
+        stop_margin=inf,
+    )
 
 
 def attack_leaf(classifier: Classifier, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:
@@ -492,8 +556,8 @@ def attack_leaf(classifier: Classifier, images: Tensor, labels: Tensor, budget: 
 
 
 def encoder_passes(encoder: nn.Module, images: Tensor, steps: int) -> None:
-    """Run what an attack of so many steps needs of the bare encoder: as many forward and backward passes, and two
-    forward passes.
+    """Run what an attack of so many steps needs of the bare encoder: as many forward and backward
+    passes, and two forward passes.
     """
     with torch.no_grad():
         for _ in range(2):
@@ -507,7 +571,10 @@ def measure_attacks(case: Case, until: float) -> Iterator[Row]:
     """Time PGD at the leaf and the level matrix, and find where the time goes."""
     for architecture in case.sizes.architectures:
         classifier = make_level_classifier(case, make_backbone(case, architecture))
-        images, labels = random_images(case, case.sizes.batch), random_labels(case, case.sizes.batch)
+        images, labels = (
+            random_images(case, case.sizes.batch),
+            random_labels(case, case.sizes.batch),
+        )
         for name, arithmetic in ARITHMETIC.items():
             if monotonic() > until:
                 yield skipped("attacks", architecture, f"PGD at the leaf, {name}")
@@ -545,7 +612,10 @@ def time_leaf_attack(
             attacks.append(time_call(run_attack, case.device))
             peak = peak_gib(case.device)
             passes.append(time_call(run_passes, case.device))
-    seconds, share = statistics.median(attacks), statistics.median(passes) / statistics.median(attacks)
+    seconds, share = (
+        statistics.median(attacks),
+        statistics.median(passes) / statistics.median(attacks),
+    )
     note = "of the time is the bare encoder's forward and backward passes"
     what, speed, detail = (
         f"PGD-{steps} at the leaf, {name}",
@@ -555,35 +625,59 @@ def time_leaf_attack(
     return Row("attacks", architecture, what, len(images), speed, share, peak, note, detail=detail)
 
 
-def profile_attack(case: Case, architecture: str, classifier: Classifier, images: Tensor, labels: Tensor) -> Row:
-    """Find the ten kernels (on a CPU: operations) that most of a float32 attack's device time goes to."""
+def profile_attack(
+    case: Case, architecture: str, classifier: Classifier, images: Tensor, labels: Tensor
+) -> Row:
+    """Find the ten kernels (on a CPU: operations) that most of a float32 attack's device time goes
+    to.
+    """
     on_card = case.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
     with computing(tf32=False), profile(activities=activities) as profiler:
-        run = partial(attack_leaf, classifier, images, labels, attack_budget(1 / 255, case.sizes.attack_steps))
+        run = partial(
+            attack_leaf, classifier, images, labels, attack_budget(1 / 255, case.sizes.attack_steps)
+        )
         wall = time_call(run, case.device)
     kind = DeviceType.CUDA if on_card else DeviceType.CPU
     times = []
     for event in profiler.key_averages():
         if event.device_type == kind and not getattr(event, "is_user_annotation", False):
             microseconds = event.self_device_time_total if on_card else event.self_cpu_time_total
-            times.append({"name": event.key[:100], "calls": event.count, "seconds": microseconds / 1e6})
+            times.append(
+                {"name": event.key[:100], "calls": event.count, "seconds": microseconds / 1e6}
+            )
     busy = sum(each["seconds"] for each in times)
     longest = sorted(times, key=lambda each: -each["seconds"])[:10]
     top = [each | {"share": each["seconds"] / max(busy, 1e-9)} for each in longest]
     note = "of the wall time the device is busy (profiled)"
     what = f"PGD-{case.sizes.attack_steps} at the leaf, profile"
-    return Row("attacks", architecture, what, len(images), ratio=busy / wall, note=note, detail={"top": top})
+    return Row(
+        "attacks",
+        architecture,
+        what,
+        len(images),
+        ratio=busy / wall,
+        note=note,
+        detail={"top": top},
+    )
 
 
 def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
-    """Time the level matrix in float32, every aim on every image; not where it would not fit into the time left."""
+    """Time the level matrix in float32, every aim on every image; not where it would not fit into
+    the time left.
+    """
     classifier = make_level_classifier(case, make_backbone(case, architecture))
-    images, steps, count = random_images(case, case.sizes.batch), case.sizes.attack_steps, case.sizes.batch
+    images, steps, count = (
+        random_images(case, case.sizes.batch),
+        case.sizes.attack_steps,
+        case.sizes.batch,
+    )
     pictures = Pictures((255 * images.cpu()).byte(), random_labels(case, len(images)))
     paths, aims = torch.from_numpy(case.tree.paths), 2 * case.tree.top + 1
     what, budget = f"level matrix, PGD-{steps}, {aims} aims, float32", attack_budget(1 / 255, steps)
-    matrix = partial(level_matrix, classifier, pictures, paths, budget, seed=0, batch=count, prune=False)
+    matrix = partial(
+        level_matrix, classifier, pictures, paths, budget, seed=0, batch=count, prune=False
+    )
     passes = partial(encoder_passes, classifier.encoder, images, steps)
     with computing(tf32=False):
         passes()
@@ -591,12 +685,20 @@ def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
         left = min(until, case.end) - monotonic()
         if 1.2 * bare > left:
             return Row(
-                "attacks", architecture, what, note=f"skipped: takes about {bare:.0f} s, {max(left, 0):.0f} s left"
+                "attacks",
+                architecture,
+                what,
+                note=f"skipped: takes about {bare:.0f} s, {max(left, 0):.0f} s left",
             )
         forget_peak(case.device)
         seconds = time_call(matrix, case.device)
-    note, peak = "of the time is the bare encoder's forward and backward passes", peak_gib(case.device)
-    return Row("attacks", architecture, what, count, len(images) / seconds, bare / seconds, peak, note)
+    note, peak = (
+        "of the time is the bare encoder's forward and backward passes",
+        peak_gib(case.device),
+    )
+    return Row(
+        "attacks", architecture, what, count, len(images) / seconds, bare / seconds, peak, note
+    )
 
 
 # Part 4: outcomes by precision
@@ -609,17 +711,25 @@ def compare_outcomes(case: Case, until: float) -> Iterator[Row]:
             yield skipped("outcomes", architecture, "all")
             continue
         classifier = make_level_classifier(case, make_backbone(case, architecture))
-        yield from outcome_rows(case, architecture, classifier, random_images(case, case.sizes.batch))
+        yield from outcome_rows(
+            case, architecture, classifier, random_images(case, case.sizes.batch)
+        )
 
 
-def outcome_rows(case: Case, architecture: str, classifier: Classifier, images: Tensor) -> Iterator[Row]:
-    """Compare outcomes at the smallest of the budgets at which float32 fools half of the images, or at the largest.
+def outcome_rows(
+    case: Case, architecture: str, classifier: Classifier, images: Tensor
+) -> Iterator[Row]:
+    """Compare outcomes at the smallest of the budgets at which float32 fools half of the images, or
+    at the largest.
 
-    An image's label is the float32 model's prediction for it. "float32 again" shows what chance alone changes.
+    An image's label is the float32 model's prediction for it. "float32 again" shows what chance
+    alone changes.
     """
     labels, steps = predict(classifier, images), case.sizes.attack_steps
     for eps in EPS:
-        expected = is_fooled(classifier, images, labels, ARITHMETIC["float32"], attack_budget(eps, steps))
+        expected = is_fooled(
+            classifier, images, labels, ARITHMETIC["float32"], attack_budget(eps, steps)
+        )
         if expected.float().mean() >= 0.5:
             break
     for name, arithmetic in {"float32 again": ARITHMETIC["float32"], **ARITHMETIC}.items():
@@ -629,7 +739,14 @@ def outcome_rows(case: Case, architecture: str, classifier: Classifier, images: 
         differs = float((found != expected).float().mean())
         shares = f"misclassified {found.float().mean():.1%}, float32 {expected.float().mean():.1%}"
         note = f"of outcomes differ from float32's at {255 * eps:g}/255; {shares}"
-        yield Row("outcomes", architecture, f"PGD-{steps} in {name}", len(images), ratio=differs, note=note)
+        yield Row(
+            "outcomes",
+            architecture,
+            f"PGD-{steps} in {name}",
+            len(images),
+            ratio=differs,
+            note=note,
+        )
 
 
 @torch.no_grad()
@@ -639,8 +756,12 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
         return classifier(images, [0])[0].argmax(1).cpu()
 
 
-def is_fooled(classifier: Classifier, images: Tensor, labels: Tensor, arithmetic: Arithmetic, budget: Budget) -> Tensor:
-    """Return which images the attack in an arithmetic makes the float32 model misclassify: (N,) bool."""
+def is_fooled(
+    classifier: Classifier, images: Tensor, labels: Tensor, arithmetic: Arithmetic, budget: Budget
+) -> Tensor:
+    """Return which images the attack in an arithmetic makes the float32 model misclassify: (N,)
+    bool.
+    """
     with computing(arithmetic.tf32):
         moved = attack_leaf(computing_in(classifier, arithmetic), images, labels, budget)
     return predict(classifier, moved) != labels
@@ -658,7 +779,9 @@ PARTS: dict[str, Part] = {
 
 
 def run_parts(case: Case, names: Sequence[str]) -> list[Row]:
-    """Run the parts in turn. One that fails becomes a row with its error; one that there is no time for is skipped."""
+    """Run the parts in turn. One that fails becomes a row with its error; one that there is no time
+    for is skipped.
+    """
     rows: list[Row] = []
     for name in names:
         now = monotonic()
@@ -668,7 +791,11 @@ def run_parts(case: Case, names: Sequence[str]) -> list[Row]:
         try:
             for row in PARTS[name].rows(case, min(case.end, now + PARTS[name].seconds)):
                 rows.append(row)
-                print(f"{monotonic() - now:5.0f} s  {row.part}: {row.model} {row.what}", file=sys.stderr, flush=True)
+                print(
+                    f"{monotonic() - now:5.0f} s  {row.part}: {row.model} {row.what}",
+                    file=sys.stderr,
+                    flush=True,
+                )
         except Exception as error:  # the other parts are still worth their time
             rows.append(Row(name, "", "stopped", error=one_line(error)))
     return rows
@@ -678,7 +805,9 @@ def format_table(rows: Sequence[Row]) -> str:
     """Lay the rows out as one table."""
     lines = [("part", "model", "what", "batch", "images/s", "ratio", "GiB", "note")]
     for row in rows:
-        numbers = [format_number(value) for value in (row.images_per_second, row.ratio, row.peak_gib)]
+        numbers = [
+            format_number(value) for value in (row.images_per_second, row.ratio, row.peak_gib)
+        ]
         note = f"ERROR {row.error}" if row.error else row.note
         lines.append((row.part, row.model, row.what, str(row.batch or ""), *numbers, note))
     widths = [max(len(line[column]) for line in lines) for column in range(7)]
@@ -705,7 +834,10 @@ def format_profiles(rows: Sequence[Row]) -> str:
     for row in rows:
         if "top" in row.detail:
             lines.append(f"\n{row.model}, {row.what}: share of the device's time")
-            lines += [f"{each['share']:7.1%}  {each['calls']:6d} x  {each['name']}" for each in row.detail["top"]]
+            lines += [
+                f"{each['share']:7.1%}  {each['calls']:6d} x  {each['name']}"
+                for each in row.detail["top"]
+            ]
     return "\n".join(lines)
 
 
@@ -713,7 +845,11 @@ def driver_version() -> str:
     """Return the NVIDIA driver's version, "" where it is unknown."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0].strip()
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=True)
+            .stdout.split("\n")[0]
+            .strip()
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -743,7 +879,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Measure the library on a GPU.")
     parser.add_argument("--minutes", type=float, default=8.0, help="for the whole run")
-    parser.add_argument("--out", type=Path, help="the JSON file; by default benchmarks/results/CARD-NAME.json")
+    parser.add_argument(
+        "--out", type=Path, help="the JSON file; by default benchmarks/results/CARD-NAME.json"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="a trial at toy size")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -780,8 +918,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     case = make_case(chosen, start)
     rows = run_parts(case, chosen.parts)
     result = describe(case, rows, chosen.minutes)
-    print(f"{result['card']}, torch {result['torch']}, CUDA {result['cuda']}, git {result['git'][:8]}")
-    print(f"cudnn.benchmark: on for the released way, off elsewhere{'; TOY SIZES' if case.small else ''}")
+    print(
+        f"{result['card']}, torch {result['torch']}, CUDA {result['cuda']}, git {result['git'][:8]}"
+    )
+    toy = "; TOY SIZES" if case.small else ""
+    print(f"cudnn.benchmark: on for the released way, off elsewhere{toy}")
     print(format_table(rows) + "\n" + format_profiles(rows))
     file = result_file(chosen)
     if file:

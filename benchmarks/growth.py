@@ -1,4 +1,6 @@
-"""How time and memory grow with leaves, levels and trees: of a training step's loss and of the level matrix."""
+"""How time and memory grow with leaves, levels and trees: of a training step's loss and of the
+level matrix.
+"""
 
 from benchmarks.measure import Row, exponent, in_process
 
@@ -36,23 +38,35 @@ for _ in range(5):
 paths = forest.all_paths
 texts = [F.normalize(torch.randn(int(column.max()) + 1, 64), dim=1) for column in paths.T]
 classifier = Classifier(ImageEncoder(backbone, fold=True), CosineHead(20.0), texts).eval()
-shown = Pictures(torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8), torch.randint(leaves, (images,)))
+pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
+shown = Pictures(pixels, torch.randint(leaves, (images,)))
 budget = Budget(0.01, 0.01, 2, 1, ("pgd_margin",), 1, stop_margin=float("inf"))
 level_matrix(classifier, shown, paths[:, :1], budget, seed=0, batch=images, prune=False)
 start = perf_counter()
 level_matrix(classifier, shown, paths, budget, seed=0, batch=images, prune=False)
-print(json.dumps({"step": median(steps), "matrix": perf_counter() - start, "memory": peak_memory() - before}))
+matrix = perf_counter() - start
+print(json.dumps({"step": median(steps), "matrix": matrix, "memory": peak_memory() - before}))
 """
 
 
 def growth() -> list[Row]:
-    """Fit an exponent to the cost at 1, 2, 4 and 8 times the leaves, the levels of a tree, and the trees."""
+    """Fit an exponent to the cost at 1, 2, 4 and 8 times the leaves, the levels of a tree, and the
+    trees.
+    """
     rows = []
     for name, start in START.items():
         sizes = [start * times for times in TIMES]
-        found = [in_process(POINT, *(START | {name: size}).values(), IMAGES, BATCH) for size in sizes]
-        for what, words in {"step": "a step's loss", "matrix": "the level matrix", "memory": "memory"}.items():
+        found = [
+            in_process(POINT, *(START | {name: size}).values(), IMAGES, BATCH) for size in sizes
+        ]
+        for what, words in {
+            "step": "a step's loss",
+            "matrix": "the level matrix",
+            "memory": "memory",
+        }.items():
             costs = [each[what] for each in found]
             note = ", ".join(f"{size}: {cost:.3g}" for size, cost in zip(sizes, costs, strict=True))
-            rows.append(Row("growth", f"{name}: {words}", 1, exponent(sizes, costs), "", 1.1, note=note))
+            rows.append(
+                Row("growth", f"{name}: {words}", 1, exponent(sizes, costs), "", 1.1, note=note)
+            )
     return rows

@@ -1,4 +1,6 @@
-"""Measure so that machines and moments can be compared: ways in turn, ratios within a round, medians over rounds."""
+"""Measure so that machines and moments can be compared: ways in turn, ratios within a round,
+medians over rounds.
+"""
 
 import json
 import os
@@ -39,7 +41,9 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure keeps its goal; None where it has none. A figure that is no number keeps none."""
+        """Whether the figure keeps its goal; None where it has none. A figure that is no number
+        keeps none.
+        """
         if self.at_most is not None:
             return self.value <= self.at_most
         return None if self.at_least is None else self.value >= self.at_least
@@ -62,7 +66,9 @@ def thread_counts() -> list[int]:
 
 
 def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> Times:
-    """Time every way once a round, each round beginning with another one; warm-up rounds are not counted."""
+    """Time every way once a round, each round beginning with another one; warm-up rounds are not
+    counted.
+    """
     names = list(ways)
     times: Times = {name: [] for name in names}
     for count in range(warm_up + rounds):
@@ -100,8 +106,8 @@ def peak_memory() -> float:
 def in_process(code: str, *arguments: object) -> dict:
     """Run Python code in a process of its own; give the JSON object on its last line.
 
-    A process of its own is how a peak of memory is measured. Memory is allocated as in any Python process, not as
-    `make` asks for. Raises RuntimeError where it fails.
+    A process of its own is how a peak of memory is measured. Memory is allocated as in any Python
+    process, not as `make` asks for. Raises RuntimeError where it fails.
     """
     command = [sys.executable, "-c", code, *map(str, arguments)]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}

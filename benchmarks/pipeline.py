@@ -1,4 +1,6 @@
-"""What the pipeline's stages took here, how long commands take to start, and what memory an audit takes."""
+"""What the pipeline's stages took here, how long commands take to start, and what memory an audit
+takes.
+"""
 
 import json
 import subprocess
@@ -22,7 +24,13 @@ TREE = {"animal": list(CLASSES[:4]), "vehicle": list(CLASSES[4:8]), "plant": lis
 # A tower small enough that an audit's memory is that of its images, not of the model.
 TOWER = {
     "embed_dim": 32,
-    "vision_cfg": {"image_size": PIXELS, "layers": 1, "width": 32, "patch_size": 32, "head_width": 32},
+    "vision_cfg": {
+        "image_size": PIXELS,
+        "layers": 1,
+        "width": 32,
+        "patch_size": 32,
+        "head_width": 32,
+    },
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
 }
 AUDIT = """
@@ -33,13 +41,14 @@ import torch
 
 from benchmarks.measure import peak_memory
 from hierclip import audit, model
-from hierclip.evaluate import audit as _  # so that what is imported does not count
+from hierclip.evaluate import evaluate as _  # so that what is imported does not count
 
 torch.set_num_threads(1)
 folder, count, classes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, start = peak_memory(), perf_counter()
-settings = {"tree": f"{folder}/tree.json", "steps": 1, "suite": "pgd_ce", "batch": 32, "checks": 8, "queries": 30}
-audit(f"{folder}/model", images=f"{folder}/images", limit=count // classes, out=f"{folder}/out-{count}", **settings)
+settings = {"steps": 1, "suite": "pgd_ce", "batch": 32, "checks": 8, "queries": 30}
+settings |= {"images": f"{folder}/images", "tree": f"{folder}/tree.json"}
+audit(f"{folder}/model", limit=count // classes, out=f"{folder}/out-{count}", **settings)
 print(json.dumps({"memory": peak_memory() - before, "seconds": perf_counter() - start}))
 """
 
@@ -53,7 +62,8 @@ def stages() -> list[Row]:
         return [Row("stage", "none was run here: make repro", None, float("nan"), "s")]
     total = sum(each["wall"] for each in spent.values())
     for name, seconds in spent.items():
-        note = f"user {seconds['user']:.1f} s, system {seconds['system']:.1f} s, {seconds['wall'] / total:.0%} of all"
+        share = f"{seconds['wall'] / total:.0%} of all"
+        note = f"user {seconds['user']:.1f} s, system {seconds['system']:.1f} s, {share}"
         rows.append(Row("stage", name, None, seconds["wall"], "s", note=note))
     rows.append(Row("stage", f"all of these {len(spent)}", None, total, "s"))
     return rows
@@ -67,22 +77,36 @@ def start_up() -> list[Row]:
         "import hierclip": [sys.executable, "-c", "import hierclip"],
         "from hierclip import audit": [sys.executable, "-c", "from hierclip import audit"],
     }
-    ways = {name: partial(subprocess.run, words, check=True, capture_output=True) for name, words in starts.items()}
+    ways = {
+        name: partial(subprocess.run, words, check=True, capture_output=True)
+        for name, words in starts.items()
+    }
     times = interleaved(ways, START_ROUNDS)
     limits = {"hierclip --help": 0.3, "import hierclip": 0.3}
     return [Row("start", name, None, median(times[name]), "s", limits.get(name)) for name in ways]
 
 
 def audit_memory() -> list[Row]:
-    """Measure the peak memory, beyond that of imports, and the time of audits of more and more images of 224 px."""
+    """Measure the peak memory, beyond that of imports, and the time of audits of more and more
+    images of 224 px.
+    """
     with TemporaryDirectory() as folder:
         write_audit_input(Path(folder))
         found = [in_process(AUDIT, folder, count, len(CLASSES)) for count in AUDITED]
     memory = [each["memory"] for each in found]
-    note = ", ".join(f"{count}: {value:.0f} MiB" for count, value in zip(AUDITED, memory, strict=True))
+    note = ", ".join(
+        f"{count}: {value:.0f} MiB" for count, value in zip(AUDITED, memory, strict=True)
+    )
     growth = exponent(AUDITED, [each["seconds"] for each in found])
     return [
-        Row("audit", "peak memory, 2,000 / 500 images", 1, memory[-1] / memory[0], at_most=1.25, note=note),
+        Row(
+            "audit",
+            "peak memory, 2,000 / 500 images",
+            1,
+            memory[-1] / memory[0],
+            at_most=1.25,
+            note=note,
+        ),
         Row("growth", "images of an audit: memory", 1, exponent(AUDITED, memory), "", 1.1),
         Row("growth", "images of an audit: time", 1, growth, "", 1.1),
     ]
@@ -93,9 +117,11 @@ def write_audit_input(folder: Path) -> None:
     (folder / "tree.json").write_text(json.dumps(TREE), encoding="utf8")
     (folder / "benchmark-tower.json").write_text(json.dumps(TOWER), encoding="utf8")
     make_model = (
-        "import json, sys; from pathlib import Path; import open_clip; from hierclip.model import backbone;"
-        "open_clip.add_model_config(Path(sys.argv[1]) / 'benchmark-tower.json');"
-        "backbone.save(backbone.open_backbone('benchmark-tower', None), Path(sys.argv[1]) / 'model'); print('{}')"
+        "import sys; from pathlib import Path; import open_clip;"
+        "from hierclip.model import backbone;"
+        "folder = Path(sys.argv[1]); open_clip.add_model_config(folder / 'benchmark-tower.json');"
+        "tower = backbone.open_backbone('benchmark-tower', None);"
+        "backbone.save(tower, folder / 'model'); print('{}')"
     )
     in_process(make_model, folder)
     random = np.random.default_rng(0)

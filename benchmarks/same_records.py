@@ -1,6 +1,8 @@
-"""Compare records with those of a commit, to the last digit: `python -m benchmarks.same_records COMMIT [ROOT]`.
+"""Compare records with those of a commit, to the last digit: `python -m benchmarks.same_records
+COMMIT [ROOT]`.
 
-`git` is left out, as it names the commit. Records that one side lacks are listed. Exit code 1 where a figure differs.
+`git` is left out, as it names the commit. Records that one side lacks are listed. Exit code 1 where
+a figure differs.
 """
 
 import json
@@ -15,11 +17,16 @@ RECORDS = "data/results/records"
 def committed(commit: str) -> dict[str, dict]:
     """Return a commit's records of the default, by METHOD-SEED/SPLIT."""
     listing = subprocess.run(
-        ["git", "ls-tree", "-r", "--name-only", commit, RECORDS], capture_output=True, text=True, check=True
+        ["git", "ls-tree", "-r", "--name-only", commit, RECORDS],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     records = {}
     for path in listing.stdout.splitlines():
-        text = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            ["git", "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
+        ).stdout
         records[path.removeprefix(f"{RECORDS}/").removesuffix(".json")] = json.loads(text)
     return records
 
@@ -28,7 +35,10 @@ def present(root: Path) -> dict[str, dict]:
     """Return the records under a project's folder, by METHOD-SEED/SPLIT."""
     folder = root / RECORDS
     paths = sorted(folder.glob("*/*.json"))
-    return {str(path.relative_to(folder).with_suffix("")): json.loads(path.read_text("utf8")) for path in paths}
+    return {
+        str(path.relative_to(folder).with_suffix("")): json.loads(path.read_text("utf8"))
+        for path in paths
+    }
 
 
 def flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:

@@ -1,4 +1,6 @@
-"""Trees, texts and images of any size, made of random numbers: what cost grows with depends on no picture."""
+"""Trees, texts and images of any size, made of random numbers: what cost grows with depends on no
+picture.
+"""
 
 from dataclasses import dataclass
 
@@ -26,7 +28,9 @@ class Forest:
 
 
 def make_forest(leaves: int, levels: int, trees: int) -> Forest:
-    """Make trees of which every level above the leaves has half as many nodes as the one below, two at least."""
+    """Make trees of which every level above the leaves has half as many nodes as the one below, two
+    at least.
+    """
     generator = torch.Generator().manual_seed(0)
     paths, nodes = [], []
     for _ in range(trees):
@@ -45,7 +49,9 @@ def make_forest(leaves: int, levels: int, trees: int) -> Forest:
 
 @dataclass(frozen=True)
 class TreeLoss:
-    """What a training step of the hierarchical method computes beside the image encoder, on random embeddings."""
+    """What a training step of the hierarchical method computes beside the image encoder, on random
+    embeddings.
+    """
 
     forest: Forest
     params: HierParams
@@ -55,7 +61,9 @@ class TreeLoss:
     embeddings: Tensor  # (B, D)
 
     def step(self, attack_steps: int) -> None:
-        """Compute the objective and its gradient as often as a step does: in the attack, and to train."""
+        """Compute the objective and its gradient as often as a step does: in the attack, and to
+        train.
+        """
         head = PoincareHead(1.0, 1.0, 1.0, 0.5, self.params.tau)
         context = Context(
             images=self.embeddings,
@@ -68,7 +76,8 @@ class TreeLoss:
         delta = torch.zeros_like(self.features, requires_grad=True)
         for _ in range(attack_steps):
             torch.autograd.grad(
-                hita(context, Perturbation(self.embeddings, delta), self.params), [self.embeddings, delta]
+                hita(context, Perturbation(self.embeddings, delta), self.params),
+                [self.embeddings, delta],
             )
         loss = hierarchical(context, Perturbation(self.embeddings, delta.detach()), self.params)
         torch.autograd.grad(loss, [self.embeddings, self.projection])

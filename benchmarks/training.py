@@ -1,4 +1,6 @@
-"""One fine-tuning step of every method beside TeCoA's, and what a large tree adds to a step of ViT-B/32."""
+"""One fine-tuning step of every method beside TeCoA's, and what a large tree adds to a step of
+ViT-B/32.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,10 +40,16 @@ def steps() -> list[Row]:
             times = interleaved(ways, ROUNDS, warm_up=2)
         for name in ways:
             if name != "tecoa":
-                steps = params.method[name].attack.steps if name not in LIMITS else tecoa.attack.steps  # pyright: ignore
+                steps = (
+                    params.method[name].attack.steps if name not in LIMITS else tecoa.attack.steps
+                )  # pyright: ignore
                 note = f"batch {params.finetune.batch}, {steps} attack steps; {ROUNDS} rounds"
                 value = ratio(times, name, "tecoa")
-                rows.append(Row("step", f"{name} / tecoa", count, value, at_most=LIMITS.get(name), note=note))
+                rows.append(
+                    Row(
+                        "step", f"{name} / tecoa", count, value, at_most=LIMITS.get(name), note=note
+                    )
+                )
     return rows + large_tree(params)
 
 
@@ -68,7 +76,9 @@ def make_step(params: Params, method: MethodParams) -> Callable[[], None]:
 
 
 def large_tree(params: Params) -> list[Row]:
-    """Time what a tree of 10,000 nodes adds to a step beside the passes of ViT-B/32's image encoder in it."""
+    """Time what a tree of 10,000 nodes adds to a step beside the passes of ViT-B/32's image encoder
+    in it.
+    """
     method = params.method["hier"]
     assert isinstance(method, HierParams)
     attack_steps = params.method["tecoa"].attack.steps  # pyright: ignore
@@ -86,8 +96,19 @@ def large_tree(params: Params) -> list[Row]:
         visual.zero_grad()
 
     loss.step(1)
-    times = interleaved({"tree": partial(loss.step, attack_steps), "encoder": encoder}, rounds=2, warm_up=0)
+    times = interleaved(
+        {"tree": partial(loss.step, attack_steps), "encoder": encoder}, rounds=2, warm_up=0
+    )
     count = sum(len(nodes.parents) for nodes in loss.forest.nodes)
     what = f"a tree of {count:,} nodes / ViT-B/32"
     note = f"batch {BATCH}, {PIXELS} px, {attack_steps} attack steps; 2 rounds"
-    return [Row("step", what, torch.get_num_threads(), ratio(times, "tree", "encoder"), at_most=0.05, note=note)]
+    return [
+        Row(
+            "step",
+            what,
+            torch.get_num_threads(),
+            ratio(times, "tree", "encoder"),
+            at_most=0.05,
+            note=note,
+        )
+    ]

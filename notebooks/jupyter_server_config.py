@@ -1,4 +1,6 @@
-"""`make lab`: notebooks are saved without their outputs, so that looking at one does not change the pipeline."""
+"""`make lab`: notebooks are saved without their outputs, so that looking at one does not change the
+pipeline.
+"""
 
 import nbformat
 from nbstripout import strip_output

@@ -1,4 +1,6 @@
-"""How `make report` turns notebook 70 into a page: without code, and with all that it shows inside."""
+"""How `make report` turns notebook 70 into a page: without code, and with all that it shows
+inside.
+"""
 
 from pathlib import Path
 

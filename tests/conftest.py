@@ -1,4 +1,6 @@
-"""Small things that many tests share: two trees of five leaves, pictures of them, the project's parameters."""
+"""Small things that many tests share: two trees of five leaves, pictures of them, the project's
+parameters.
+"""
 
 import ast
 import shutil
@@ -12,7 +14,7 @@ from hypothesis import settings
 
 from hierclip import model
 from hierclip.data import Dataset, Leaf, load_dataset
-from hierclip.data.openmoji import SOURCE
+from hierclip.data.openmoji import SHEET, SOURCE
 from hierclip.data.tasks import Task
 from hierclip.model import Head
 from hierclip.params import Params, load_params
@@ -28,12 +30,24 @@ settings.load_profile("here")
 
 
 def tiny_graph() -> nx.DiGraph:
-    """Level 1: mammal, eagle, vehicle; level 2: animal, vehicle; so a leaf and a superclass stand twice."""
+    """Level 1: mammal, eagle, vehicle; level 2: animal, vehicle; so a leaf and a superclass stand
+    twice.
+    """
     graph = nx.DiGraph()
-    for node, level in {"thing": 3, "animal": 2, "mammal": 1, "vehicle": 1, **dict.fromkeys(LEAVES, 0)}.items():
+    for node, level in {
+        "thing": 3,
+        "animal": 2,
+        "mammal": 1,
+        "vehicle": 1,
+        **dict.fromkeys(LEAVES, 0),
+    }.items():
         graph.add_node(node, name=node, level=level)
-    graph.add_edges_from([("thing", "animal"), ("thing", "vehicle"), ("animal", "mammal"), ("animal", "eagle")])
-    graph.add_edges_from([("mammal", "dog"), ("mammal", "cat"), ("vehicle", "car"), ("vehicle", "bus")])
+    graph.add_edges_from(
+        [("thing", "animal"), ("thing", "vehicle"), ("animal", "mammal"), ("animal", "eagle")]
+    )
+    graph.add_edges_from(
+        [("mammal", "dog"), ("mammal", "cat"), ("vehicle", "car"), ("vehicle", "bus")]
+    )
     return graph
 
 
@@ -42,19 +56,32 @@ def sizes_graph() -> nx.DiGraph:
     graph = nx.DiGraph()
     for node, level in {"thing": 2, "small": 1, "big": 1, **dict.fromkeys(LEAVES, 0)}.items():
         graph.add_node(node, name=node, level=level)
-    graph.add_edges_from([("thing", "small"), ("thing", "big"), ("small", "dog"), ("small", "cat"), ("small", "eagle")])
+    graph.add_edges_from(
+        [
+            ("thing", "small"),
+            ("thing", "big"),
+            ("small", "dog"),
+            ("small", "cat"),
+            ("small", "eagle"),
+        ]
+    )
     graph.add_edges_from([("big", "car"), ("big", "bus")])
     return graph
 
 
 def notebook_functions(name: str, **given) -> dict:
-    """Return what a notebook imports and the functions that it defines, by name, without running the rest.
+    """Return what a notebook imports and the functions that it defines, by name, without running
+    the rest.
 
     given: names that the functions use.
     """
     cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
     tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
-    tree.body = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    tree.body = [
+        line
+        for line in tree.body
+        if isinstance(line, ast.Import | ast.ImportFrom | ast.FunctionDef)
+    ]
     names: dict = {**given}
     exec(compile(tree, name, "exec"), names)
     return names
@@ -126,8 +153,11 @@ def openmoji(params, tmp_path_factory) -> Dataset:
     """The embedded dataset, prepared in a folder of its own, with few pictures."""
     folder = tmp_path_factory.mktemp("openmoji")
     (folder / SOURCE).parent.mkdir(parents=True)
-    shutil.copy(ROOT / SOURCE, folder / SOURCE)
-    dataset = load_dataset(params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder)
+    for file in (SOURCE, SHEET):
+        shutil.copy(ROOT / file, folder / file)
+    dataset = load_dataset(
+        params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder
+    )
     dataset.prepare()
     return dataset
 
@@ -137,4 +167,7 @@ def openmoji_forest(openmoji, params):
     """WordNet's tree, and one that groups leaves by the first letter of their names."""
     names = {leaf.id: leaf.name for leaf in openmoji.leaves}
     letters = nx.DiGraph((name[0], leaf) for leaf, name in names.items())
-    return [wordnet_tree("wordnet", names, params.trees.widths), graph_tree(letters, "letters", names)]
+    return [
+        wordnet_tree("wordnet", names, params.trees.widths),
+        graph_tree(letters, "letters", names),
+    ]

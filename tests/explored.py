@@ -1,20 +1,24 @@
-"""A small project as `make repro` leaves it: 29 of the nouns, five trees, a flat model and one in the ball."""
+"""A small project as `make repro` leaves it: 29 of the nouns, five trees, a flat model and one in
+the ball.
+"""
 
 import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 from torch.nn import functional as F
 
 from hierclip import model
 from hierclip.data import load_dataset, places_of
-from hierclip.data.openmoji import SOURCE
+from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.model import CosineHead, Model, PoincareHead
 from hierclip.params import Params, load_params
-from hierclip.trees import Tree, find_tree, level_prompts, save_tree, wordnet_tree
+from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree
 from tests.conftest import ROOT
 
 STEPS = 50  # of training; enough to know most of the leaves
@@ -34,26 +38,40 @@ def write_project(folder: Path) -> Params:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows[::7])
+    sheet = np.array(Image.open(ROOT / SHEET))
+    columns = sheet.shape[1] // GLYPH
+    corners = [(k // columns * GLYPH, k % columns * GLYPH) for k in range(0, len(rows), 7)]
+    glyphs = [sheet[y : y + GLYPH, x : x + GLYPH] for y, x in corners]
+    Image.fromarray(np.concatenate(glyphs, axis=1)).save(folder / SHEET)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     dataset = load_dataset(params.data, folder)
     dataset.prepare()
     first = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in dataset.leaves}, [14, 7, 3])
-    everything = dict.fromkeys(first.ids, "") | {row["synset"]: row["name"] for row in rows}  # in the first's order
-    named = [find_tree(ROOT / "data/source/trees/openmoji", n, everything) for n in params.trees.names[1:]]
+    everything = dict.fromkeys(first.ids, "") | {
+        row["synset"]: row["name"] for row in rows
+    }  # in the first's order
+    outlines = ROOT / "data/source/trees/openmoji"
+    named = [read_tree(outlines / f"{name}.yaml", everything) for name in params.trees.names[1:]]
     trees = [first, *(tree.restrict(first.ids) for tree in named)]
     for tree in trees:
         save_tree(tree, folder / TREES / f"{tree.name}.json")
     backbone = _knowing(params, trees, dataset)
-    for name, head in zip(MODEL_NAMES, _heads(backbone, dataset.pictures("val"), trees[0], params), strict=True):
+    for name, head in zip(
+        MODEL_NAMES, _heads(backbone, dataset.pictures("val"), trees[0], params), strict=True
+    ):
         model.save_model(Model(backbone, head, name.partition("-")[0]), folder / MODELS / name)
     return params
 
 
 def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
-    """Some steps towards a direction for each leaf; each text is then fitted to the mean direction of its leaves."""
+    """Some steps towards a direction for each leaf; each text is then fitted to the mean direction
+    of its leaves.
+    """
     backbone, places = model.create(params.model, seed=0, size=32), places_of(dataset, trees[0].ids)
     encoder, visual = model.ImageEncoder(backbone), backbone.clip.visual.train()
-    codes = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0][: len(places)]
+    codes = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0][
+        : len(places)
+    ]
     optimizer = torch.optim.AdamW(visual.parameters(), lr=3e-3)
     for step in range(STEPS):
         images, labels = dataset.batch(places, 64, 0, step)
@@ -63,8 +81,14 @@ def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
         optimizer.step()
     visual.eval()
     wanted = {}  # the first tree's, so that a linear map can fit them all
-    for prompts, nodes in zip(level_prompts(trees[0], params.model.template), trees[0].paths.T, strict=True):
-        wanted |= {prompt: codes[nodes == k].mean(0) for k, prompt in enumerate(prompts) if prompt not in wanted}
+    for prompts, nodes in zip(
+        level_prompts(trees[0], params.model.template), trees[0].paths.T, strict=True
+    ):
+        wanted |= {
+            prompt: codes[nodes == k].mean(0)
+            for k, prompt in enumerate(prompts)
+            if prompt not in wanted
+        }
     with torch.no_grad():
         texts = model.text_features(backbone, list(wanted))
         gram = texts.T @ texts + 1e-4 * torch.eye(texts.shape[1])

@@ -1,4 +1,4 @@
-"""Small copies of published sets, in the layouts in which they are published: a few noisy pictures of each class."""
+"""Small copies of published sets in their published layouts: a few noisy images of each class."""
 
 import json
 import pickle
@@ -28,24 +28,36 @@ def lines(path: Path, *rows: str) -> None:
     path.write_text("\n".join(rows) + "\n", encoding="utf8")
 
 
-def folders(base: Path, classes: list[str], inner: str = "", name: str = "{}.jpg", seed: int = 0) -> None:
+def folders(
+    base: Path, classes: list[str], inner: str = "", name: str = "{}.jpg", seed: int = 0
+) -> None:
     for k, c in enumerate(classes):
         for i in range(COUNT):
             put(base / c / inner / name.format(i + 1, k=k + 1), seed + 100 * k + i)
 
 
-def cifar(base: Path, parts: list[str], key: str, meta: tuple[str, str], classes: list[str]) -> None:
+def cifar(
+    base: Path, parts: list[str], key: str, meta: tuple[str, str], classes: list[str]
+) -> None:
     base.mkdir(parents=True)
     labels = [k for k in range(len(classes)) for _ in range(COUNT)]
     for n, part in enumerate(parts):
-        data = np.stack([noise(100 * n + i, 32)[:, :32].transpose(2, 0, 1).ravel() for i in range(len(labels))])
+        data = np.stack(
+            [noise(100 * n + i, 32)[:, :32].transpose(2, 0, 1).ravel() for i in range(len(labels))]
+        )
         (base / part).write_bytes(pickle.dumps({"data": data, key: labels}))
     (base / meta[0]).write_bytes(pickle.dumps({meta[1]: classes}))
 
 
 def cifar10(root: Path) -> None:
     parts = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
-    cifar(root / "cifar-10-batches-py", parts, "labels", ("batches.meta", "label_names"), ["airplane", "cat"])
+    cifar(
+        root / "cifar-10-batches-py",
+        parts,
+        "labels",
+        ("batches.meta", "label_names"),
+        ["airplane", "cat"],
+    )
 
 
 def cifar100(root: Path) -> None:
@@ -57,7 +69,9 @@ def stl10(root: Path) -> None:
     base = root / "stl10_binary"
     lines(base / "class_names.txt", "airplane", "bird")
     for n, part in enumerate(("train", "test")):
-        images = np.stack([noise(100 * n + i, 96)[:, :96].transpose(2, 1, 0) for i in range(2 * COUNT)])
+        images = np.stack(
+            [noise(100 * n + i, 96)[:, :96].transpose(2, 1, 0) for i in range(2 * COUNT)]
+        )
         (base / f"{part}_X.bin").write_bytes(images.tobytes())
         (base / f"{part}_y.bin").write_bytes(bytes([1] * COUNT + [2] * COUNT))
 
@@ -85,7 +99,9 @@ def pets(root: Path) -> None:
     base = root / "oxford-iiit-pet"
     for n, part in enumerate(("trainval", "test")):
         rows = [
-            (f"{c}_{10 * n + i}", k + 1) for k, c in enumerate(("Abyssinian", "basset_hound")) for i in range(COUNT)
+            (f"{c}_{10 * n + i}", k + 1)
+            for k, c in enumerate(("Abyssinian", "basset_hound"))
+            for i in range(COUNT)
         ]
         lines(base / f"annotations/{part}.txt", *(f"{row} {k} {k} 1" for row, k in rows))
         for i, (row, _) in enumerate(rows):
@@ -114,8 +130,13 @@ def aircraft(root: Path) -> None:
 def cars(root: Path) -> None:
     base, kind = root / "stanford_cars", [("fname", "O"), ("class", "O")]
     (base / "devkit").mkdir(parents=True)
-    savemat(base / "devkit/cars_meta.mat", {"class_names": np.array(["Acura RL Sedan 2012", "BMW M3"], dtype=object)})
-    for n, (part, file) in enumerate([("train", "devkit/cars_train_annos"), ("test", "cars_test_annos_withlabels")]):
+    savemat(
+        base / "devkit/cars_meta.mat",
+        {"class_names": np.array(["Acura RL Sedan 2012", "BMW M3 Coupe 2012"], dtype=object)},
+    )
+    for n, (part, file) in enumerate(
+        [("train", "devkit/cars_train_annos"), ("test", "cars_test_annos_withlabels")]
+    ):
         rows = [(f"{k}{i}.jpg", k) for k in (1, 2) for i in range(COUNT)]
         savemat(base / f"{file}.mat", {"annotations": np.array(rows, dtype=kind)})
         for i, (name, _) in enumerate(rows):
@@ -175,7 +196,12 @@ def tiny_imagenet(root: Path) -> None:
 
 def imagenet(root: Path) -> None:
     for n, part in enumerate(("train", "val")):
-        folders(root / "imagenet" / part, ["n02012849", "n03126707"], name=f"{part}_" + "{}.JPEG", seed=1000 * n)
+        folders(
+            root / "imagenet" / part,
+            ["n02012849", "n03126707"],
+            name=f"{part}_" + "{}.JPEG",
+            seed=1000 * n,
+        )
 
 
 def folder(root: Path) -> None:
@@ -191,7 +217,10 @@ def shards(root: Path) -> None:
                 for i in range(2 * COUNT):
                     image = BytesIO()
                     Image.fromarray(noise(1000 * n + 100 * shard + i)).save(image, "png")
-                    for ending, content in (("png", image.getvalue()), ("cls", str(i % 2).encode())):
+                    for ending, content in (
+                        ("png", image.getvalue()),
+                        ("cls", str(i % 2).encode()),
+                    ):
                         entry = tarfile.TarInfo(f"{i:06d}.{ending}")
                         entry.size = len(content)
                         file.addfile(entry, BytesIO(content))
@@ -209,7 +238,7 @@ MINIATURES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "pets": (pets, ["Abyssinian", "Basset Hound"]),
     "flowers102": (flowers102, ["pink primrose", "hard-leaved pocket orchid"]),
     "aircraft": (aircraft, ["707-320", "A300B4"]),
-    "cars": (cars, ["Acura RL Sedan 2012", "BMW M3"]),
+    "cars": (cars, ["Acura RL Sedan 2012", "BMW M3 Coupe 2012"]),
     "sun397": (sun397, ["abbey", "outdoor apartment building"]),
     "eurosat": (eurosat, ["annual crop", "forest"]),
     "dtd": (dtd, ["banded", "woven"]),

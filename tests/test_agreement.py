@@ -32,7 +32,9 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
     if not (root / "data/models/tecoa-0").exists():
         pytest.skip("needs data/models/tecoa-0, which `make repro` trains")
     dataset = load_dataset(params.data, root)
-    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(ids_of(dataset, "tuned"))
+    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(
+        ids_of(dataset, "tuned")
+    )
     test = dataset.pictures("test").of(places_of(dataset, tree.ids))
     images, labels = (values[test.spread(COUNT)] for values in (test.floats(), test.labels))
     classifier = load_model(root / "data/models/tecoa-0").classifier(tree, params.model.template)
@@ -41,11 +43,21 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
     torch.set_num_threads(2)
 
     def accuracy(moved) -> float:
-        return float((torch.cat([classifier(x, [0])[0].argmax(1) for x in moved.split(100)]) == labels).float().mean())
+        return float(
+            (torch.cat([classifier(x, [0])[0].argmax(1) for x in moved.split(100)]) == labels)
+            .float()
+            .mean()
+        )
 
     with frozen(classifier):
         ours = accuracy(attacked(classifier, images, labels, aim, budget, 0, 250)[0])
-        judge = autoattack.AutoAttack(Leaves(classifier), norm="Linf", eps=eps, seed=0, version="standard")
-        theirs = accuracy(judge.run_standard_evaluation(images.contiguous(), labels, batch_size=250)[0])
-    print(f"\nleaf accuracy of {COUNT} pictures at {255 * eps:g}/255: ours {ours:.4f}, AutoAttack {theirs:.4f}")
+        judge = autoattack.AutoAttack(
+            Leaves(classifier), norm="Linf", eps=eps, seed=0, version="standard"
+        )
+        theirs = accuracy(
+            judge.run_standard_evaluation(images.contiguous(), labels, batch_size=250)[0]
+        )
+    print(
+        f"\nleaf accuracy of {COUNT} pictures at {255 * eps:g}/255: ours {ours:.4f}, AutoAttack {theirs:.4f}"
+    )
     assert abs(ours - theirs) <= 0.005

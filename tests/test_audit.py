@@ -6,18 +6,22 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import Pictures
-from hierclip.evaluate import audit
-from hierclip.evaluate.audit import BUDGETS, CHECKS
+from hierclip.evaluate import gradient_masking_checks as audit
+from hierclip.evaluate.masking import BUDGETS, CHECKS
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.test_evaluate import PATHS
 
 TEXTS = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
-BUDGET = Budget(eps=0.1, step=0.025, steps=6, restarts=1, suite=("apgd_ce", "apgd_margin"), queries=60)
+BUDGET = Budget(
+    eps=0.1, step=0.025, steps=6, restarts=1, suite=("apgd_ce", "apgd_margin"), queries=60
+)
 BALL = PoincareHead(1.0, 1.5, 2.0, 1.0, 5.0)
 
 
 class Colours(nn.Module):
-    """The mean of each colour, through weights as a tower has them; in steps of an eighth where it hides that."""
+    """The mean of each colour, through weights as a tower has them; in steps of an eighth where it
+    hides that.
+    """
 
     def __init__(self, quantised=False):
         super().__init__()
@@ -44,20 +48,26 @@ def shown(strength, n=9, wrong=0) -> Pictures:
 
 
 @pytest.mark.parametrize(
-    "head", [CosineHead(10.0), BALL, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0)], ids=["cosine", "ball", "flat"]
+    "head",
+    [CosineHead(10.0), BALL, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0)],
+    ids=["cosine", "ball", "flat"],
 )
 def test_an_honest_model_passes_every_check(head):
     found = audit(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.failed == [] and found.images == 9
     flat = {"unclamped", "clamps"}  # nothing is projected, so there is nothing to look at
-    left_out = {CosineHead: {*flat, "cosine", "above: cosine"}, EuclideanHead: flat}.get(type(head), set())
+    left_out = {CosineHead: {*flat, "cosine", "above: cosine"}, EuclideanHead: flat}.get(
+        type(head), set()
+    )
     assert set(found.checks) == set(CHECKS) - left_out
     for name, check in found.checks.items():
         assert check.limit == CHECKS[name][0] and check.passed == (check.value <= check.limit)
 
 
 def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
-    found = audit(model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0)
+    found = audit(
+        model(CosineHead(10.0)), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2, seed=0
+    )
     curve = list(found.budgets.values())
     assert list(found.budgets) == [f"{n}/255" for n in BUDGETS]
     assert curve[0] == pytest.approx(7 / 9, abs=1e-5) and curve[-1] == 0
@@ -66,7 +76,10 @@ def test_accuracy_falls_from_clean_to_nothing_as_the_budget_grows():
 
 
 def test_only_so_many_pictures_are_audited():
-    assert audit(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, batch=2, seed=0).images == 4
+    assert (
+        audit(model(CosineHead(10.0)), shown(0.2), PATHS, BUDGET, count=4, batch=2, seed=0).images
+        == 4
+    )
 
 
 def test_restarts_are_named_as_many_as_there_were():
@@ -77,7 +90,9 @@ def test_restarts_are_named_as_many_as_there_were():
 
 def test_a_quantised_models_gradient_is_found_missing_and_search_finds_what_it_hid():
     budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
-    found = audit(model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, batch=2, seed=0)
+    found = audit(
+        model(CosineHead(10.0), quantised=True), shown(0.1), PATHS, budget, count=9, batch=2, seed=0
+    )
     assert found.checks["zero gradients"].value == 1
     assert {"zero gradients", "gradient-free", "suite"} <= set(found.failed)
     assert found.checks["gradient-free"].value > 0.5
@@ -91,14 +106,27 @@ def test_a_model_that_hides_the_gradient_of_a_level_above_the_leaves_alone_is_ca
 
     budget = Budget(**vars(BUDGET) | {"eps": 0.2, "queries": 200})
     found = audit(model(Above(10.0)), shown(0.1), PATHS, budget, count=9, batch=2, seed=0)
-    assert found.checks["above: zero gradients"].value == 1 and found.checks["above: gradient-free"].value > 0.3
+    assert (
+        found.checks["above: zero gradients"].value == 1
+        and found.checks["above: gradient-free"].value > 0.3
+    )
     assert found.failed and all(name.startswith("above: ") for name in found.failed)
 
 
-@pytest.mark.parametrize("paths", [[[0], [1], [2]], [[0, 0], [1, 0], [2, 0]]], ids=["leaves alone", "one root"])
+@pytest.mark.parametrize(
+    "paths", [[[0], [1], [2]], [[0, 0], [1, 0], [2, 0]]], ids=["leaves alone", "one root"]
+)
 def test_where_no_level_above_the_leaves_has_a_choice_none_is_audited(paths):
     texts = [torch.eye(3), torch.ones(1, 3)][: len(paths[0])]
-    found = audit(Classifier(Colours(), CosineHead(10.0), texts), shown(0.2), torch.tensor(paths), BUDGET, 9, 2, seed=0)
+    found = audit(
+        Classifier(Colours(), CosineHead(10.0), texts),
+        shown(0.2),
+        torch.tensor(paths),
+        BUDGET,
+        9,
+        2,
+        seed=0,
+    )
     assert not any(name.startswith("above: ") for name in found.checks) and found.failed == []
 
 
@@ -116,20 +144,34 @@ def test_a_model_at_the_rim_is_caught_by_its_clamps():
     head = PoincareHead(1.0, 50.0, 2.0, 1.0, 5.0)
     found = audit(model(head), shown(0.2), PATHS, BUDGET, count=9, batch=2, seed=0)
     assert found.checks["clamps"].value == 1
-    assert found.failed == ["clamps"]  # of a fixed length only the direction matters, and that has its gradient
+    assert found.failed == [
+        "clamps"
+    ]  # of a fixed length only the direction matters, and that has its gradient
 
 
 def test_texts_at_the_rim_are_seen_too():
-    found = audit(model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)), shown(0.2), PATHS, BUDGET, count=9, batch=2, seed=0)
+    found = audit(
+        model(PoincareHead(1.0, 1.5, 50.0, 1.0, 5.0)),
+        shown(0.2),
+        PATHS,
+        BUDGET,
+        count=9,
+        batch=2,
+        seed=0,
+    )
     assert found.checks["clamps"].value == pytest.approx(3 / 5)  # the leaves, of five nodes
 
 
 def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_without_it():
-    """Two texts in the only direction there is, told apart by depth; images beyond the rim, where the gradient ends."""
+    """Two texts in the only direction there is, told apart by depth; images beyond the rim, where
+    the gradient ends.
+    """
     head = PoincareHead(1.0, 10.0, 2.0, 1.0, 5.0, "free", image_norm=1.0)
     brightness = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 1, bias=False))
     nn.init.constant_(brightness[2].weight, 3**-0.5)
     hidden = Classifier(brightness, head, [head.place(torch.tensor([[4.0], [3.0]]))]).eval()
-    grey = Pictures(torch.full((27, 3, 8, 8), 52, dtype=torch.uint8), torch.zeros(27, dtype=torch.long))
+    grey = Pictures(
+        torch.full((27, 3, 8, 8), 52, dtype=torch.uint8), torch.zeros(27, dtype=torch.long)
+    )
     found = audit(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=27, batch=7, seed=0)
     assert found.checks["clamps"].value == 1 and {"unclamped", "clamps"} <= set(found.failed)

@@ -77,7 +77,10 @@ def test_an_audit_prints_a_table_and_what_it_does(audited):
     assert f"{100 * record.robust['roll_up'][2][2]:.1f} [" in rows[3][-1]
     assert f"**Path-robust accuracy** {100 * record.path_robust['direct']:.1f} [" in done.stdout
     assert (made / "table.md").read_text(encoding="utf8") in done.stdout
-    assert "5 classes\ntree <i>kinds, levels of 5, 4, 2 nodes; tree sizes, levels of 5, 2 nodes\n" in done.stderr
+    assert (
+        "5 classes\ntree <i>kinds, levels of 5, 4, 2 nodes; tree sizes, levels of 5, 2 nodes\n"
+        in done.stderr
+    )
     assert "\nleft out, as they cannot be read: zoo/cat/0.jpg\n" in done.stderr
     assert "zoo, test: 5/5" in done.stderr and "Kernel" not in done.stderr
 
@@ -92,7 +95,9 @@ def test_an_audit_in_two_trees_measures_both_on_the_same_images(audited):
     kept = [load_tree(made / f"trees/{name}.json") for name in record.trees]
     assert [tree.hash for tree in kept] == list(record.trees.values())
     assert kept[0].ids == kept[1].ids and set(kept[0].ids) == set(LEAVES)
-    lines = done.stdout.split("Every tree, on 2 of the images:\n\n")[1].split("\n\n")[0].splitlines()
+    lines = (
+        done.stdout.split("Every tree, on 2 of the images:\n\n")[1].split("\n\n")[0].splitlines()
+    )
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[:2] for row in rows[2:]] == [["<i>kinds", "5, 4, 2"], ["sizes", "5, 2"]]
     for row, tree in zip(rows[2:], record.forest.values(), strict=True):
@@ -115,7 +120,10 @@ def test_an_audit_leaves_record_outcomes_figures_and_a_page(audited):
 def test_the_page_is_whole_loads_nothing_and_escapes_what_users_write(audited):
     page = (audited[0] / "hierclip-audit/report.html").read_text(encoding="utf8")
     found = Loaded(page)
-    assert not found.tags & {"script", "iframe", "object", "embed", "i"} and {"h1", "img", "table"} <= found.tags
+    assert (
+        not found.tags & {"script", "iframe", "object", "embed", "i"}
+        and {"h1", "img", "table"} <= found.tags
+    )
     assert all(address.startswith(("data:", "#")) for address in found.addresses)
     assert page.count("data:image/png;base64,") == 6
     for words in (
@@ -125,7 +133,9 @@ def test_the_page_is_whole_loads_nothing_and_escapes_what_users_write(audited):
         "torchvision",
     ):
         assert words in page
-    assert page.count("&lt;i&gt;kinds: coarsest superclasses inside") == 2  # the caption, and for the blind
+    assert (
+        page.count("&lt;i&gt;kinds: coarsest superclasses inside") == 2
+    )  # the caption, and for the blind
     assert "zoo, test: 5/5" not in page and "Traceback" not in page
 
 
@@ -167,9 +177,17 @@ def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypa
             lines.append(line)
             if "5 classes" in line:
                 process.send_signal(signal.SIGINT)
-    assert process.returncode == 130 and lines[-1] == "hierclip: stopped; the same command goes on from there\n"
-    assert not list(folder.glob("hierclip-*/images")) and not (folder / "again/report.html").exists()
-    assert hierclip.audit(ARCHITECTURE, str(weights), "zoo", **SETTINGS, out="again").record.images == 5 * COUNT
+    assert (
+        process.returncode == 130
+        and lines[-1] == "hierclip: stopped; the same command goes on from there\n"
+    )
+    assert (
+        not list(folder.glob("hierclip-*/images")) and not (folder / "again/report.html").exists()
+    )
+    assert (
+        hierclip.audit(ARCHITECTURE, str(weights), "zoo", **SETTINGS, out="again").record.images
+        == 5 * COUNT
+    )
 
 
 def written(folder, source):
@@ -196,17 +214,23 @@ def test_a_mistake_of_the_users_in_the_notebook_is_one_line(tmp_path, monkeypatc
 def test_a_bug_in_the_notebook_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setenv(HEADLESS, "yes")
     source = "def broken():\n    raise TypeError('not the user')\n\nbroken()"
-    with pytest.raises(PapermillExecutionError, match=r"in broken\(\)(.|\n)*TypeError: not the user"):
+    with pytest.raises(
+        PapermillExecutionError, match=r"in broken\(\)(.|\n)*TypeError: not the user"
+    ):
         run_notebook(written(tmp_path, source), {})
 
 
 def test_a_class_without_a_readable_image_is_one_line(place, run, weights):
     for file in (place / "zoo/cat").iterdir():
         file.write_text("none", encoding="utf8")
-    code, out, err = run("audit", "--model", ARCHITECTURE, "--pretrained", weights, "--images", "zoo")
+    code, out, err = run(
+        "audit", "--model", ARCHITECTURE, "--pretrained", weights, "--images", "zoo"
+    )
     last = err.splitlines()[-1]
     assert code == 2 and out == "" and "Traceback" not in err
-    assert last.startswith("hierclip: zoo: no image of class cat can be read; mend or remove zoo/cat/1.jpg")
+    assert last.startswith(
+        "hierclip: zoo: no image of class cat can be read; mend or remove zoo/cat/1.jpg"
+    )
     assert not list(place.glob("hierclip-*"))
 
 
@@ -230,8 +254,14 @@ def test_a_folder_without_a_model_is_refused(place):
 
 
 def test_the_notebooks_parameters_are_those_of_the_function():
-    cell = next(c for c in nbformat.read(NOTEBOOK, as_version=4).cells if "parameters" in c.metadata.get("tags", []))
-    found = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+    cell = next(
+        c
+        for c in nbformat.read(NOTEBOOK, as_version=4).cells
+        if "parameters" in c.metadata.get("tags", [])
+    )
+    found = {
+        node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body
+    }
     function = inspect.signature(audit).parameters
     assert list(found) == list(function) == list(inspect.signature(read_arguments).parameters)
     for name, value in found.items():
@@ -252,7 +282,9 @@ def test_a_wheel_has_the_notebook_and_what_makes_it_a_page(tmp_path):
         shutil.copytree(ROOT / name, project / name, symlinks=True, ignore=unneeded)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, project)
-    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=project, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=project, check=True, capture_output=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for file in ("95_audit.ipynb", "nbconvert_config.py", "page/conf.json", "page/index.html.j2"):
@@ -280,20 +312,29 @@ def test_a_model_of_the_hub_brings_its_weights_and_is_called_by_its_name(hub):
     found = open_model("hf-hub:me/clip", None)
     expected = hub.clip.state_dict()
     assert found.method == "clip"
-    assert all(value.equal(expected[key]) for key, value in found.backbone.clip.state_dict().items())
-    with pytest.raises(HierclipError, match="hf-hub:me/clip has weights of its own; leave out 'openai'"):
+    assert all(
+        value.equal(expected[key]) for key, value in found.backbone.clip.state_dict().items()
+    )
+    with pytest.raises(
+        HierclipError, match="hf-hub:me/clip has weights of its own; leave out 'openai'"
+    ):
         audit("hf-hub:me/clip", "openai")
     with pytest.raises(ModelError, match="cannot load hf-hub:me/other"):
         open_model("hf-hub:me/other", None)
 
 
 def test_a_model_of_the_project_is_audited_as_it_is_read(place, backbone):
-    model.save_model(Model(backbone, HEADS[-1], "hier", template="a drawing of {}"), place / "hier-0")
+    model.save_model(
+        Model(backbone, HEADS[-1], "hier", template="a drawing of {}"), place / "hier-0"
+    )
     settings = SETTINGS | {"images": "zoo", "tree": "tree.json", "limit": 1}
     record = audit("hier-0", **settings).record
     assert record.method == "hier-0" and record.images == 5
     assert record.threat_model.prompt == "a drawing of {}"  # its own
-    assert audit("hier-0", **settings, template="a {}", out="other").record.threat_model.prompt == "a {}"
+    assert (
+        audit("hier-0", **settings, template="a {}", out="other").record.threat_model.prompt
+        == "a {}"
+    )
     assert "cosine" in record.audit.checks  # a check of models that are read otherwise
 
 
@@ -313,7 +354,9 @@ def test_the_first_images_of_a_class_are_audited_and_the_next_one_chooses_the_re
     every = read_folder(place / "zoo", 16, None, place / "every")
     images = every.pictures("test").read()
     assert images.shape == (5 * COUNT, 3, 16, 16) and images.dtype == torch.uint8
-    assert torch.equal(some.pictures("test").read(), images[[k for k in range(5 * COUNT) if k % COUNT < 2]])
+    assert torch.equal(
+        some.pictures("test").read(), images[[k for k in range(5 * COUNT) if k % COUNT < 2]]
+    )
     assert some.pictures("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
     assert torch.equal(some.pictures("val").read(), images[2::COUNT])
     assert every.pictures("val") is every.pictures("test")
@@ -324,7 +367,9 @@ def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
     (place / "zoo/cat/1.jpg").write_text("none", encoding="utf8")
     some = read_folder(place / "zoo", 16, 1, place / "some")
     firsts = [k * COUNT + (sorted(LEAVES)[k] == "cat") for k in range(5)]
-    assert some.pictures("test").labels.tolist() == list(range(5)) and some.broken == [str(place / "zoo/cat/1.jpg")]
+    assert some.pictures("test").labels.tolist() == list(range(5)) and some.broken == [
+        str(place / "zoo/cat/1.jpg")
+    ]
     assert torch.equal(some.pictures("test").read(), images[firsts])
     assert torch.equal(some.pictures("val").read(), images[[first + 1 for first in firsts]])
 

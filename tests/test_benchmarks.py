@@ -18,7 +18,9 @@ close = torch.testing.assert_close
 
 def test_ways_take_turns_and_warm_up_rounds_do_not_count():
     calls = []
-    times = interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=2, warm_up=1)
+    times = interleaved(
+        {name: lambda name=name: calls.append(name) for name in "abc"}, rounds=2, warm_up=1
+    )
     assert calls == [*"abc", *"bca", *"cab"]
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2, "c": 2}
 
@@ -28,13 +30,17 @@ def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
 
 
 def test_a_slower_way_has_the_larger_ratio():
-    times = interleaved({"slow": lambda: time.sleep(0.03), "fast": lambda: time.sleep(0.001)}, rounds=3)
+    times = interleaved(
+        {"slow": lambda: time.sleep(0.03), "fast": lambda: time.sleep(0.001)}, rounds=3
+    )
     assert ratio(times, "slow", "fast") > 3
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_the_exponent_of_a_power_is_that_power(power):
-    assert exponent([1, 2, 4, 8], [3 * size**power for size in (1, 2, 4, 8)]) == pytest.approx(power, abs=1e-9)
+    assert exponent([1, 2, 4, 8], [3 * size**power for size in (1, 2, 4, 8)]) == pytest.approx(
+        power, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,20 +96,35 @@ def test_a_level_is_seen_by_other_packages_as_its_reading_has_it():
     paths = torch.tensor([[0, 0], [1, 1], [2, 0]])
 
     def classifier(images, levels):
-        return [{0: torch.tensor([[1.0, 5.0, 3.0]]), 1: torch.tensor([[7.0, 2.0]])}[level] for level in levels]
+        return [
+            {0: torch.tensor([[1.0, 5.0, 3.0]]), 1: torch.tensor([[7.0, 2.0]])}[level]
+            for level in levels
+        ]
 
     close(LevelLogits(classifier, paths, 1, "roll_up")(None), torch.tensor([[3.0, 5.0]]))  # pyright: ignore
     close(LevelLogits(classifier, paths, 1, "direct")(None), torch.tensor([[7.0, 2.0]]))  # pyright: ignore
 
 
-def test_the_table_has_a_line_for_each_row_and_the_file_says_the_machine(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "PARTS", {"one": lambda: [Row("one", "a / b", 2, 0.5, at_most=1.0, note="10 images")]})
+def test_the_table_has_a_line_for_each_row_and_the_file_says_the_machine(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        bench,
+        "PARTS",
+        {"one": lambda: [Row("one", "a / b", 2, 0.5, at_most=1.0, note="10 images")]},
+    )
     bench.main(["one", "--out", str(tmp_path / "found.json")])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("one"))
     assert line.split() == ["one", "a", "/", "b", "2", "0.5", "x", "<=", "1", "met", "10", "images"]
-    assert "| one | a / b | 2 | 0.5 x | <= 1 | met | 10 images |" in (tmp_path / "found.md").read_text(encoding="utf8")
+    assert "| one | a / b | 2 | 0.5 x | <= 1 | met | 10 images |" in (
+        tmp_path / "found.md"
+    ).read_text(encoding="utf8")
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf8"))
-    assert found["rows"][0]["met"] is True and "cores" in found["hardware"] and found["versions"]["torch"]
+    assert (
+        found["rows"][0]["met"] is True
+        and "cores" in found["hardware"]
+        and found["versions"]["torch"]
+    )
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones(capsys):
@@ -119,5 +140,9 @@ def test_stages_show_what_was_run_here(tmp_path, monkeypatch):
         seconds = {"wall": wall, "user": 2 * wall, "system": 0.5}
         (tmp_path / f"data/times/{name}.json").write_text(json.dumps(seconds), encoding="utf8")
     rows = pipeline.stages()
-    assert [(row.what, row.value) for row in rows] == [("10_data", 3), ("30_pretrain", 9), ("all of these 2", 12)]
+    assert [(row.what, row.value) for row in rows] == [
+        ("10_data", 3),
+        ("30_pretrain", 9),
+        ("all of these 2", 12),
+    ]
     assert rows[1].note == "user 18.0 s, system 0.5 s, 75% of all"

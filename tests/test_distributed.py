@@ -11,13 +11,18 @@ import torch
 
 from hierclip.distributed import agreed, gathered, mean, merged, rank, rank_slice, world
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
-from hierclip.evaluate.outcomes import PARTS
+from hierclip.evaluate.records import PARTS
 from tests.conftest import ROOT
 from tests.together import measured, trained
 
-# In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in float32, where it shows in
-# the fifth digit, more or less of it by the processor.
-CASES = ["hier/1/adamw/float64", "pmg_aft/2/adamw/float64", "hier/1/sgd/float32", "tga_zsr/1/sgd/float32"]
+# In float64, where rounding, which the signs of PGD and AdamW enlarge, hides nothing; and in
+# float32, where it shows in the fifth digit, more or less of it by the processor.
+CASES = [
+    "hier/1/adamw/float64",
+    "pmg_aft/2/adamw/float64",
+    "hier/1/sgd/float32",
+    "tga_zsr/1/sgd/float32",
+]
 CASES += ["pretrain/float64"]
 STOPPED = "stopped/hier/1/adamw/float64"
 
@@ -29,7 +34,17 @@ def both(openmoji, openmoji_forest, params, tmp_path_factory):
     folder.mkdir()
     (folder.parent / "inputs").write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *torchrun, "-m", "tests.together", str(folder), "2", *CASES, STOPPED, "gather"]
+    command = [
+        sys.executable,
+        *torchrun,
+        "-m",
+        "tests.together",
+        str(folder),
+        "2",
+        *CASES,
+        STOPPED,
+        "gather",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not list(folder.glob("*.ckpt"))
@@ -46,19 +61,27 @@ def test_losses_and_weights_are_those_of_one_process(case, made, tmp_path):
     one, two = trained(case, 1, tmp_path), made[case]
     losses = one.pop("losses")
     assert len(losses) == 20
-    if case.startswith("tga_zsr"):  # its gradient at the start is the direction of a difference that is rounding alone
+    if case.startswith(
+        "tga_zsr"
+    ):  # its gradient at the start is the direction of a difference that is rounding alone
         np.testing.assert_allclose(two["losses"][0], losses[0], rtol=1e-4)
         return
     assert min(losses[10:]) < losses[0]
-    np.testing.assert_allclose(two["losses"], losses, **({"atol": 1e-5} if "64" in case else {"rtol": 1e-4}))
+    np.testing.assert_allclose(
+        two["losses"], losses, **({"atol": 1e-5} if "64" in case else {"rtol": 1e-4})
+    )
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5 if "64" in case else 1e-4, rtol=0, msg=name)
+        torch.testing.assert_close(
+            two[name], value, atol=1e-5 if "64" in case else 1e-4, rtol=0, msg=name
+        )
 
 
 def test_two_processes_that_were_stopped_go_on_as_if_they_had_not_been(made):
     went_on, whole = made[STOPPED], made[STOPPED.removeprefix("stopped/")]
     assert went_on["losses"] == whole["losses"]
-    assert all(torch.equal(torch.as_tensor(went_on[name]), torch.as_tensor(whole[name])) for name in whole)
+    assert all(
+        torch.equal(torch.as_tensor(went_on[name]), torch.as_tensor(whole[name])) for name in whole
+    )
 
 
 def test_gathered_places_give_the_gradient_of_one_process(made, tmp_path):
@@ -69,9 +92,14 @@ def test_an_evaluation_gives_identical_outcomes(both):
     alone = both.parent / "alone"
     measured(alone, 1)
     (one,), (two,) = (load_records(folder / "data/results/records") for folder in (alone, both))
-    assert one.model_dump(exclude={"git", "hardware"}) == two.model_dump(exclude={"git", "hardware"})
+    assert one.model_dump(exclude={"git", "hardware"}) == two.model_dump(
+        exclude={"git", "hardware"}
+    )
     for name in PARTS:
-        a, b = (Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name)) for folder in (alone, both))
+        a, b = (
+            Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name))
+            for folder in (alone, both)
+        )
         assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Outcomes))
 
 

@@ -21,8 +21,14 @@ from hierclip.evaluate import (
     path_robust,
     records,
 )
-from hierclip.evaluate.records import Record, RecordError, load_records, parse_record, save_record
-from hierclip.evaluate.verify import compare
+from hierclip.evaluate.records import (
+    Record,
+    RecordError,
+    compare,
+    load_records,
+    parse_record,
+    save_record,
+)
 from hierclip.model import Classifier, CosineHead
 
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])
@@ -30,7 +36,9 @@ BUDGET = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), 
 
 
 def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
-    """Of eight leaves in pairs and fours; nodes are right, clean and under each attack, with that probability."""
+    """Of eight leaves in pairs and fours; nodes are right, clean and under each attack, with that
+    probability.
+    """
     rng = np.random.default_rng(seed)
     conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1", "direct-2", "roll_up-2"])
     paths, labels = np.arange(8)[:, None] // [1, 2, 4], rng.integers(8, size=n)
@@ -39,20 +47,28 @@ def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
     ranked = np.argsort(rng.random((6, n, 8)), axis=2)
     ranked = np.stack([[[lead, *(k for k in rest if k != lead)] for lead, rest in zip(a, b, strict=True)]
                        for a, b in zip(nodes[..., 0], ranked, strict=True)])  # fmt: skip
-    return Outcomes(conditions, paths, labels, nodes, rng.random((6, n, 3), dtype=np.float32), ranked)
+    return Outcomes(
+        conditions, paths, labels, nodes, rng.random((6, n, 3), dtype=np.float32), ranked
+    )
 
 
 def judged(clean: np.ndarray, robust: np.ndarray) -> Outcomes:
-    """Outcomes that are right, read directly, where clean (N, L + 1) and robust (L + 1, N, L + 1) say."""
+    """Outcomes that are right, read directly, where clean (N, L + 1) and robust (L + 1, N, L + 1)
+    say.
+    """
     top, n = clean.shape[1] - 1, len(clean)
     attacks = [
-        (f"{kind}-{level}", robust[level]) for level in range(top + 1) for kind in ("direct", "roll_up")[: level + 1]
+        (f"{kind}-{level}", robust[level])
+        for level in range(top + 1)
+        for kind in ("direct", "roll_up")[: level + 1]
     ]
     nodes = np.stack([clean, *(right for _, right in attacks)]).astype(int)
     paths = np.arange(2)[:, None].repeat(top + 1, 1)
     conditions = np.array(["clean", *(name for name, _ in attacks)])
     ranked = np.stack([nodes[..., 0], 1 - nodes[..., 0]], axis=-1)
-    return Outcomes(conditions, paths, np.ones(n, int), nodes, np.ones(nodes.shape, np.float32), ranked)
+    return Outcomes(
+        conditions, paths, np.ones(n, int), nodes, np.ones(nodes.shape, np.float32), ranked
+    )
 
 
 def classifier() -> Classifier:
@@ -101,7 +117,9 @@ def test_bootstrap_interval_of_a_share_is_the_normal_one():
 
 
 def test_interval_of_nothing_follows_the_rule_of_three():
-    bounds = intervals(judged(np.zeros((60, 2), bool), np.zeros((2, 60, 2), bool)), "direct", 100, 0)["clean"]
+    bounds = intervals(
+        judged(np.zeros((60, 2), bool), np.zeros((2, 60, 2), bool)), "direct", 100, 0
+    )["clean"]
     assert np.allclose(bounds, [[0, 3 / 60]] * 2)
 
 
@@ -118,7 +136,9 @@ def test_interval_of_everything_follows_the_rule_of_three_and_is_not_stuck_at_on
 @pytest.mark.parametrize("n", [1, 2])
 def test_intervals_of_very_few_pictures_stay_between_nothing_and_everything(n):
     for sure in (np.ones, np.zeros):
-        low, high = intervals(judged(sure((n, 1), bool), sure((1, n, 1), bool)), "direct", 10, 0)["path_robust"]
+        low, high = intervals(judged(sure((n, 1), bool), sure((1, n, 1), bool)), "direct", 10, 0)[
+            "path_robust"
+        ]
         assert 0 <= low <= high <= 1
 
 
@@ -129,7 +149,7 @@ def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     mean, low, high = paired_difference(ours, theirs, 500, 0)
     assert mean == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < low < mean < high < 0.04
-    with pytest.raises(ValueError, match="1000 and 999 pictures are no pairs"):
+    with pytest.raises(ValueError, match="1000 and 999 images are no pairs"):
         paired_difference(ours, theirs[1:], 500, 0)
 
 
@@ -143,19 +163,26 @@ def test_intervals_are_shaped_like_their_figures():
 def test_mcnemar_is_the_binomial_of_the_pairs_that_differ():
     ours = np.array([True] * 8 + [False] * 2 + [True] * 30 + [False] * 9)
     theirs = np.array([False] * 8 + [True] * 2 + [True] * 30 + [False] * 9)
-    assert mcnemar(ours, theirs) == mcnemar(theirs, ours) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert (
+        mcnemar(ours, theirs) == mcnemar(theirs, ours) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    )
     assert mcnemar(ours[:3], theirs[:3]) == pytest.approx(2 / 2**3)
 
 
 def test_mcnemar_of_pairs_that_never_differ_is_one():
     assert mcnemar(np.array([True, False]), np.array([True, False])) == 1.0
-    assert mcnemar(np.array([True, False]), np.array([False, True])) == 1.0  # and of as many of either kind
+    assert (
+        mcnemar(np.array([True, False]), np.array([False, True])) == 1.0
+    )  # and of as many of either kind
 
 
 @pytest.mark.parametrize(
     ("raw", "adjusted"),
     [
-        ({"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04}, {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.06}),
+        (
+            {"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04},
+            {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.06},
+        ),
         ({"a": 0.04, "b": 0.01}, {"a": 0.04, "b": 0.02}),
         ({"a": 0.5, "b": 0.6, "c": 0.001}, {"a": 1.0, "b": 1.0, "c": 0.003}),
         ({"a": 0.02, "b": 0.02}, {"a": 0.04, "b": 0.04}),
@@ -183,7 +210,10 @@ def tree(direct: float, roll_up: float) -> dict:
     """What a record says of a tree with this path-robust accuracy."""
     both = {"direct": direct, "roll_up": roll_up}
     bounds = {reading: (value - 0.125, value + 0.125) for reading, value in both.items()}
-    clean, robust = dict.fromkeys(both, [0.75, 0.875]), {k: [[v, 0.75], [0.75, v]] for k, v in both.items()}
+    clean, robust = (
+        dict.fromkeys(both, [0.75, 0.875]),
+        {k: [[v, 0.75], [0.75, v]] for k, v in both.items()},
+    )
     shares = {"clean": clean, "robust": robust, "worst_level": both, "path_robust": both}
     return {"images": 8, "levels": [4, 2], **shares, "intervals": bounds}
 
@@ -265,7 +295,8 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 
 def test_record_agrees_with_itself():
     agreements = list(compare(record(), record()))
-    # By reading: clean, robust, the two headlines, two trees; the mistakes, clean and attacked, the superclasses.
+    # By reading: clean, robust, the two headlines, two trees; the mistakes, clean and attacked, the
+    # superclasses.
     assert len(agreements) == 2 * (3 + 9 + 2 + 2) + 2 * 7 + 3
     assert all(agreement.agrees for agreement in agreements)
 
@@ -281,7 +312,8 @@ def worse(made: Record, images: int) -> Record:
 
 def test_figures_of_the_same_pictures_may_be_few_images_apart_however_wide_their_intervals():
     wide = {
-        reading: bounds.model_copy(update={"path_robust": (0.0, 1.0)}) for reading, bounds in record().intervals.items()
+        reading: bounds.model_copy(update={"path_robust": (0.0, 1.0)})
+        for reading, bounds in record().intervals.items()
     }
     made = record(hashes=PICTURES, intervals=wide)
     assert all(
@@ -290,10 +322,17 @@ def test_figures_of_the_same_pictures_may_be_few_images_apart_however_wide_their
         if "path" in a.figure
     )
     differing = [a for a in compare(worse(made, 3), made) if not a.agrees]
-    assert [a.figure for a in differing] == ["tecoa-0/tuned direct path_robust"] and "DIFFERS" in str(differing[0])
-    assert "by other weights" in str(next(compare(record(hashes=PICTURES | {"weights": "b"}), made)))
+    assert [a.figure for a in differing] == [
+        "tecoa-0/tuned direct path_robust"
+    ] and "DIFFERS" in str(differing[0])
+    assert "by other weights" in str(
+        next(compare(record(hashes=PICTURES | {"weights": "b"}), made))
+    )
     many = record(hashes=PICTURES, images=1000)
-    assert [not all(a.agrees for a in compare(worse(many, k), many)) for k in (5, 6)] == [False, True]
+    assert [not all(a.agrees for a in compare(worse(many, k), many)) for k in (5, 6)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most():
@@ -318,21 +357,32 @@ def test_outcomes_are_compared_image_by_image():
         rows = np.flatnonzero(ours.clean["direct"][:, 1])[:flipped]
         nodes[0, rows, 1] = (nodes[0, rows, 1] + 1) % 4
         theirs = replace(ours, nodes=nodes)
-        found = {a.figure.removeprefix("tecoa-0/tuned "): a for a in compare(made, made, (ours, theirs))}
+        found = {
+            a.figure.removeprefix("tecoa-0/tuned "): a for a in compare(made, made, (ours, theirs))
+        }
         one = found["direct clean[1]"]
         assert one.agrees == agreed and f"image by image: {flipped} of 40 differ" in str(one)
-        assert found["direct clean[0]"].agrees and "same pictures" in str(found["direct worst_level"])
+        assert found["direct clean[0]"].agrees and "same pictures" in str(
+            found["direct worst_level"]
+        )
 
 
 def test_figures_of_other_pictures_differ_by_the_interval_of_a_difference_though_their_own_overlap():
     made, bounds = record(), record().intervals["direct"]
-    for off, agreed in ((0.13, True), (0.15, False)):  # two of 0.1 to a side overlap up to 0.2, and 0.141 is theirs
+    for off, agreed in (
+        (0.13, True),
+        (0.15, False),
+    ):  # two of 0.1 to a side overlap up to 0.2, and 0.141 is theirs
         new, old = (
             made.model_copy(
                 update={
                     "path_robust": made.path_robust | {"direct": value},
                     "intervals": made.intervals
-                    | {"direct": bounds.model_copy(update={"path_robust": (value - 0.1, value + 0.1)})},
+                    | {
+                        "direct": bounds.model_copy(
+                            update={"path_robust": (value - 0.1, value + 0.1)}
+                        )
+                    },
                 }
             )
             for value in (0.4 + off, 0.4)
@@ -350,7 +400,9 @@ def test_records_of_other_conditions_are_not_compared():
 
 def test_figures_of_both_readings_are_compared_whichever_was_chosen():
     found = list(compare(record(reading="direct"), record()))
-    assert all(a.agrees for a in found) and {"direct", "roll_up"} <= {word for a in found for word in a.figure.split()}
+    assert all(a.agrees for a in found) and {"direct", "roll_up"} <= {
+        word for a in found for word in a.figure.split()
+    }
 
 
 def test_a_tree_outside_its_committed_interval_differs():

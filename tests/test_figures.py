@@ -14,11 +14,11 @@ from matplotlib.text import Text
 
 from hierclip.params import find_root, load_params
 from hierclip.plots import STYLE, save
-from hierclip.plots.audit import audit_figure
-from hierclip.plots.pictures import attack_strip, magnified
-from hierclip.plots.results import level_bars, matrices, tree_bars
+from hierclip.plots.figures import audit_figure, bars, level_bars, matrices, reading_panels
+from hierclip.plots.pictures import magnified
 from hierclip.plots.tree import sunburst
 from hierclip.trees import graph_tree
+from tests.conftest import notebook_functions
 from tests.test_evaluate import record
 
 mpl.use("agg")
@@ -27,9 +27,21 @@ RECORDS = [record(), record(method="hier")]
 # How dichromats see linear RGB: Machado, Oliveira and Fernandes (2009), at full severity.
 EYES = {
     "usual": np.eye(3),
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
 }
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
@@ -71,19 +83,27 @@ def test_dvcs_chart_has_the_methods_in_the_same_colours():
     assert dict(zip(scale["domain"], scale["range"], strict=True)) == PARAMS.plots.palette
 
 
+LABELS, PALETTE = PARAMS.labels, PARAMS.plots.palette
+
+
+def panel_of_bars(width):
+    figure, axes = reading_panels(width, 2.6, "accuracy (%)", "tree")
+    bars(axes[0], (0, 2), [0.5, 0.1], [(0.4, 0.6), (0.0, 0.2)], label="a method")
+    return figure
+
+
 FIGURES = {
-    "levels": lambda params=PARAMS: level_bars(RECORDS, "tuned", params),
-    "matrices": lambda params=PARAMS: matrices(RECORDS, "roll_up", params),
-    "trees": lambda params=PARAMS: tree_bars(RECORDS, "tuned", params),
-    "audit": lambda params=PARAMS: audit_figure(RECORDS, "tuned", params),
+    "levels": lambda width=7.0: level_bars(RECORDS, LABELS, PALETTE, width),
+    "matrices": lambda width=7.0: matrices(RECORDS, "roll_up", LABELS, width),
+    "bars": panel_of_bars,
+    "audit": lambda width=7.0: audit_figure(RECORDS, LABELS, PALETTE, width),
 }
 
 
 @pytest.mark.parametrize("width", [7.0, 3.3])
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_fits_a_page_or_a_column_and_no_letter_is_smaller_than_7_points(name, width):
-    plots = PARAMS.plots.model_copy(update={"width": width})
-    figure = FIGURES[name](PARAMS.model_copy(update={"plots": plots}))
+    figure = FIGURES[name](width)
     figure.canvas.draw()
     assert figure.get_size_inches()[0] == width
     written = [text for text in figure.findobj(Text) if text.get_text().strip()]
@@ -92,21 +112,20 @@ def test_a_figure_fits_a_page_or_a_column_and_no_letter_is_smaller_than_7_points
     assert drawn.x0 >= -0.01 and drawn.x1 <= width + 0.01
 
 
-@pytest.mark.parametrize("name", ["levels", "trees"])
-def test_every_bar_has_its_interval(name):
-    axis = FIGURES[name]().axes[0]
+def test_every_bar_has_its_interval():
+    axis = FIGURES["levels"]().axes[0]
     assert len(axis.patches) == sum(len(lines.get_segments()) for lines in axis.collections)
 
 
 def test_level_bars_are_percent_with_the_records_interval():
-    axis = level_bars([record()], "tuned", PARAMS).axes[0]
+    axis = level_bars([record()], LABELS, PALETTE, 7.0).axes[0]
     made, (low, high) = record(), record().intervals["direct"].robust[1][1]
     assert axis.patches[4].get_height() == pytest.approx(100 * made.robust["direct"][1][1])
     assert axis.collections[1].get_segments()[1][:, 1] == pytest.approx([100 * low, 100 * high])
 
 
 def test_matrices_show_the_clean_row_and_every_attack_and_frame_its_own_level():
-    axis = matrices(RECORDS, "roll_up", PARAMS).axes[0]
+    axis = FIGURES["matrices"]().axes[0]
     assert len(axis.texts) == 4 * 3
     assert [patch.get_xy() for patch in axis.patches] == [(0, 1), (1, 2), (2, 3)]
 
@@ -115,9 +134,11 @@ def test_a_check_is_filled_where_it_failed():
     bad = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
     audit = record().audit.model_dump()
     audit["checks"]["steps"] = bad
-    axis = audit_figure([record(audit=audit)], "tuned", PARAMS).axes[1]
-    filled = {line.get_ydata()[0]: line.get_mfc() for line in axis.lines if line.get_marker() == "o"}
-    assert filled == {0: "white", 1: PARAMS.plots.palette["tecoa"]}
+    axis = audit_figure([record(audit=audit)], LABELS, PALETTE, 7.0).axes[1]
+    filled = {
+        line.get_ydata()[0]: line.get_mfc() for line in axis.lines if line.get_marker() == "o"
+    }
+    assert filled == {0: "white", 1: PALETTE["tecoa"]}
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -128,8 +149,14 @@ def test_a_strip_shows_what_is_read_and_in_bold_what_is_wrong(tree, count):
         return [leaves, torch.eye(3)[[0] * count], torch.eye(2)[[0] * count]]
 
     before, labels = torch.full((count, 3, 8, 8), 0.3), torch.zeros(count, dtype=torch.long)
-    figure = attack_strip(classify, before, before + 0.25, labels, tree, "credit", 7.0)  # pyright: ignore
-    bold = {text.get_text() for axis in figure.axes for text in axis.texts if text.get_fontweight() == "bold"}
+    attack_strip = notebook_functions("50_attack")["attack_strip"]
+    figure = attack_strip(classify, before, before + 0.25, labels, tree, "credit", 7.0)
+    bold = {
+        text.get_text()
+        for axis in figure.axes
+        for text in axis.texts
+        if text.get_fontweight() == "bold"
+    }
     assert bold == {tree.levels[0][1].name}
     assert [axis.get_title() for axis in figure.axes[:count]] == [tree.levels[0][0].name] * count
     assert sum(len(axis.texts) for axis in figure.axes) == count * 2 * 3
@@ -150,13 +177,15 @@ def test_a_change_is_magnified_until_the_largest_of_it_is_black_or_white():
 def test_figures_are_kept_as_png_and_pdf_the_same_to_the_byte_each_time(tmp_path, monkeypatch):
     for name, time in (("a", "0"), ("b", "1000000000")):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", time)
-        save(level_bars([record()], "tuned", PARAMS), tmp_path / name, 50)
+        save(FIGURES["levels"](), tmp_path / name, 50)
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
 def test_every_node_of_a_tree_is_one_wedge_whatever_order_its_leaves_are_in(tree):
-    kinds = nx.DiGraph([("big", "car"), ("big", "dog"), ("small", "cat"), ("small", "bus"), ("small", "eagle")])
+    kinds = nx.DiGraph(
+        [("big", "car"), ("big", "dog"), ("small", "cat"), ("small", "bus"), ("small", "eagle")]
+    )
     other = graph_tree(kinds, "sizes", {leaf.id: leaf.name for leaf in tree.leaves})
     assert other.ids == tree.ids
     for one in (tree, other):

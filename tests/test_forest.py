@@ -9,12 +9,12 @@ from hierclip.model import CosineHead, EuclideanHead, PoincareHead, Towers
 from hierclip.trees import (
     TreeError,
     check_forest,
-    find_tree,
     forest_columns,
     forest_levels,
     forest_paths,
     load_forest,
     load_tree,
+    read_tree,
     save_tree,
     tree_from_graph,
     wordnet_tree,
@@ -37,7 +37,13 @@ def test_levels_are_the_leaves_and_then_each_trees_own_above_them(forest):
 
 def test_paths_are_each_leafs_nodes_at_every_level_of_the_list(forest):
     # dog, cat, eagle, car, bus; mammal, eagle, vehicle; animal, vehicle; small, big
-    assert forest_paths(forest).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0], [3, 2, 1, 1], [4, 2, 1, 1]]
+    assert forest_paths(forest).tolist() == [
+        [0, 0, 0, 0],
+        [1, 0, 0, 0],
+        [2, 1, 0, 0],
+        [3, 2, 1, 1],
+        [4, 2, 1, 1],
+    ]
 
 
 def test_columns_say_where_the_levels_of_a_tree_stand(forest):
@@ -55,7 +61,9 @@ def test_a_forest_of_one_tree_is_that_tree(tree):
 
 @pytest.mark.parametrize("function", [check_forest, forest_levels, forest_paths, forest_columns])
 def test_trees_with_their_leaves_in_another_order_are_no_forest(turned, function):
-    with pytest.raises(TreeError, match="needs trees over the same leaves in the same order; given tiny, sizes$"):
+    with pytest.raises(
+        TreeError, match="needs trees over the same leaves in the same order; given tiny, sizes$"
+    ):
         function(turned)
 
 
@@ -73,7 +81,9 @@ def test_a_forest_is_read_back_from_its_files(forest, tmp_path):
     for tree in forest:
         save_tree(tree, tmp_path / f"{tree.name}.json")
     loaded = load_forest(tmp_path, ["tiny", "sizes"])
-    assert loaded == forest and [tree.name for tree in load_forest(tmp_path, ["sizes"])] == ["sizes"]
+    assert loaded == forest and [tree.name for tree in load_forest(tmp_path, ["sizes"])] == [
+        "sizes"
+    ]
 
 
 def test_files_that_are_no_forest_are_refused(turned, tmp_path):
@@ -83,21 +93,13 @@ def test_files_that_are_no_forest_are_refused(turned, tmp_path):
         load_forest(tmp_path, ["tiny", "sizes"])
 
 
-def test_a_trees_file_is_found_by_its_name(tmp_path):
-    (tmp_path / "sizes.yaml").write_text("small: [dog, cat]\nbig: [car]\n", encoding="utf8")
-    tree = find_tree(tmp_path, "sizes", {leaf: leaf for leaf in ("car", "dog", "cat")})
-    assert (tree.name, tree.ids) == ("sizes", ("car", "dog", "cat"))
-    assert [node.name for node in tree.levels[1]] == ["big", "small"]
-
-
-def test_a_tree_without_a_file_is_said_so(tmp_path):
-    with pytest.raises(TreeError, match="0 files for tree oak; one is needed"):
-        find_tree(tmp_path, "oak", {})
-
-
 @pytest.mark.parametrize(
     "head",
-    [CosineHead(20.0), PoincareHead(1.0, 1.5, 2.0, 1.0, 7.0), EuclideanHead(1.0, 1.5, 2.0, 1.0, 7.0, "free", 3.0, 4.0)],
+    [
+        CosineHead(20.0),
+        PoincareHead(1.0, 1.5, 2.0, 1.0, 7.0),
+        EuclideanHead(1.0, 1.5, 2.0, 1.0, 7.0, "free", 3.0, 4.0),
+    ],
     ids=["cosine", "poincare", "euclidean"],
 )
 def test_the_classifier_of_a_forest_gives_the_logits_of_each_trees_own(backbone, forest, head):
@@ -115,10 +117,16 @@ def test_towers_sort_the_texts_of_every_tree_and_level(backbone, forest):
     with torch.no_grad():
         embeddings, local, texts = towers(torch.rand(2, 3, 32, 32))
         sorted_ = towers.by_tree(texts)
-        assert (tuple(embeddings.shape), local.numel(), tuple(texts.shape)) == ((2, 64), 0, (17, 64))
+        assert (tuple(embeddings.shape), local.numel(), tuple(texts.shape)) == (
+            (2, 64),
+            0,
+            (17, 64),
+        )
         for tree, levels in zip(forest, sorted_, strict=True):
             for nodes, rows in zip(tree.levels, levels, strict=True):
-                expected = model.encode_texts(backbone, [TEMPLATE.format(node.name) for node in nodes])
+                expected = model.encode_texts(
+                    backbone, [TEMPLATE.format(node.name) for node in nodes]
+                )
                 torch.testing.assert_close(rows, expected)
 
 
@@ -131,7 +139,7 @@ def test_the_committed_wordnet_tree_is_the_one_that_wordnet_gives(params, root):
 def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_own(params, root):
     leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data, root).leaves}
     for name in params.trees.names[1:]:
-        tree = find_tree(root / "data/source/trees/openmoji", name, leaves)
+        tree = read_tree(root / f"data/source/trees/openmoji/{name}.yaml", leaves)
         assert tree.ids == tuple(leaves) and tree.top == 2
         assert list(tree.sizes) == sorted(tree.sizes, reverse=True)
         words = [node.name for level in tree.levels for node in level]

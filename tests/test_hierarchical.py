@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from hierclip.losses import Context, Perturbation, make_nodes
-from hierclip.losses.hierarchical import Placed, hierarchical, hita, image_gap, level_weights, text_gap, vicinity
+from hierclip.losses.hierarchical import (
+    Placed,
+    depth_gap,
+    hierarchical,
+    hita,
+    level_weights,
+    vicinity,
+)
 from hierclip.losses.levels import RolledUp, group_levels, roll_up, rolled_up
 from hierclip.model import PoincareHead
 from hierclip.params import load_params
@@ -16,17 +23,26 @@ from tests.conftest import LEAVES, ROOT
 close = torch.testing.assert_close
 HIER = load_params(ROOT / "params.yaml").method["hier"]
 IMAGES, DIMENSIONS = 9, 4
-SETTINGS = {"image_radius": 1.2, "text_radius": 1.5, "top_radius": 0.7, "tau": 3.0, "zeta_vic": 1.0, "zeta_gap": 0.2}
+SETTINGS = {
+    "image_radius": 1.2,
+    "text_radius": 1.5,
+    "top_radius": 0.7,
+    "tau": 3.0,
+    "zeta_vic": 1.0,
+    "zeta_gap": 0.2,
+}
 
 
 class Linear:
-    """Towers whose image embedding is linear in the image; texts of a forest one after the other."""
+    """Towers whose image embedding is linear in the image, and the texts of a forest in a row."""
 
     def __init__(self, trees, seed):
         generator = torch.Generator().manual_seed(seed)
         self.sizes = [list(tree.sizes) for tree in trees]
         self.weight = torch.randn(12, DIMENSIONS, generator=generator)
-        self.texts = torch.randn(sum(map(sum, self.sizes)), DIMENSIONS, generator=generator, requires_grad=True)
+        self.texts = torch.randn(
+            sum(map(sum, self.sizes)), DIMENSIONS, generator=generator, requires_grad=True
+        )
 
     def __call__(self, images, local=False):
         return images.flatten(1) @ self.weight, images.new_zeros(0), self.texts
@@ -48,7 +64,9 @@ def make(trees, seed=0, **changes) -> SimpleNamespace:
     nodes = [make_nodes(tree.parents, tree.sizes[-1]) for tree in trees]
     towers = Linear(trees, seed)
     context = Context(images, paths, nodes, towers, towers, lambda: head)
-    return SimpleNamespace(context=context, trees=trees, params=params, head=head, labels=labels, images=images)
+    return SimpleNamespace(
+        context=context, trees=trees, params=params, head=head, labels=labels, images=images
+    )
 
 
 class Book:
@@ -63,7 +81,12 @@ class Book:
         embeddings = (case.images.flatten(1) @ towers.weight).double().numpy()
         self.terms, self.vic, self.gap_text, self.gap_image = [], [], [], []
         for tree, nodes in zip(case.trees, towers.by_tree(texts), strict=True):
-            self.tree(tree, embeddings, [level.numpy() for level in nodes], tree.paths[case.labels.numpy()])
+            self.tree(
+                tree,
+                embeddings,
+                [level.numpy() for level in nodes],
+                tree.paths[case.labels.numpy()],
+            )
 
     def expmap0(self, v, radius, typical):
         r, n = self.head.curvature, np.linalg.norm(v)
@@ -84,8 +107,14 @@ class Book:
 
     def tree(self, tree, embeddings, texts, paths):
         head, params, top, edges = self.head, self.params, tree.top, tree.graph().edges
-        radii = [head.text_radius + (head.top_radius - head.text_radius) * l / top for l in range(top + 1)]
-        nodes = [[self.expmap0(t, radii[l], head.text_norm) for t in level] for l, level in enumerate(texts)]
+        radii = [
+            head.text_radius + (head.top_radius - head.text_radius) * l / top
+            for l in range(top + 1)
+        ]
+        nodes = [
+            [self.expmap0(t, radii[l], head.text_norm) for t in level]
+            for l, level in enumerate(texts)
+        ]
         pairs = zip(embeddings, paths, strict=True)
         points = [(self.expmap0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in pairs]
         terms, vic, gap_text, gap_image = [], [], [], []
@@ -97,24 +126,38 @@ class Book:
                     points.append((self.hyp_avg([z for z, _ in family]), family[0][1]))
                     gaps = [np.linalg.norm(points[-1][0]) - np.linalg.norm(z) for z, _ in family]
                     gap_image.append((l, [max(0, gap + params.zeta_gap) for gap in gaps]))
-            sides = [l] + [k for k, side in ((l - 1, "finer"), (l + 1, "coarser")) if side in params.negatives]
+            sides = [l] + [
+                k for k, side in ((l - 1, "finer"), (l + 1, "coarser")) if side in params.negatives
+            ]
             losses = []
             for z, path in points:
                 true = tree.levels[l][path[l]].id
                 scores, right = [], -head.tau * self.d(z, nodes[l][path[l]])
                 for k in (k for k in sides if 0 <= k <= top):
                     for node, place in zip(tree.levels[k], nodes[k], strict=True):
-                        joined = node.id == true or (node.id, true) in edges or (true, node.id) in edges
+                        joined = (
+                            node.id == true or (node.id, true) in edges or (true, node.id) in edges
+                        )
                         if k == l or not joined:
                             scores.append(-head.tau * self.d(z, place))
                 losses.append(np.log(np.exp(scores).sum()) - right)
             weight = (1 - l / (top + 1)) * (params.upper_weight if l else 1)
             terms.append(weight * np.mean(losses))
-            vic.append(np.mean([max(0, self.d(z, nodes[l][path[l]]) - params.zeta_vic) for z, path in points]))
+            vic.append(
+                np.mean(
+                    [max(0, self.d(z, nodes[l][path[l]]) - params.zeta_vic) for z, path in points]
+                )
+            )
         for l, above in enumerate(tree.parents):
-            gaps = [np.linalg.norm(nodes[l + 1][k]) - np.linalg.norm(nodes[l][i]) for i, k in enumerate(above)]
+            gaps = [
+                np.linalg.norm(nodes[l + 1][k]) - np.linalg.norm(nodes[l][i])
+                for i, k in enumerate(above)
+            ]
             gap_text.append(np.mean([max(0, gap + params.zeta_gap) for gap in gaps]))
-        by_level = [np.concatenate([gaps for at, gaps in gap_image if at == l]).mean() for l in range(1, top + 1)]
+        by_level = [
+            np.concatenate([gaps for at, gaps in gap_image if at == l]).mean()
+            for l in range(1, top + 1)
+        ]
         self.terms.append(terms)
         self.vic.append(np.mean(vic))
         self.gap_text.append(np.mean(gap_text))
@@ -140,7 +183,12 @@ def shift_like(case, seed=0):
 @pytest.mark.parametrize("r", [0.3, 1.0])
 def test_hita_is_the_sum_that_the_formulas_give(forest, r, sides, norms):
     case = make(forest, curvature=r, negatives=sides, norms=norms, upper_weight=0.7)
-    close(hita(case.context, Perturbation(case.images), case.params).item(), Book(case).hita, rtol=1e-5, atol=1e-5)
+    close(
+        hita(case.context, Perturbation(case.images), case.params).item(),
+        Book(case).hita,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -148,7 +196,12 @@ def test_the_whole_objective_is_the_sum_that_the_formulas_give(forest, seed):
     case = make(forest, seed, vic=0.5, gap=2.0)
     book = Book(case)
     assert min(sum(book.vic), sum(book.gap_text), sum(book.gap_image)) > 0
-    close(hierarchical(case.context, Perturbation(case.images), case.params).item(), book.whole, rtol=1e-5, atol=1e-5)
+    close(
+        hierarchical(case.context, Perturbation(case.images), case.params).item(),
+        book.whole,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_texts_are_moved_by_the_shift(forest):
@@ -183,7 +236,10 @@ def test_levels_limit_hita_to_themselves(forest, levels):
 def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective):
     case = make(forest, vic=0.5, gap=2.0)
     whole = objective(case.context, Perturbation(case.images), case.params)
-    parts = [objective(case.context, Perturbation(case.images, levels=(l,)), case.params) for l in range(3)]
+    parts = [
+        objective(case.context, Perturbation(case.images, levels=(l,)), case.params)
+        for l in range(3)
+    ]
     close(torch.stack(parts).sum(), whole)
 
 
@@ -204,20 +260,31 @@ def test_negatives_are_the_nodes_of_the_levels_beside_that_share_no_edge_with_th
 ):
     names = [n.id for level in tree.levels for n in level]
     places = [(l, n.id) for l, level in enumerate(tree.levels) for n in level]
-    leaf = next(k for k, path in enumerate(tree.paths) if tree.levels[level][path[level]].id == node)
+    leaf = next(
+        k for k, path in enumerate(tree.paths) if tree.levels[level][path[level]].id == node
+    )
     nodes = make_nodes(tree.parents, tree.sizes[-1])
-    beside = {"finer": {(level - 1, name) for name in finer or ()}, "coarser": {(level + 1, n) for n in coarser or ()}}
+    beside = {
+        "finer": {(level - 1, name) for name in finer or ()},
+        "coarser": {(level + 1, n) for n in coarser or ()},
+    }
     of_level = {(level, n.id) for n in tree.levels[level]}
     for sides in ((), ("finer",), ("coarser",), ("finer", "coarser")):
         rolled = rolled_up(nodes, torch.from_numpy(tree.paths)[[leaf]], sides)
         assert names[rolled.nodes[level]] == node
-        told_apart = {place for place, barred in zip(places, rolled.barred[level].tolist(), strict=True) if not barred}
+        told_apart = {
+            place
+            for place, barred in zip(places, rolled.barred[level].tolist(), strict=True)
+            if not barred
+        }
         assert told_apart == of_level.union(*(beside[side] for side in sides))
 
 
 def test_a_batch_is_rolled_up_to_the_points_of_every_level(tree):
     labels = torch.tensor([1, 4, 0, 1, 2])  # cat, bus, dog, cat, eagle
-    rolled = rolled_up(make_nodes(tree.parents, tree.sizes[-1]), torch.from_numpy(tree.paths)[labels], ())
+    rolled = rolled_up(
+        make_nodes(tree.parents, tree.sizes[-1]), torch.from_numpy(tree.paths)[labels], ()
+    )
     names = [n.id for level in tree.levels for n in level]
     assert [names[k] for k in rolled.nodes] == [
         *("cat", "bus", "dog", "cat", "eagle"),
@@ -240,43 +307,42 @@ def on_a_line(*depths):
     return torch.tensor([[np.tanh(depth / 2), 0.0] for depth in depths], dtype=torch.float32)
 
 
-def made_of(parents, nodes=()):
-    """Roll-ups of which only what goes into what, and the points' nodes, matter."""
-    none = torch.zeros(0)
-    return RolledUp([], none, torch.tensor(nodes, dtype=torch.long), none, torch.tensor(parents))
-
-
 BALL = PoincareHead(1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
     images, texts = on_a_line(1.0, 2.0, 4.0), on_a_line(0.5, 1.5)
     distances = BALL.pairwise_distance(images, texts)
-    placed = Placed(make_nodes([], 2), made_of([], [0, 0, 1]), distances, texts[:, 0], images[:, 0])
+    none = torch.zeros(0)
+    rolled = RolledUp([], none, torch.tensor([0, 0, 1]), none, none, none)
+    placed = Placed(make_nodes([], 2), rolled, 1.0, distances, texts[:, 0], images[:, 0])
     close(vicinity(placed, 1.0), torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
     assert not vicinity(placed, 2.6).any()
 
 
-def test_a_text_is_to_be_nearer_to_the_centre_than_those_below_it_by_zeta():
-    texts = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
-    nodes = make_nodes([[0, 0, 1]], 2)
-    close(text_gap(nodes, texts.norm(dim=1), 0.05), torch.tensor([0.0, 0.25, 0.0]))  # such as 0.5 - 0.3 + 0.05
-    close(text_gap(nodes, texts.norm(dim=1), 0.5), torch.tensor([0.4, 0.7, 0.1]))
-
-
-def test_a_roll_up_is_to_be_nearer_to_the_centre_than_the_points_that_went_into_it_by_zeta():
-    points = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
-    close(image_gap(made_of([3, 3, 4]), points.norm(dim=1), 0.05), torch.tensor([0.0, 0.25, 0.0]))
+def test_a_parent_is_to_be_nearer_to_the_centre_than_its_child_by_zeta():
+    rows = torch.tensor([[0.6, 0.0], [0.0, 0.3], [0.0, -0.8], [0.0, 0.5], [0.4, 0.0]])
+    norms = rows.norm(dim=1)
+    parents = make_nodes([[0, 0, 1]], 2).parents[:3]
+    assert parents.tolist() == [3, 3, 4]
+    close(depth_gap(norms, parents, 0.05), torch.tensor([0.0, 0.25, 0.0]))  # as 0.5 - 0.3 + 0.05
+    close(depth_gap(norms, parents, 0.5), torch.tensor([0.4, 0.7, 0.1]))
 
 
 def test_penalties_are_nothing_where_they_are_satisfied(tree):
     case = make([tree], vic=1.0, gap=1.0, zeta_vic=100.0, zeta_gap=0.0)
     with torch.no_grad():
-        case.head = case.head.__class__(1.0, 1.2, 1.5, 0.1, 3.0)  # texts in even steps far towards the centre
+        case.head = case.head.__class__(
+            1.0, 1.2, 1.5, 0.1, 3.0
+        )  # texts in even steps far towards the centre
     book = Book(case)
     assert book.vic == [0] and book.gap_text == [0]
     satisfied = Context(
-        case.images, case.context.paths, case.context.nodes, *[case.context.towers] * 2, lambda: case.head
+        case.images,
+        case.context.paths,
+        case.context.nodes,
+        *[case.context.towers] * 2,
+        lambda: case.head,
     )
     difference = hierarchical(satisfied, Perturbation(case.images), case.params) - hita(
         satisfied, Perturbation(case.images), case.params
@@ -288,9 +354,17 @@ def test_penalties_are_nothing_where_they_are_satisfied(tree):
 def test_what_acts_is_logged_as_shares(forest):
     case = make(forest, curvature=1.0)
     hierarchical(case.context, Perturbation(case.images), case.params)
-    assert set(case.context.counts) == {"rim_images", "rim_texts", "vic_active", "gap_text_active", "gap_image_active"}
+    assert set(case.context.counts) == {
+        "rim_images",
+        "rim_texts",
+        "vic_active",
+        "gap_text_active",
+        "gap_image_active",
+    }
     assert case.context.counts["rim_images"] == case.context.counts["rim_texts"] == 0
-    assert all(0 < case.context.counts[f"{name}_active"] <= 1 for name in ("vic", "gap_text", "gap_image"))
+    assert all(
+        0 < case.context.counts[f"{name}_active"] <= 1 for name in ("vic", "gap_text", "gap_image")
+    )
     rim = make(forest, image_radius=20.0, norms="fixed")
     hita(rim.context, Perturbation(rim.images), rim.params)
     assert not rim.context.counts  # the attack logs nothing
@@ -303,7 +377,9 @@ def test_the_gradient_reaches_images_and_the_texts_of_every_level(forest, object
     case = make(forest, negatives=())
     images = case.images.clone().requires_grad_(True)
     texts = case.context.towers.texts
-    found = torch.autograd.grad(objective(case.context, Perturbation(images), case.params), [images, texts])
+    found = torch.autograd.grad(
+        objective(case.context, Perturbation(images), case.params), [images, texts]
+    )
     assert all(bool(gradient.isfinite().all()) for gradient in found)
     assert found[0].flatten(1).any(1).all() and found[1].any(1).all()
 
@@ -313,7 +389,9 @@ def test_hita_asks_nothing_of_the_order_of_images(forest):
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
     paths = [rows[order] for rows in case.context.paths]
     towers = case.context.towers
-    turned = Context(case.images[order], paths, case.context.nodes, towers, towers, case.context.head)
+    turned = Context(
+        case.images[order], paths, case.context.nodes, towers, towers, case.context.head
+    )
     loss = hita(case.context, Perturbation(case.images), case.params)
     close(hita(turned, Perturbation(case.images[order]), case.params), loss)
 
@@ -321,7 +399,9 @@ def test_hita_asks_nothing_of_the_order_of_images(forest):
 def test_descending_the_loss_makes_every_level_right(tree):
     case = make([tree], norms="fixed", vic=0.0, gap=0.0, tau=7.0)
     towers, size = case.context.towers, sum(tree.sizes)
-    towers.texts = torch.eye(size)  # each text its own direction: no level is right by another's doing
+    towers.texts = torch.eye(
+        size
+    )  # each text its own direction: no level is right by another's doing
     towers.weight = torch.randn(12, size, generator=torch.Generator().manual_seed(1))
     images = case.images.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=0.1)
@@ -336,5 +416,8 @@ def test_descending_the_loss_makes_every_level_right(tree):
     own = [case.context.paths[0][:, 0], *(group.nodes for group in groups)]
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
         assert torch.equal(
-            head.logits(head.from_klein_sum(levels[l]).float(), head.text_points(texts, l, tree.top)).argmax(1), own[l]
+            head.logits(
+                head.from_klein_sum(levels[l]).float(), head.text_points(texts, l, tree.top)
+            ).argmax(1),
+            own[l],
         )

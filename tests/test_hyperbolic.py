@@ -21,9 +21,9 @@ def depth(z, r):
 
 def midpoints(z, groups, count, r):
     """Of each group: (count, D)."""
-    return hyperbolic.from_klein_sum(hyperbolic.einstein_midpoints(hyperbolic.to_klein_sum(z, r), groups, count), r).to(
-        z.dtype
-    )
+    return hyperbolic.from_klein_sum(
+        hyperbolic.einstein_midpoints(hyperbolic.to_klein_sum(z, r), groups, count), r
+    ).to(z.dtype)
 
 
 def midpoint(z, r):
@@ -31,11 +31,17 @@ def midpoint(z, r):
     return midpoints(z, torch.zeros(len(z), dtype=torch.long), 1, r)[0]
 
 
-def points(r: float, seed: int, count: int = 6, most: float = 0.9, dtype=torch.float64) -> torch.Tensor:
+def points(
+    r: float, seed: int, count: int = 6, most: float = 0.9, dtype=torch.float64
+) -> torch.Tensor:
     """Random points (count, 5) with sqrt(r) |z| up to `most`."""
     generator = torch.Generator().manual_seed(seed)
-    z = torch.nn.functional.normalize(torch.randn(count, 5, generator=generator, dtype=torch.float64), dim=-1)
-    return (z * most * torch.rand(count, 1, generator=generator, dtype=torch.float64) / r**0.5).to(dtype)
+    z = torch.nn.functional.normalize(
+        torch.randn(count, 5, generator=generator, dtype=torch.float64), dim=-1
+    )
+    return (z * most * torch.rand(count, 1, generator=generator, dtype=torch.float64) / r**0.5).to(
+        dtype
+    )
 
 
 def ball(r: float) -> geoopt.PoincareBall:
@@ -54,7 +60,10 @@ def value_and_gradient(function, *inputs):
 class TestAgainstGeoopt:
     def test_exp0(self, r, seed):
         v = 2 * points(r, seed)
-        close(value_and_gradient(lambda v: hyperbolic.expmap0(v, r), v), value_and_gradient(ball(r).expmap0, v))
+        close(
+            value_and_gradient(lambda v: hyperbolic.expmap0(v, r), v),
+            value_and_gradient(ball(r).expmap0, v),
+        )
 
     def test_distance(self, r, seed):
         u, v = points(r, seed), points(r, seed + 100)
@@ -82,12 +91,16 @@ def test_distance_is_the_arccosh_of_the_definition(r):
 
 @pytest.mark.parametrize("r", CURVATURES)
 def test_tangents_are_lifted_to_where_their_points_are(r):
-    v = torch.cat([2 * points(r, 0), torch.zeros(1, 5, dtype=torch.float64), 100 * points(r, 1, count=1)])
+    v = torch.cat(
+        [2 * points(r, 0), torch.zeros(1, 5, dtype=torch.float64), 100 * points(r, 1, count=1)]
+    )
     z = hyperbolic.expmap0(v, r)
     x, height = hyperbolic.lift_tangents(v, r)
     close(torch.cat([x, 1 + height], dim=1)[:-1], hyperbolic.to_klein_sum(z, r)[:-1])
     close(hyperbolic.norm_at_height(height, r)[:-2, 0], z.norm(dim=1)[:-2])
-    at_rim = hyperbolic.to_klein_sum(hyperbolic.expmap0(v[-1].float(), r), r)  # where float32 ends, in every dtype
+    at_rim = hyperbolic.to_klein_sum(
+        hyperbolic.expmap0(v[-1].float(), r), r
+    )  # where float32 ends, in every dtype
     close(torch.cat([x, 1 + height], dim=1)[-1], at_rim, rtol=1e-2, atol=0)
     gradient = torch.autograd.functional.jacobian(
         lambda v: hyperbolic.lift_tangents(v, r)[0], torch.zeros(1, 5).double()
@@ -170,7 +183,9 @@ def test_values_and_gradients_are_finite_at_the_rim(r):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("r", CURVATURES)
 def test_at_rim_are_exactly_the_vectors_that_are_shortened(r, dtype):
-    lengths = hyperbolic.max_tangent_norm(r, dtype) * torch.tensor([0.1, 0.5, 0.95, 1.05, 2.0, 1e3], dtype=dtype)
+    lengths = hyperbolic.max_tangent_norm(r, dtype) * torch.tensor(
+        [0.1, 0.5, 0.95, 1.05, 2.0, 1e3], dtype=dtype
+    )
     v = lengths[:, None] * torch.tensor([0.6, 0.8], dtype=dtype)
     shortened = depth(hyperbolic.expmap0(v, r), r) < 1.98 * lengths
     assert shortened.tolist() == [False] * 3 + [True] * 3
@@ -179,8 +194,12 @@ def test_at_rim_are_exactly_the_vectors_that_are_shortened(r, dtype):
 
 def test_only_the_direction_has_a_gradient_at_the_rim():
     v = torch.tensor([[60.0, 80.0]])
-    _, radial = value_and_gradient(lambda v: hyperbolic.expmap0(v, 1.0) @ torch.tensor([0.6, 0.8]), v)
-    _, sideways = value_and_gradient(lambda v: hyperbolic.expmap0(v, 1.0) @ torch.tensor([-0.8, 0.6]), v)
+    _, radial = value_and_gradient(
+        lambda v: hyperbolic.expmap0(v, 1.0) @ torch.tensor([0.6, 0.8]), v
+    )
+    _, sideways = value_and_gradient(
+        lambda v: hyperbolic.expmap0(v, 1.0) @ torch.tensor([-0.8, 0.6]), v
+    )
     assert abs(radial @ torch.tensor([0.6, 0.8])).item() < 1e-8
     assert abs(sideways @ torch.tensor([-0.8, 0.6])).item() > 1e-3
 

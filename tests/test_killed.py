@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
-from hierclip.evaluate.outcomes import PARTS
+from hierclip.evaluate.records import PARTS
 from tests.test_run import judged, knowing_model
 
 SLOW = """
@@ -43,18 +43,27 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
     kept = again / f"data/checkpoints/attack-tecoa-3-held_out-{part}.npz"
 
     def start(pause: float) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", SLOW, str(inputs), str(again), str(pause)], cwd=root)
+        return subprocess.Popen(
+            [sys.executable, "-c", SLOW, str(inputs), str(again), str(pause)], cwd=root
+        )
 
     first, deadline = start(0.1), time.monotonic() + 120
     while not kept.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL and kept.exists() and not (again / "data/results").exists()
+    assert (
+        first.wait() == -signal.SIGKILL and kept.exists() and not (again / "data/results").exists()
+    )
     assert start(0.0).wait() == 0
     assert not list((again / "data/checkpoints").iterdir())
     judged(knowing_model(openmoji), openmoji, openmoji_forest, "held_out", params, whole)
-    (made,), (expected,) = (load_records(folder / "data/results/records") for folder in (again, whole))
+    (made,), (expected,) = (
+        load_records(folder / "data/results/records") for folder in (again, whole)
+    )
     assert made.model_dump(exclude={"git"}) == expected.model_dump(exclude={"git"})
     for name in PARTS:
-        a, b = (Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name)) for folder in (again, whole))
+        a, b = (
+            Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name))
+            for folder in (again, whole)
+        )
         assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Outcomes))

@@ -1,4 +1,4 @@
-"""The baselines against their formulas, on towers that say what they were told; and the registry of methods."""
+"""The baselines against their formulas, on towers with known outputs; the registry of methods."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,6 @@ from hierclip.losses import (
     make_nodes,
 )
 from hierclip.losses.baselines import attention
-from hierclip.losses.context import add_text_delta
 from hierclip.model import CosineHead, EuclideanHead, PoincareHead
 from hierclip.params import load_params
 from tests.conftest import ROOT
@@ -46,7 +45,9 @@ class Told:
         self.asked.append(local)
         moved = bool(images.flatten()[0])
         features = self.local_moved if moved else self.local_clean
-        embeddings = 1 * (self.moved if moved else self.clean)  # computed, so that `no_grad` matters
+        embeddings = 1 * (
+            self.moved if moved else self.clean
+        )  # computed, so that `no_grad` matters
         return embeddings, 1 * features if local else images.new_zeros(0), self.texts
 
     def by_tree(self, texts):
@@ -60,7 +61,9 @@ def case(request) -> SimpleNamespace:
     own, original = Told(10 + request.param), Told(20 + request.param)
     labels = torch.tensor([0, 3, 3, 1])
     paths = [torch.stack([labels, labels // 3], dim=1)]
-    context = Context(CLEAN, paths, [make_nodes([[0, 0, 0, 1, 1]], 2)], own, original, lambda: CosineHead(SCALE))
+    context = Context(
+        CLEAN, paths, [make_nodes([[0, 0, 0, 1, 1]], 2)], own, original, lambda: CosineHead(SCALE)
+    )
 
     def numbers(tensor):
         return tensor.detach().double().numpy()
@@ -112,7 +115,9 @@ def pmg_aft_by_hand(c, params):
 
 def attention_by_hand(local, text):
     """Of one image, at 2 x 2 places, which is the image's own size here."""
-    cosine = np.array([local[:, y, x] @ text / np.linalg.norm(local[:, y, x]) for y in (0, 1) for x in (0, 1)])
+    cosine = np.array(
+        [local[:, y, x] @ text / np.linalg.norm(local[:, y, x]) for y in (0, 1) for x in (0, 1)]
+    )
     return (cosine - cosine.min()) / (cosine.max() - cosine.min())
 
 
@@ -122,7 +127,9 @@ def tga_zsr_by_hand(c, params):
         text = c.own_texts[label]
         clean = attention_by_hand(c.original_local_clean[i], text)
         refined += np.linalg.norm(attention_by_hand(c.own_local_moved[i], text) - clean) / IMAGES
-        constrained += np.linalg.norm(attention_by_hand(c.own_local_clean[i], text) - clean) / IMAGES
+        constrained += (
+            np.linalg.norm(attention_by_hand(c.own_local_clean[i], text) - clean) / IMAGES
+        )
     return cross_entropy(c, c.own_moved) + params.alpha * refined + params.beta * constrained
 
 
@@ -133,7 +140,9 @@ def agft_by_hand(c, params):
 
 
 def anchored_by_hand(c, params):
-    moved, clean = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (c.own_moved, c.original_clean))
+    moved, clean = (
+        v / np.linalg.norm(v, axis=1, keepdims=True) for v in (c.own_moved, c.original_clean)
+    )
     return agft_by_hand(c, params) + params.anchor * (1 - (moved * clean).sum(1)).mean()
 
 
@@ -155,7 +164,9 @@ def test_a_baselines_loss_is_what_its_formula_gives(case, name):
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_the_attack_climbs_the_loss_of_the_method_but_plain_cross_entropy_for_pmg_aft_and_tga_zsr(case, name):
+def test_the_attack_climbs_the_loss_of_the_method_but_plain_cross_entropy_for_pmg_aft_and_tga_zsr(
+    case, name
+):
     params = TRAINED[name]
     climbed = OBJECTIVES[params.loss].attack(case.context, Perturbation(MOVED), params)
     close(climbed.item(), CLIMBED[params.loss](case, params), rtol=1e-5, atol=1e-6)
@@ -170,16 +181,20 @@ def test_agft_mixes_the_originals_softmax_and_the_label(case, gamma, hard):
 
 
 def test_agft_with_the_label_alone_is_tecoa(case):
-    loss = OBJECTIVES["agft"].loss(case.context, Perturbation(MOVED), TRAINED["agft"].model_copy(update={"hard": 1.0}))
+    loss = OBJECTIVES["agft"].loss(
+        case.context, Perturbation(MOVED), TRAINED["agft"].model_copy(update={"hard": 1.0})
+    )
     close(loss, OBJECTIVES["tecoa"].loss(case.context, Perturbation(MOVED), TRAINED["tecoa"]))
 
 
 def gradients(case, name):
-    """Of the loss, in what the towers in training and the original ones say of clean and of moved images."""
+    """Return the loss's gradients in both towers' embeddings of clean and of moved images."""
     told = [(tower, field) for tower in (case.own, case.original) for field in ("clean", "moved")]
     loss = OBJECTIVES[name].loss(case.context, Perturbation(MOVED), TRAINED[name])
     found = torch.autograd.grad(loss, [getattr(*place) for place in told], allow_unused=True)
-    return dict(zip(["own_clean", "own_moved", "original_clean", "original_moved"], found, strict=True))
+    return dict(
+        zip(["own_clean", "own_moved", "original_clean", "original_moved"], found, strict=True)
+    )
 
 
 def slope(case, name, field):
@@ -190,7 +205,9 @@ def slope(case, name, field):
         for step in (1e-5, -1e-5):
             moved = values.copy()
             moved[place] += step
-            ends.append(BY_HAND[name](SimpleNamespace(**vars(case) | {field: moved}), TRAINED[name]))
+            ends.append(
+                BY_HAND[name](SimpleNamespace(**vars(case) | {field: moved}), TRAINED[name])
+            )
         out[place] = (ends[0] - ends[1]) / 2e-5
     return torch.from_numpy(out).float()
 
@@ -231,7 +248,9 @@ def test_fare_asks_for_the_length_of_embeddings_too(case):
 
 def test_attention_is_stretched_to_the_unit_range_and_drawn_at_the_images_size():
     text = torch.tensor([[2.0, 0.0]])
-    right = torch.tensor([[0.0, 3.0], [0.0, 1.0]])  # along the text on the right, across it on the left
+    right = torch.tensor(
+        [[0.0, 3.0], [0.0, 1.0]]
+    )  # along the text on the right, across it on the left
     local = torch.stack([right, torch.tensor([[5.0, 0.0], [2.0, 0.0]])])[None]
     drawn = attention(local, text, 4).view(4, 4)
     close(drawn, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(4, 4))
@@ -239,12 +258,6 @@ def test_attention_is_stretched_to_the_unit_range_and_drawn_at_the_images_size()
 
 def test_attention_that_is_the_same_everywhere_is_nothing_and_no_number_is_lost():
     assert attention(torch.ones(1, 2, 2, 2), torch.tensor([[1.0, 0.0]]), 4).tolist() == [[0.0] * 16]
-
-
-def test_a_shift_of_texts_counts_in_each_texts_own_length():
-    texts, shift = torch.tensor([[3.0, 4.0], [0.0, 0.1]]), torch.tensor([[0.1, -0.2], [0.1, 0.1]])
-    close(add_text_delta(texts, shift), torch.tensor([[3.5, 3.0], [0.01, 0.11]]))
-    assert add_text_delta(texts, None) is texts
 
 
 def test_perturbations_are_for_the_levels_that_their_names_say():
@@ -255,7 +268,9 @@ def test_perturbations_are_for_the_levels_that_their_names_say():
 
 def test_gradients_of_a_step_are_those_of_the_attacks_and_of_the_passes_in_the_weights():
     attacks = {name: method.attack.steps for name, method in TRAINED.items()}
-    passes = {name: 2 if name in ("pmg_aft", "tga_zsr") else 1 for name in TRAINED}  # these see clean images as well
+    passes = {
+        name: 2 if name in ("pmg_aft", "tga_zsr") else 1 for name in TRAINED
+    }  # these see clean images as well
     for name, method in TRAINED.items():
         assert gradient_evaluations(method, 5) == attacks[name] + passes[name], name
     each = TRAINED["hier"].model_copy(update={"perturbation": "level"})
@@ -267,7 +282,9 @@ def test_flat_methods_are_read_by_the_cosine_at_their_share_of_the_scale():
         assert make_head(method, 20.0, 3.0, 4.0) == CosineHead(20.0 * method.logit_scale)
 
 
-@pytest.mark.parametrize(("geometry", "kind"), [("poincare", PoincareHead), ("euclidean", EuclideanHead)])
+@pytest.mark.parametrize(
+    ("geometry", "kind"), [("poincare", PoincareHead), ("euclidean", EuclideanHead)]
+)
 def test_the_hierarchical_method_is_read_by_distance_in_its_geometry(geometry, kind):
     method = TRAINED["hier"].model_copy(update={"geometry": geometry})
     head = make_head(method, 20.0, 3.0, 4.0)

@@ -1,4 +1,5 @@
 from math import atanh, log, pi, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,35 +11,40 @@ from matplotlib import pyplot as plt
 from scipy.stats import mannwhitneyu, spearmanr
 from torch.nn import functional as F
 
-from hierclip.hyperbolic import distance, expmap0
-from hierclip.margins import (
+from hierclip.hyperbolic import (
+    distance,
     euclidean_bound,
     euclidean_sibling_bound,
+    expmap0,
     hyperbolic_bound,
-    level_bounds,
-    measured_margins,
-    no_margins,
-    rank_correlation,
-    separation,
     sibling_bound,
     sibling_distance,
-    summary,
 )
+from hierclip.margins import level_bounds
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
-from hierclip.plots.margins import margin_depth
+from tests.conftest import notebook_functions
 from tests.test_evaluate import PATHS, pictures
 
 curvatures = st.floats(0.1, 4)
+notebook = SimpleNamespace(**notebook_functions("60_margin_depth"))
 
 
 @given(curvatures, st.floats(0.01, 0.95), st.floats(0.1, 10))
 def test_bound_is_attained_by_an_opposed_pair(r, share, scale):
     t = torch.tensor([share / sqrt(r), 0.0], dtype=torch.float64)
     attained = scale * (distance(t, -t, r) - distance(t, t, r))
-    assert float(attained) == pytest.approx(hyperbolic_bound(share / sqrt(r), r, scale), rel=1e-4, abs=1e-4)
+    assert float(attained) == pytest.approx(
+        hyperbolic_bound(share / sqrt(r), r, scale), rel=1e-4, abs=1e-4
+    )
 
 
-@given(curvatures, st.floats(0.01, 0.95), st.floats(0, 2 * pi), st.floats(0, 2 * pi), st.floats(0, 0.99))
+@given(
+    curvatures,
+    st.floats(0.01, 0.95),
+    st.floats(0, 2 * pi),
+    st.floats(0, 2 * pi),
+    st.floats(0, 0.99),
+)
 def test_no_image_point_has_a_larger_margin(r, share, angle, other, depth):
     def point(norm, a):
         a = torch.tensor(a, dtype=torch.float64)
@@ -51,7 +57,9 @@ def test_no_image_point_has_a_larger_margin(r, share, angle, other, depth):
 
 @given(curvatures, st.floats(0, 0.98))
 def test_bound_rises_with_the_norm(r, share):
-    assert hyperbolic_bound((share + 0.01) / sqrt(r), r, 1) > hyperbolic_bound(share / sqrt(r), r, 1)
+    assert hyperbolic_bound((share + 0.01) / sqrt(r), r, 1) > hyperbolic_bound(
+        share / sqrt(r), r, 1
+    )
 
 
 def test_bound_diverges_at_the_rim():
@@ -79,14 +87,20 @@ def simplex(eta: float, siblings: int, dimension: int) -> torch.Tensor:
     centred = torch.eye(siblings, dtype=torch.float64) - 1 / siblings
     corners = F.normalize(torch.linalg.svd(centred)[0][:, : siblings - 1], dim=1)
     generator = torch.Generator().manual_seed(siblings)
-    turn = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64))[0]
+    turn = torch.linalg.qr(
+        torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)
+    )[0]
     return eta * corners @ turn[: siblings - 1]
 
 
-def scattered(count: int, dimension: int, longest: float, generator: torch.Generator) -> torch.Tensor:
+def scattered(
+    count: int, dimension: int, longest: float, generator: torch.Generator
+) -> torch.Tensor:
     """(count, D) float64 points of any norm up to `longest`."""
     norms = longest * torch.rand(count, 1, generator=generator, dtype=torch.float64).sqrt()
-    return norms * F.normalize(torch.randn(count, dimension, generator=generator, dtype=torch.float64), dim=1)
+    return norms * F.normalize(
+        torch.randn(count, dimension, generator=generator, dtype=torch.float64), dim=1
+    )
 
 
 def apart(points: torch.Tensor, r: float) -> torch.Tensor:
@@ -109,7 +123,9 @@ shares, counts, seeds = st.floats(0.01, 0.95), st.integers(2, 9), st.integers(0,
 @given(curvatures, shares)
 def test_two_siblings_are_the_opposed_pair(r, share):
     eta = share / sqrt(r)
-    assert sibling_distance(eta, r, 2) == pytest.approx(4 / sqrt(r) * atanh(sqrt(r) * eta), rel=1e-12)
+    assert sibling_distance(eta, r, 2) == pytest.approx(
+        4 / sqrt(r) * atanh(sqrt(r) * eta), rel=1e-12
+    )
     assert sibling_bound(eta, r, 3, 2) == hyperbolic_bound(eta, r, 3)
     assert euclidean_sibling_bound(eta, 3, 2) == euclidean_bound(eta, 3)
 
@@ -122,11 +138,15 @@ def test_simplex_attains_the_sibling_bounds(extra, r, share, siblings):
     assert apart(t, r).numpy() == pytest.approx(sibling_distance(eta, r, siblings), rel=1e-4)
     reached = least_margins(-3 * distance(t[:, None], t, r)).numpy()
     assert reached == pytest.approx(sibling_bound(eta, r, 3, siblings), rel=1e-3, abs=1e-5)
-    assert least_margins(3 * t @ t.T).numpy() == pytest.approx(euclidean_sibling_bound(eta, 3, siblings), rel=1e-9)
+    assert least_margins(3 * t @ t.T).numpy() == pytest.approx(
+        euclidean_sibling_bound(eta, 3, siblings), rel=1e-9
+    )
 
 
 @given(curvatures, shares, counts, st.integers(1, 10), seeds)
-def test_no_siblings_up_to_a_norm_exceed_the_sibling_bounds_in_the_mean(r, share, siblings, dimension, seed):
+def test_no_siblings_up_to_a_norm_exceed_the_sibling_bounds_in_the_mean(
+    r, share, siblings, dimension, seed
+):
     eta, generator = share / sqrt(r), torch.Generator().manual_seed(seed)
     t = scattered(siblings, dimension, eta, generator)
     assert apart(t, r).mean() <= sibling_distance(eta, r, siblings) + 1e-5
@@ -139,14 +159,18 @@ def test_no_siblings_up_to_a_norm_exceed_the_sibling_bounds_in_the_mean(r, share
 
 @pytest.mark.parametrize("siblings, dimension", [(2, 2), (3, 2), (4, 3), (5, 8), (6, 2)])
 @pytest.mark.parametrize("share", [0.3, 0.95])
-def test_climbing_reaches_the_sibling_bound_where_there_is_room_and_never_exceeds_it(siblings, dimension, share):
+def test_climbing_reaches_the_sibling_bound_where_there_is_room_and_never_exceeds_it(
+    siblings, dimension, share
+):
     r, steps, generator = 0.7, 300, torch.Generator().manual_seed(siblings)
     bound, longest = sibling_bound(share / sqrt(r), r, 1, siblings), atanh(share) / sqrt(r)
     start = scattered(siblings, dimension, longest, generator)
     tangents = torch.stack([start, start]).requires_grad_()
     for step in range(steps):
         images, texts = expmap0(tangents, r)
-        gaps = off_diagonal(distance(images[:, None], texts, r)) - distance(images, texts, r)[:, None]
+        gaps = (
+            off_diagonal(distance(images[:, None], texts, r)) - distance(images, texts, r)[:, None]
+        )
         assert gaps.amin(1).mean() <= bound + 1e-5
         (climb,) = torch.autograd.grad((-10 * gaps / bound).exp().sum().log(), tangents)
         with torch.no_grad():
@@ -158,10 +182,14 @@ def test_climbing_reaches_the_sibling_bound_where_there_is_room_and_never_exceed
 @given(curvatures, st.floats(0, 0.98), counts)
 def test_sibling_bound_rises_with_the_norm_and_falls_with_the_siblings(r, share, siblings):
     eta = share / sqrt(r)
-    assert sibling_distance((share + 0.01) / sqrt(r), r, siblings) > sibling_distance(eta, r, siblings)
+    assert sibling_distance((share + 0.01) / sqrt(r), r, siblings) > sibling_distance(
+        eta, r, siblings
+    )
     if share > 1e-6:
         assert sibling_distance(eta, r, siblings + 1) < sibling_distance(eta, r, siblings)
-        assert euclidean_sibling_bound(eta, 1, siblings + 1) < euclidean_sibling_bound(eta, 1, siblings)
+        assert euclidean_sibling_bound(eta, 1, siblings + 1) < euclidean_sibling_bound(
+            eta, 1, siblings
+        )
 
 
 @given(curvatures, shares)
@@ -188,7 +216,9 @@ def test_sibling_distance_tends_to_twice_the_edge_as_the_ball_flattens(eta, sibl
     assert sibling_distance(eta, 0, siblings) == pytest.approx(flat, rel=1e-9)
 
 
-@pytest.mark.parametrize("eta, r", [(-0.1, 1.0), (1.0, 1.0), (2.0, 1.0), (-0.1, 0.0), (float("nan"), 1.0)])
+@pytest.mark.parametrize(
+    "eta, r", [(-0.1, 1.0), (1.0, 1.0), (2.0, 1.0), (-0.1, 0.0), (float("nan"), 1.0)]
+)
 def test_siblings_outside_the_ball_are_refused(eta, r):
     with pytest.raises(ValueError, match="outside the ball"):
         sibling_bound(eta, r, 1, 3)
@@ -206,18 +236,20 @@ def classifier(head=None) -> Classifier:
     head = head or PoincareHead(1.0, 2.0, 2.0, 1.0, 5.0)
     texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
     encoder = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    return Classifier(encoder, head, [head.text_points(text, level, 1) for level, text in enumerate(texts)])
+    return Classifier(
+        encoder, head, [head.text_points(text, level, 1) for level, text in enumerate(texts)]
+    )
 
 
 def test_measured_margins_lie_under_their_bounds_and_tell_right_from_wrong():
     shown = pictures(0.5)
-    rows = measured_margins(classifier(), shown, PATHS, batch=4)
+    rows = notebook.measured_margins(classifier(), shown, PATHS, batch=4)
     assert len(rows) == 2 * len(shown)
     assert (rows["margin"] <= rows["bound"]).all()
     assert (rows["siblings"] == np.repeat([3, 2], len(shown))).all()
     right = classifier()(shown.floats())[0].argmax(1) == shown.labels
     assert ((rows[rows["level"] == 0]["margin"] > 0).to_numpy() == right.numpy()).all()
-    table = summary(rows)
+    table = notebook.summary(rows.assign(tree="a"))
     assert (table["norm"].diff().dropna() < 0).all()
     assert (table["share"] <= 1).all()
     assert (table["reached"] <= table["sibling_bound"]).all()
@@ -228,22 +260,31 @@ def test_levels_are_bounded_at_their_longest_text_in_the_geometry_of_the_head():
     assert level_bounds(classifier(CosineHead(10.0)), 0) == pytest.approx((20, 15))
     flat = EuclideanHead(1.0, 2.0, 2.0, 1.0, 5.0, norms="free")
     texts = classifier(flat).text_points[1]
-    assert level_bounds(classifier(flat), 1) == pytest.approx([4 * 5 * float(texts.norm(dim=1).max())] * 2)
+    assert level_bounds(classifier(flat), 1) == pytest.approx(
+        [4 * 5 * float(texts.norm(dim=1).max())] * 2
+    )
 
 
 def test_summary_and_figure_keep_trees_apart():
-    rows = measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(curvature=1.0, tau=5.0)
-    both = pd.concat([rows.assign(tree="b"), rows.assign(tree="a", margin=rows["margin"] / 2)])
-    table = summary(both)
+    rows = notebook.measured_margins(classifier(), pictures(0.5), PATHS, batch=4)
+    rows = rows.assign(curvature=1.0, tau=5.0, tree="b")
+    one = notebook.summary(rows)
+    both = pd.concat([rows, rows.assign(tree="a", margin=rows["margin"] / 2)])
+    table = notebook.summary(both)
     assert table["tree"].tolist() == ["b", "b", "a", "a"]
-    pd.testing.assert_frame_equal(table[:2].drop(columns="tree"), summary(rows), check_dtype=False)
-    assert table["reached"][2:].to_numpy() == pytest.approx(summary(rows)["reached"].to_numpy() / 2)
-    for shown, titles in ((rows, [""]), (both, ["b", "a"])):
-        figure = margin_depth(shown, "#cc79a7", 7.0)
-        assert [axis.get_title() for axis in figure.axes] == titles
-        ticks = figure.axes[0].lines[2]
-        assert np.asarray(ticks.get_ydata()) == pytest.approx(summary(rows)["sibling_bound"].to_numpy())
-        plt.close(figure)
+    pd.testing.assert_frame_equal(table[:2], one, check_dtype=False)
+    assert table["reached"][2:].to_numpy() == pytest.approx(one["reached"].to_numpy() / 2)
+    figure = notebook.margin_depth(both, "#cc79a7", 7.0)
+    assert [axis.get_title() for axis in figure.axes] == ["b", "a"]
+    siblings = figure.axes[0].lines[2]
+    assert np.asarray(siblings.get_ydata()) == pytest.approx(one["sibling_bound"].to_numpy())
+    plt.close(figure)
+
+
+def test_the_summary_of_no_margins_has_its_columns_and_no_rows():
+    rows = notebook.measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(tree="a")
+    empty = notebook.summary(pd.DataFrame(columns=rows.columns, dtype=float))
+    assert empty.empty and list(empty.columns) == list(notebook.summary(rows).columns)
 
 
 def outcomes(seed, n=60) -> tuple[np.ndarray, np.ndarray]:
@@ -255,41 +296,37 @@ def outcomes(seed, n=60) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(5))
 def test_rank_correlation_and_separation_are_those_of_scipy(seed):
     margins, broken = outcomes(seed)
-    rho, low, high = rank_correlation(margins, broken, 300, 0)
+    rho = notebook.rank_correlation(margins, broken)
+    low, high = notebook.bootstrap_interval(margins, broken, 300, 0)
     assert rho == pytest.approx(spearmanr(margins, broken).statistic)
     assert -1 <= low < rho < high < 0
     u = mannwhitneyu(margins[~broken], margins[broken]).statistic
-    assert separation(margins, broken) == pytest.approx(u / (broken.sum() * (~broken).sum()))
-    assert separation(margins, broken.astype(int)) == separation(margins, broken)
+    area = u / (broken.sum() * (~broken).sum())
+    assert notebook.separation(margins, broken) == pytest.approx(area)
 
 
-def test_rank_correlation_sees_order_alone_and_repeats():
+def test_rank_correlation_sees_order_alone_and_its_interval_repeats():
     margins, broken = outcomes(0)
-    assert rank_correlation(margins, broken, 50, 1) == rank_correlation(np.exp(margins), broken.astype(int), 50, 1)
-    assert separation(np.arange(4), np.array([True, True, False, False])) == 1
+    exponential = np.exp(margins)
+    assert notebook.rank_correlation(margins, broken) == notebook.rank_correlation(
+        exponential, broken
+    )
+    interval = notebook.bootstrap_interval(margins, broken, 50, 1)
+    assert interval == notebook.bootstrap_interval(exponential, broken, 50, 1)
+    assert notebook.separation(np.arange(4), np.array([True, True, False, False])) == 1
 
 
 def test_interval_leaves_out_resamples_that_broke_nothing():
     margins, broken = outcomes(0)
-    assert np.isfinite(rank_correlation(margins, margins == margins.min(), 200, 0)).all()
-    assert np.isfinite(rank_correlation(margins, broken, 1, 0)).all()
+    rare = margins == margins.min()
+    assert np.isfinite(notebook.bootstrap_interval(margins, rare, 200, 0)).all()
+    assert np.isfinite(notebook.bootstrap_interval(margins, broken, 1, 0)).all()
 
 
 def test_constant_outcomes_have_no_correlation():
     margins, broken = outcomes(0)
     for constant in (np.zeros(60, bool), np.ones(60, bool)):
-        assert np.isnan(rank_correlation(margins, constant, 10, 0)).all()
-        assert np.isnan(separation(margins, constant))
-    assert np.isnan(rank_correlation(np.zeros(60), broken, 10, 0)).all()
-    with pytest.raises(ValueError, match="no pairs"):
-        rank_correlation(margins, broken[1:], 10, 0)
-
-
-def test_what_stands_for_margins_that_are_not_measured_has_their_columns_and_no_rows(tmp_path):
-    margins, table = no_margins()
-    assert margins.empty and table.empty
-    rows = measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(tree="a", curvature=1.0, tau=5.0)
-    assert list(margins.columns) == list(rows.columns) and list(table.columns) == list(summary(rows).columns)
-    margins.round(5).to_csv(tmp_path / "margins.csv", index=False)
-    assert len(pd.read_csv(tmp_path / "margins.csv")) == 0
-    assert (margins["margin"] <= margins["bound"]).all() and (table["reached"] <= table["sibling_bound"]).all()
+        assert np.isnan(notebook.rank_correlation(margins, constant))
+        assert np.isnan(notebook.bootstrap_interval(margins, constant, 10, 0)).all()
+        assert np.isnan(notebook.separation(margins, constant))
+    assert np.isnan(notebook.rank_correlation(np.zeros(60), broken))

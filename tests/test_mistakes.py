@@ -13,13 +13,21 @@ def one(tree, labels, nodes, confidence, ranked) -> Outcomes:
     """Outcomes of a single condition."""
     spread = np.asarray(confidence, np.float32)[None, :, None].repeat(tree.top + 1, 2)
     return Outcomes(
-        np.array(["clean"]), tree.paths, np.array(labels), np.array(nodes)[None], spread, np.array(ranked)[None]
+        np.array(["clean"]),
+        tree.paths,
+        np.array(labels),
+        np.array(nodes)[None],
+        spread,
+        np.array(ranked)[None],
     )
 
 
 def some(tree, seed, n=60, calibrated=False) -> Outcomes:
     rng, count = np.random.default_rng(seed), len(tree.leaves)
-    labels, ranked = rng.integers(count, size=n), rng.permuted(np.arange(count)[None].repeat(n, 0), axis=1)
+    labels, ranked = (
+        rng.integers(count, size=n),
+        rng.permuted(np.arange(count)[None].repeat(n, 0), axis=1),
+    )
     upper = np.stack([rng.integers(size, size=n) for size in tree.sizes[1:]], axis=1)
     paths = tree.paths[ranked[:, 0]]
     nodes = np.where(rng.random((n, 1)) < 0.5, paths, np.concatenate([paths[:, :1], upper], axis=1))
@@ -31,8 +39,15 @@ def test_figures_of_four_pictures_by_hand(tree):
     dog, cat, eagle, car, bus = range(5)
     ranked = [[dog, cat, eagle, car, bus], [car, dog, cat, eagle, bus], [bus, car, dog, cat, eagle]]
     ranked += [[eagle, dog, cat, car, bus]]
-    nodes = [[dog, 0, 0], [car, 2, 1], [bus, 2, 0], [eagle, 1, 0]]  # the bus is a vehicle, and then an animal
-    found = mistakes(one(tree, [dog, dog, car, eagle], nodes, [0.95, 0.5, 0.5, 0.9], ranked), "clean", 50, 0)
+    nodes = [
+        [dog, 0, 0],
+        [car, 2, 1],
+        [bus, 2, 0],
+        [eagle, 1, 0],
+    ]  # the bus is a vehicle, and then an animal
+    found = mistakes(
+        one(tree, [dog, dog, car, eagle], nodes, [0.95, 0.5, 0.5, 0.9], ranked), "clean", 50, 0
+    )
     assert list(found) == KEYS
     values = {key: bounds[0] for key, bounds in found.items() if bounds}
     assert values == pytest.approx(
@@ -56,7 +71,10 @@ def test_severity_and_distances_are_the_heights_of_networkxs_lowest_common_ances
     def height(a, b):
         return graph.nodes[nx.lowest_common_ancestor(graph, ids[a], ids[b])]["level"]
 
-    heights = [[height(label, k) for k in row] for label, row in zip(out.labels, out.ranked[0], strict=True)]
+    heights = [
+        [height(label, k) for k in row]
+        for label, row in zip(out.labels, out.ranked[0], strict=True)
+    ]
     found = mistakes(out, "clean", 20, 0)
     assert found["severity"][0] == pytest.approx(np.mean([row[0] for row in heights if row[0]]))
     for k in (1, 5, 20):
@@ -68,7 +86,9 @@ def test_consistency_and_contradictions_are_what_a_loop_over_paths_finds(tree, s
     out, found = some(tree, seed), mistakes(some(tree, seed), "clean", 20, 0)
     paths = out.paths.tolist()
     parts = {tuple(path[l : l + 2]) + (l,) for path in paths for l in range(tree.top)}
-    rows = [(row, paths[label]) for row, label in zip(out.nodes[0].tolist(), out.labels, strict=True)]
+    rows = [
+        (row, paths[label]) for row, label in zip(out.nodes[0].tolist(), out.labels, strict=True)
+    ]
     broken = [any((row[l], row[l + 1], l) not in parts for l in range(tree.top)) for row, _ in rows]
     assert found["consistent"][0] == np.mean([row == path for row, path in rows])
     assert found["contradictions"][0] == np.mean(broken)
@@ -99,7 +119,11 @@ def test_there_is_no_severity_where_there_is_no_mistake(tree):
 
 def test_resamples_without_a_mistake_do_not_spoil_the_interval_of_the_severity(tree):
     nodes, ranked = [[0, 0, 0]] * 4 + [[1, 0, 0]], [[0, 1, 2, 3, 4]] * 4 + [[1, 0, 2, 3, 4]]
-    assert mistakes(one(tree, [0] * 5, nodes, [0.5] * 5, ranked), "clean", 99, 0)["severity"] == [1, 1, 1]
+    assert mistakes(one(tree, [0] * 5, nodes, [0.5] * 5, ranked), "clean", 99, 0)["severity"] == [
+        1,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -119,5 +143,7 @@ def test_the_interval_of_a_calibrated_models_error_holds_it(tree, seed):
     confidence = rng.uniform(0.2, 1, n)
     lead = np.where(rng.random(n) < confidence, 0, 1)  # the label is 0
     ranked = [[k, 1 - k, 2, 3, 4] for k in lead]
-    value, low, high = mistakes(one(tree, [0] * n, tree.paths[lead], confidence, ranked), "clean", 400, 0)["ece"]
+    value, low, high = mistakes(
+        one(tree, [0] * n, tree.paths[lead], confidence, ranked), "clean", 400, 0
+    )["ece"]
     assert low <= value <= high

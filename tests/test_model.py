@@ -46,7 +46,9 @@ def test_the_levels_asked_for_are_those_of_all_in_the_order_asked(classifier, im
     for levels in ([0], [2], [2, 0], (0, 1, 2), []):
         found = classifier(images, levels)
         assert len(found) == len(levels)
-        assert all(torch.equal(one, logits[level]) for one, level in zip(found, levels, strict=True))
+        assert all(
+            torch.equal(one, logits[level]) for one, level in zip(found, levels, strict=True)
+        )
 
 
 @pytest.mark.parametrize("head", HEADS, ids=NAMES)
@@ -56,7 +58,9 @@ def test_a_saved_model_gives_the_same_logits(tmp_path, backbone, tree, images, h
     loaded = model.load_model(tmp_path / "model")
     assert (loaded.head, loaded.method, loaded.template) == (head, "hier", TEMPLATE)
     assert (loaded.backbone.mean, loaded.backbone.std) == (backbone.mean, backbone.std)
-    for before, after in zip(*(m.classifier(tree, TEMPLATE)(images) for m in (saved, loaded)), strict=True):
+    for before, after in zip(
+        *(m.classifier(tree, TEMPLATE)(images) for m in (saved, loaded)), strict=True
+    ):
         close(after, before)
 
 
@@ -84,7 +88,9 @@ torch.save(seen @ said.T, f"{folder}/cosines.pt")
 """
 
 
-def test_plain_open_clip_gives_a_saved_model_the_same_predictions(tmp_path, backbone, classifier, images, tree):
+def test_plain_open_clip_gives_a_saved_model_the_same_predictions(
+    tmp_path, backbone, classifier, images, tree
+):
     """In a process of its own, which never imports hierclip."""
     model.save_model(model.Model(backbone, HEADS[0], "clip"), tmp_path)
     pixels = (images * 255).round().byte()
@@ -98,7 +104,10 @@ def test_plain_open_clip_gives_a_saved_model_the_same_predictions(tmp_path, back
 
 
 def test_new_weights_are_drawn_from_the_seed(params):
-    one, same, other = (model.create(params.model, seed, 32).clip.visual.attnpool.c_proj.weight for seed in (1, 1, 2))
+    one, same, other = (
+        model.create(params.model, seed, 32).clip.visual.attnpool.c_proj.weight
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
@@ -116,19 +125,24 @@ def test_an_exported_folder_can_be_started_from(tmp_path, params, backbone):
     assert not wanted.scratch and params.model.scratch
     other = model.create(wanted, seed=1, size=32)
     assert all(
-        torch.equal(a, b) for a, b in zip(*(m.clip.state_dict().values() for m in (backbone, other)), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(*(m.clip.state_dict().values() for m in (backbone, other)), strict=True)
     )
 
 
 def test_a_model_with_its_text_tower_apart_reads_texts_and_comes_back(params, tmp_path):
     open_clip.add_model_config(Path(__file__).with_name("hierclip-custom.json"))
-    apart = model.create(params.model.model_copy(update={"architecture": "hierclip-custom"}), seed=0, size=32)
+    apart = model.create(
+        params.model.model_copy(update={"architecture": "hierclip-custom"}), seed=0, size=32
+    )
     assert type(apart.clip).__name__ == "CustomTextCLIP"
     with torch.no_grad():
         said = apart.clip.encode_text(apart.tokenizer(["a dog", "a cat"]))
         torch.testing.assert_close(model.encode_texts(apart, ["a dog", "a cat"]), said)
         model.save(apart, tmp_path)
-        torch.testing.assert_close(model.encode_texts(model.load(tmp_path), ["a dog", "a cat"]), said)
+        torch.testing.assert_close(
+            model.encode_texts(model.load(tmp_path), ["a dog", "a cat"]), said
+        )
 
 
 def test_a_new_backbone_is_in_evaluation_mode(backbone):
@@ -151,7 +165,9 @@ def test_making_a_model_leaves_logging_as_it_was(params, monkeypatch):
         ("ViT-B-32", None, "ViT-B-32"),
     ],
 )
-def test_published_weights_get_the_activation_that_they_were_trained_with(architecture, tag, loaded):
+def test_published_weights_get_the_activation_that_they_were_trained_with(
+    architecture, tag, loaded
+):
     assert with_its_gelu(architecture, tag) == loaded
     assert open_clip.get_model_config(loaded).get("quick_gelu", False) == (tag == "openai")
 
@@ -195,7 +211,9 @@ def test_prompts_are_encoded_in_batches_as_they_are_all_at_once(backbone, monkey
     prompts, counts = [f"a picture of {k} dogs" for k in range(23)], []
     with torch.no_grad():
         whole = model.text_features(backbone, prompts)
-        backbone.clip.token_embedding.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+        backbone.clip.token_embedding.register_forward_pre_hook(
+            lambda _, inputs: counts.append(len(inputs[0]))
+        )
         monkeypatch.setattr("hierclip.model.backbone.TEXT_BATCH", 7)
         close(model.text_features(backbone, prompts), whole)
     assert counts == [7, 7, 7, 2]
@@ -243,8 +261,12 @@ def vision(**changes) -> model.Backbone:
     """A small CLIP of open_clip's own, with the image tower that `changes` describe."""
     text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
     torch.manual_seed(0)
-    clip = open_clip.model.CLIP(embed_dim=24, vision_cfg={"width": 32, **changes}, text_cfg=text).eval()
-    return model.Backbone(clip, lambda prompts: torch.zeros(len(prompts), 8).long(), {}, (0.5,) * 3, (0.25,) * 3)
+    clip = open_clip.model.CLIP(
+        embed_dim=24, vision_cfg={"width": 32, **changes}, text_cfg=text
+    ).eval()
+    return model.Backbone(
+        clip, lambda prompts: torch.zeros(len(prompts), 8).long(), {}, (0.5,) * 3, (0.25,) * 3
+    )
 
 
 VIT = {"image_size": 32, "patch_size": 8, "layers": 2, "head_width": 16}
@@ -253,8 +275,18 @@ RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
 
 @pytest.mark.parametrize(
     ("changes", "side", "places"),
-    [(VIT, 32, 4), (VIT | {"pool_type": "avg"}, 32, 4), (RESNET, 64, 2), (RESNET | {"image_size": 32}, 32, 2)],
-    ids=["ViT", "ViT that pools by the mean", "ResNet", "ResNet whose last stage is one place, seen twice as large"],
+    [
+        (VIT, 32, 4),
+        (VIT | {"pool_type": "avg"}, 32, 4),
+        (RESNET, 64, 2),
+        (RESNET | {"image_size": 32}, 32, 2),
+    ],
+    ids=[
+        "ViT",
+        "ViT that pools by the mean",
+        "ResNet",
+        "ResNet whose last stage is one place, seen twice as large",
+    ],
 )
 def test_embeddings_with_local_features_are_the_plain_ones(changes, side, places):
     encoder = model.ImageEncoder(vision(**changes))
@@ -266,7 +298,7 @@ def test_embeddings_with_local_features_are_the_plain_ones(changes, side, places
 
 
 def test_local_features_of_a_pool_that_attends_evenly_have_the_embedding_for_their_mean():
-    """Without queries and positions, attention weighs its tokens, the places and their mean, alike."""
+    """Without queries and positions, attention weighs all tokens alike, the mean included."""
     backbone = vision(**RESNET)
     pool = backbone.clip.visual.attnpool
     with torch.no_grad():
@@ -300,5 +332,7 @@ def test_a_vit_gives_no_tokens_after_local_features_were_asked_for():
 def test_local_features_of_another_tower_are_refused():
     backbone = vision(**VIT)
     backbone.clip.visual = torch.nn.Flatten()
-    with pytest.raises(ModelError, match="no local features are known for a Flatten; open_clip's ResNet or ViT"):
+    with pytest.raises(
+        ModelError, match="no local features are known for a Flatten; open_clip's ResNet or ViT"
+    ):
         model.ImageEncoder(backbone).with_local(torch.rand(1, 3, 32, 32))

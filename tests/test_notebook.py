@@ -22,7 +22,9 @@ def test_two_runs_give_the_same_copy_with_its_outputs(tmp_path):
     source = written(tmp_path / "in.ipynb", "n = 1", "print(n + 40)")
     for name in ("a.ipynb", "b.ipynb"):
         papermill.execute_notebook(source, tmp_path / name, {"n": 2}, **RUN)
-    first, second = ((tmp_path / name).read_text(encoding="utf8") for name in ("a.ipynb", "b.ipynb"))
+    first, second = (
+        (tmp_path / name).read_text(encoding="utf8") for name in ("a.ipynb", "b.ipynb")
+    )
     assert first.replace("a.ipynb", "b.ipynb") == second
     copy = nbformat.reads(first, as_version=4)
     assert copy.cells[-1].outputs[0]["text"] == "42\n" and copy.cells[-1].execution_count == 3

@@ -1,4 +1,6 @@
-"""What comes of attacking every level: outcomes picture by picture, and the matrix that makes them."""
+"""What comes of attacking every level: outcomes picture by picture, and the matrix that makes
+them.
+"""
 
 from dataclasses import dataclass
 
@@ -31,7 +33,9 @@ def test_right_clean_and_robust_are_what_loops_over_pictures_and_levels_find():
                     assert out.right[reading][a, n, e] == right(out, condition, reading, n, e)
                 assert out.clean[reading][n, e] == right(out, "clean", reading, n, e)
                 for a in range(3):
-                    kinds = ["direct", "roll_up"] if a else ["direct"]  # right under the attack on either reading
+                    kinds = (
+                        ["direct", "roll_up"] if a else ["direct"]
+                    )  # right under the attack on either reading
                     expected = all(right(out, f"{kind}-{a}", reading, n, e) for kind in kinds)
                     assert out.robust[reading][a, n, e] == expected
 
@@ -44,7 +48,8 @@ def test_robust_leaves_are_right_under_the_direct_attack_alone():
 
 def test_a_condition_that_was_not_attacked_is_refused_beside_the_known():
     with pytest.raises(
-        KeyError, match="no condition 'stay-1'; known are clean, direct-0, direct-1, roll_up-1, direct-2"
+        KeyError,
+        match="no condition 'stay-1'; known are clean, direct-0, direct-1, roll_up-1, direct-2",
     ):
         outcomes().under("stay-1")
 
@@ -53,7 +58,9 @@ def test_outcomes_of_some_levels_are_those_attacked_and_read():
     out, levels = outcomes(), [0, 2]
     some = out.take(levels)
     assert some.conditions.tolist() == ["clean", "direct-0", "direct-1", "roll_up-1"]
-    assert np.array_equal(some.labels, out.labels) and np.array_equal(some.paths, out.paths[:, levels])
+    assert np.array_equal(some.labels, out.labels) and np.array_equal(
+        some.paths, out.paths[:, levels]
+    )
     assert np.array_equal(some.ranked[2], out.ranked[out.under("direct-2")])
     assert np.array_equal(some.confidence[3], out.confidence[out.under("roll_up-2")][:, levels])
     for reading in READINGS:
@@ -68,7 +75,11 @@ def test_outcomes_come_back_from_their_file(tmp_path):
 
 
 def same(one: Outcomes, other: Outcomes) -> bool:
-    return all(np.array_equal(values, getattr(other, name)) for name, values in vars(one).items() if name in FIELDS)
+    return all(
+        np.array_equal(values, getattr(other, name))
+        for name, values in vars(one).items()
+        if name in FIELDS
+    )
 
 
 FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked")
@@ -119,19 +130,25 @@ def test_partial_outcomes_of_another_scaling_of_the_input_are_not_used(tmp_path)
     assert str(np.load(tmp_path / "p.npz")["key"]) != before
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no archive", flipped])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no archive", flipped]
+)
 def test_damaged_partial_outcomes_are_named_and_made_again(tmp_path, damage):
     kept = tmp_path / "p.npz"
     whole = judge(kept=kept)
     kept.write_bytes(damage(kept.read_bytes()))
-    with pytest.warns(UserWarning, match=f"^{kept} cannot be read .*; the attack starts from the beginning$"):
+    with pytest.warns(
+        UserWarning, match=f"^{kept} cannot be read .*; the attack starts from the beginning$"
+    ):
         assert same(judge(kept=kept), whole)
     assert same(judge(kept=kept), whole)
 
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """How many images were attacked for each aim, in order; the attack that "stop" names is interrupted."""
+    """How many images were attacked for each aim, in order; the attack that "stop" names is
+    interrupted.
+    """
     found, real = {"counts": {}, "stop": None}, matrix.attack_part
 
     def counting(classifier, images, labels, aim, *rest):
@@ -160,13 +177,18 @@ def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_p
 def test_only_pictures_for_which_an_aim_is_open_are_attacked(attacks):
     """The first three fall, the others do not."""
     weak, strong = pictures(0.1, n=3), pictures(0.8, n=3)
-    both = Pictures(torch.cat([weak.images, strong.images]), torch.cat([weak.labels, strong.labels]))
+    both = Pictures(
+        torch.cat([weak.pixels, strong.pixels]), torch.cat([weak.labels, strong.labels])
+    )
     out = level_matrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
     counts = attacks["counts"]
     assert counts["direct-0"] == counts["direct-1"] == 6
     assert counts["roll_up-1"] == counts["stay-1"] == 3  # a leaf that stands leaves no superclass
-    fallen = ~out.right["direct"][out.under("direct-0")][:, 0] & ~out.right["direct"][out.under("direct-1")][:, 1]
+    fallen = (
+        ~out.right["direct"][out.under("direct-0")][:, 0]
+        & ~out.right["direct"][out.under("direct-1")][:, 1]
+    )
     assert counts["every-1"] == fallen.sum() <= 3
 
 
@@ -192,9 +214,11 @@ class Linear:
 
 
 def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
-    """Six leaves, a pixel's colour each; superclasses, of two and of four leaves, are the sums of theirs.
+    """Six leaves, a pixel's colour each; superclasses, of two and of four leaves, are the sums of
+    theirs.
 
-    A picture has its own leaf's pixel, one rival near it, and nothing else, so that no attack can go astray.
+    A picture has its own leaf's pixel, one rival near it, and nothing else, so that no attack can
+    go astray.
     """
     paths = torch.arange(6)[:, None] // torch.tensor([1, 2, 4])
     texts = [torch.eye(int(paths[:, l].max()) + 1)[paths[:, l]].T for l in range(3)]
@@ -202,17 +226,27 @@ def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
     labels, steps = (torch.randint(low, 6, (count,), generator=generator) for low in (0, 1))
     images = torch.zeros(count, 6, dtype=torch.uint8)
     images[rows, labels] = 120
-    images[rows, (labels + steps) % 6] = 120 - torch.randint(2, 60, (count,), generator=generator).to(torch.uint8)
-    return Classifier(nn.Flatten(), Linear(), texts), Pictures(images.view(count, 3, 1, 2), labels), paths
+    images[rows, (labels + steps) % 6] = 120 - torch.randint(
+        2, 60, (count,), generator=generator
+    ).to(torch.uint8)
+    return (
+        Classifier(nn.Flatten(), Linear(), texts),
+        Pictures(images.view(count, 3, 1, 2), labels),
+        paths,
+    )
 
 
 @torch.no_grad()
 def fallen(classifier, images, labels, aim) -> torch.Tensor:
-    return aim.is_reached(torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels)
+    return aim.is_reached(
+        torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels
+    )
 
 
 def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
-    """Where every attack finds the optimum, the same pictures fall to every aim as when all are attacked."""
+    """Where every attack finds the optimum, the same pictures fall to every aim as when all are
+    attacked.
+    """
     classifier, shown, paths = linear_world()
     budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
     more = [*(GOALS["stay"](paths, level) for level in (1, 2)), GOALS["every"](paths, 2)]
@@ -222,19 +256,31 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
         with frozen(classifier):
             moved = matrix.attacked(classifier, images, labels, aim, budget, (0, k), 60)[0]
         nodes = torch.from_numpy(pruned.nodes[pruned.under(aim.name)]).long()
-        assert torch.equal(aim.is_reached(nodes, labels), fallen(classifier, moved, labels, aim)), aim.name
+        assert torch.equal(aim.is_reached(nodes, labels), fallen(classifier, moved, labels, aim)), (
+            aim.name
+        )
         assert aim.kind == "direct" or asked[aim.name] < len(labels)
     assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
 
 
 def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclass(attacks):
-    """One attack is no proof that a leaf stands: what it brought near the boundary, the next may break."""
+    """One attack is no proof that a leaf stands: what it brought near the boundary, the next may
+    break.
+    """
     paths = torch.tensor([[0, 0], [1, 1], [2, 1]])
-    model = Classifier(nn.Flatten(), Linear(), [torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1, 1]])])
-    distances = torch.tensor([4, 24, 50, 120])  # to the rival's colour, in 255ths; the budget moves the two 20 apart
-    colours = torch.stack([torch.full((4,), 150), 150 - distances, torch.zeros(4, dtype=torch.long)], dim=1)
+    model = Classifier(
+        nn.Flatten(), Linear(), [torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 1, 1]])]
+    )
+    distances = torch.tensor(
+        [4, 24, 50, 120]
+    )  # to the rival's colour, in 255ths; the budget moves the two 20 apart
+    colours = torch.stack(
+        [torch.full((4,), 150), 150 - distances, torch.zeros(4, dtype=torch.long)], dim=1
+    )
     shown = Pictures(colours.to(torch.uint8).view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
-    budget = Budget(eps=10 / 255, step=4 / 255, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
+    budget = Budget(
+        eps=10 / 255, step=4 / 255, steps=10, restarts=1, suite=("pgd_margin",), queries=20
+    )
     out = level_matrix(model, shown, paths, budget, seed=0, batch=4)
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False, True, True, True]
     ways = [20 / 4, 20 / 24, 20 / 50, 20 / 120]
@@ -243,10 +289,18 @@ def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclas
 
 def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
     """A forest's levels are listed tree by tree, and those of two trees are not nested."""
-    paths = torch.tensor([[0, 0, 0], [1, 0, 1], [2, 1, 1]])  # 0 and 1 are of a kind in the first tree only
-    colours = torch.tensor([[120, 110, 10], [125, 108, 0], [130, 112, 30], [110, 100, 5]], dtype=torch.uint8)
+    paths = torch.tensor(
+        [[0, 0, 0], [1, 0, 1], [2, 1, 1]]
+    )  # 0 and 1 are of a kind in the first tree only
+    colours = torch.tensor(
+        [[120, 110, 10], [125, 108, 0], [130, 112, 30], [110, 100, 5]], dtype=torch.uint8
+    )
     shown = Pictures(colours.view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
-    texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]]), torch.tensor([[1.0, 0, 0], [0, 1, 1]])]
+    texts = [
+        torch.eye(3),
+        torch.tensor([[1.0, 1, 0], [0, 0, 1]]),
+        torch.tensor([[1.0, 0, 0], [0, 1, 1]]),
+    ]
     aim = GOALS["roll_up"](paths, 2)
     model = Classifier(nn.Flatten(), Linear(), texts)
     budget = Budget(eps=0.1, step=0.04, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
@@ -260,7 +314,11 @@ def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
 
 def test_leaves_are_ranked_by_their_logits_even_where_their_shares_vanish():
     texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
-    model = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), CosineHead(1000.0), texts)
+    model = Classifier(
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), CosineHead(1000.0), texts
+    )
     images = torch.tensor([[250, 10, 100], [10, 250, 100], [10, 100, 250]], dtype=torch.uint8)
-    out = level_matrix(model, Pictures(images.view(3, 3, 1, 1), torch.arange(3)), PATHS, BUDGET, seed=0, batch=4)
+    out = level_matrix(
+        model, Pictures(images.view(3, 3, 1, 1), torch.arange(3)), PATHS, BUDGET, seed=0, batch=4
+    )
     assert out.ranked[0].tolist() == [[0, 2, 1], [1, 2, 0], [2, 1, 0]]

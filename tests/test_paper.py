@@ -1,4 +1,6 @@
-"""The paper's setting at the smallest scale that is still its own: minutes and gigabytes, so `make slow`."""
+"""The paper's setting at the smallest scale that is still its own: minutes and gigabytes, so `make
+slow`.
+"""
 
 import os
 import resource
@@ -20,7 +22,9 @@ from hierclip.params import load_params
 from hierclip.trees import save_tree, set_tree
 from tests.conftest import ROOT
 
-SAMPLE = ROOT / "data/source/imagenet-sample"  # a photograph for each class, in folders named by WordNet id
+SAMPLE = (
+    ROOT / "data/source/imagenet-sample"
+)  # a photograph for each class, in folders named by WordNet id
 LIMIT = 12 * 2**30  # bytes
 METHODS = ("tecoa", "hier")
 CHANGES = {
@@ -36,7 +40,9 @@ CHANGES = {
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A project with the preset's parameters, made small; pictures, weights and the tree of 1,000 leaves are there."""
+    """A project with the preset's parameters, made small; pictures, weights and the tree of 1,000
+    leaves are there.
+    """
     if not SAMPLE.exists():
         pytest.skip(f"needs {SAMPLE}")
     entries = yaml.safe_load((ROOT / "presets/paper/params.yaml").read_text(encoding="utf8"))
@@ -49,17 +55,24 @@ def project(tmp_path, monkeypatch) -> Path:
     for folder in SAMPLE.iterdir():  # each photograph to train on, to choose on and to test on
         (picture,) = folder.iterdir()
         for part, name in (("train", "1"), ("train", "2"), ("test", "1")):
-            link = tmp_path / "sets/imagenet-sample" / part / folder.name / f"{name}{picture.suffix}"
+            link = (
+                tmp_path / "sets/imagenet-sample" / part / folder.name / f"{name}{picture.suffix}"
+            )
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(picture)
     torch.manual_seed(0)
-    save_file(open_clip.create_model("ViT-B-32-quickgelu").state_dict(), tmp_path / "weights.safetensors")
+    save_file(
+        open_clip.create_model("ViT-B-32-quickgelu").state_dict(), tmp_path / "weights.safetensors"
+    )
     monkeypatch.chdir(tmp_path)
     params = load_params(tmp_path / "params.yaml")
     dataset = load_dataset(params.data, tmp_path)
     dataset.prepare()
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
-    save_tree(set_tree(tmp_path, "imagenet", names, params.trees.widths), tmp_path / TREES / "wordnet.json")
+    save_tree(
+        set_tree(tmp_path, "imagenet", names, params.trees.widths),
+        tmp_path / TREES / "wordnet.json",
+    )
     return tmp_path
 
 
@@ -71,7 +84,9 @@ def test_a_vit_is_fine_tuned_and_attacked_at_every_level_of_a_thousand_leaves(pr
     commands += [["run", "50_attack", "-p", "method=hier"]]
     for command in commands:
         subprocess.run(
-            [sys.executable, "-m", "hierclip", *command], check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
+            [sys.executable, "-m", "hierclip", *command],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
         )
     (record,) = load_records(project / RECORDS)
     assert record.name == "hier-0/tuned"
@@ -79,8 +94,13 @@ def test_a_vit_is_fine_tuned_and_attacked_at_every_level_of_a_thousand_leaves(pr
     assert record.threat_model.resolution == 224 and record.threat_model.eps == "1/255"
     for reading, clean in record.clean.items():
         diagonal = [record.robust[reading][level][level] for level in range(6)]
-        assert all(robust <= free for robust, free in zip(diagonal, clean, strict=True)) and clean[5] > 1 / 1000
-    weights = [(project / MODELS / name / WEIGHTS).read_bytes() for name in ("base", "tecoa-0", "hier-0")]
+        assert (
+            all(robust <= free for robust, free in zip(diagonal, clean, strict=True))
+            and clean[5] > 1 / 1000
+        )
+    weights = [
+        (project / MODELS / name / WEIGHTS).read_bytes() for name in ("base", "tecoa-0", "hier-0")
+    ]
     assert len(set(weights)) == 3
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     print(f"\npeak memory {peak / 2**30:.1f} GiB")

@@ -18,7 +18,7 @@ from scipy.io import savemat
 
 from hierclip.data import DATASETS, PARTS, DataError, Photos, load_dataset
 from hierclip.data.photos import read_square, varied
-from hierclip.data.sources import imagenet_names, number
+from hierclip.data.sources import PUBLISHED_CLASSES, TINY_CLASSES, imagenet_names, number
 from hierclip.params import PhotoParams
 from tests.miniatures import COUNT, MINIATURES, put
 
@@ -37,9 +37,10 @@ ENTRIES = {
 
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
-    """A folder with the project's class names; torchvision does not ask the copies for the originals' checksums."""
+    """A folder with the project's class names, in which torchvision checks no checksums."""
     (tmp_path / "data/source").mkdir(parents=True)
-    shutil.copy(root / "data/source/tiny-imagenet.csv", tmp_path / "data/source")
+    for file in (PUBLISHED_CLASSES, TINY_CLASSES):
+        shutil.copy(root / file, tmp_path / file)
     for module in ("cifar", "stl10", "flowers102"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda *_: True)
     return tmp_path
@@ -65,17 +66,25 @@ def test_a_published_layout_is_read(name, project):
     for part in PARTS:
         found = dataset.pictures(part)
         images = found.read()
-        assert found.images.shape == images.shape == (classes, 3, 16, 16) and images.dtype == torch.uint8
+        assert images.shape == (classes, 3, 16, 16) and images.dtype == torch.uint8
         assert found.labels.tolist() == list(range(classes)) and images.float().std() > 10
-    if name != "flowers102":  # of which there is one picture of a class to train on, and it is for validation
+    if (
+        name != "flowers102"
+    ):  # of which there is one picture of a class to train on, and it is for validation
         images, labels = dataset.batch(torch.tensor([1]), 4, seed=0, step=0)
-        assert images.shape == (4, 3, 16, 16) and labels.tolist() == [0] * 4 and 0 <= images.min() < images.max() <= 1
+        assert (
+            images.shape == (4, 3, 16, 16)
+            and labels.tolist() == [0] * 4
+            and 0 <= images.min() < images.max() <= 1
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name not in ("mine", "sharded")])
 def test_a_set_that_is_not_there_is_missed_by_name_and_place(name, project):
     with pytest.raises(DataError) as error:
-        load_dataset(PhotoParams.model_validate(ENTRIES | {"name": name, "layout": "published"}), project).prepare()
+        load_dataset(
+            PhotoParams.model_validate(ENTRIES | {"name": name, "layout": "published"}), project
+        ).prepare()
     assert str(project / "sets") in str(error.value) and "\n" not in str(error.value)
 
 
@@ -85,7 +94,9 @@ def test_pictures_of_a_class_are_taken_by_number(project):
     names = [Path(train.called(row)).name for row in range(8)]
     assert names == [f"n02124075_{i}.JPEG" for i in range(8)]
     assert [Path(val.called(row)).stem.split("_")[1] for row in range(3)] == ["8", "9", "10"]
-    assert [Path(test.called(row)).name for row in range(4)] == [f"val_{i}.JPEG" for i in (0, 2, 1, 3)]
+    assert [Path(test.called(row)).name for row in range(4)] == [
+        f"val_{i}.JPEG" for i in (0, 2, 1, 3)
+    ]
     assert (train.labels, test.labels) == ([0] * 8 + [1] * 8, [0, 0, 1, 1])
 
 
@@ -97,7 +108,9 @@ def test_without_a_published_division_a_class_is_shared_out(project):
 
 
 def test_numbers_order_files():
-    assert sorted([Path("b_10.jpg"), Path("a_9.jpg"), Path("x.jpg"), Path("c_9.jpg")], key=number) == [
+    assert sorted(
+        [Path("b_10.jpg"), Path("a_9.jpg"), Path("x.jpg"), Path("c_9.jpg")], key=number
+    ) == [
         Path("x.jpg"),
         Path("a_9.jpg"),
         Path("c_9.jpg"),
@@ -129,7 +142,7 @@ def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
     MINIATURES["mine"][0](project / "sets")
     (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no picture")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    Image.new("RGB", (100, 100)).save(project / "sets/mine/test/dog/2.jpg")  # said to be a bomb
+    Image.new("RGB", (100, 100)).save(project / "sets/mine/test/dog/2.jpg")  # too large
     whole = (project / "sets/mine/train/dog/2.jpg").read_bytes()
     (project / "sets/mine/train/dog/2.jpg").write_bytes(whole[:200])  # cut off
     dataset = opened(project, "mine", val_per_class=1)
@@ -140,12 +153,16 @@ def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
         dataset.prepare()
     assert dataset.pictures("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 2)
     assert dataset.tensors["train.labels"].tolist() == [0] * (COUNT - 1) + [1] * (COUNT - 2)
-    with pytest.raises(DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"):
+    with pytest.raises(
+        DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"
+    ):
         opened(project, "mine", strict=True).prepare()
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOENT])
-def test_a_picture_that_the_disk_does_not_give_stops_the_work_and_is_not_left_out(project, monkeypatch, number):
+def test_a_picture_that_the_disk_does_not_give_stops_the_work_and_is_not_left_out(
+    project, monkeypatch, number
+):
     dataset, opener = opened(project, "mine"), Image.open
 
     def failing(file, *others, **settings):
@@ -154,7 +171,9 @@ def test_a_picture_that_the_disk_does_not_give_stops_the_work_and_is_not_left_ou
         return opener(file, *others, **settings)
 
     monkeypatch.setattr(Image, "open", failing)
-    with pytest.raises(DataError, match=rf"test/dog/2.jpg: not read, .*{os.strerror(number)}.*; try again$") as error:
+    with pytest.raises(
+        DataError, match=rf"test/dog/2.jpg: not read, .*{os.strerror(number)}.*; try again$"
+    ) as error:
         dataset.prepare()
     assert "\n" not in str(error.value) and not dataset.prepared.exists()
 
@@ -167,7 +186,10 @@ def test_streamed_pictures_are_those_that_would_have_been_kept(project):
     streamed.prepare()
     with safe_open(streamed.prepared, "pt") as file:
         assert "train.images" not in set(file.keys())
-    assert all(torch.equal(a, b) for a, b in zip(streamed.batch(some, 6, seed=1, step=2), expected, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(streamed.batch(some, 6, seed=1, step=2), expected, strict=True)
+    )
 
 
 @pytest.fixture
@@ -192,7 +214,9 @@ def test_streamed_batches_are_the_same_in_any_order(project, streamed):
         ([1, 0], 5, 2, 8, slice(0, 2)),
         ([1], 5, 2, 0, slice(0, 2)),
     ]:
-        found, expected = (data.batch(torch.tensor(classes), size, seed, step, own) for data in (streamed, kept))
+        found, expected = (
+            data.batch(torch.tensor(classes), size, seed, step, own) for data in (streamed, kept)
+        )
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -221,7 +245,10 @@ def test_a_picture_that_is_gone_is_named_at_the_step_that_needs_it(streamed):
         file.write_text("none", encoding="utf8")
     streamed.batch(some, 6, 1, 1)  # made before they were gone
     wait(streamed._ahead.values(), timeout=60)
-    with pytest.raises(DataError, match=r"mine: .*train/\w+/\d.jpg could be read once and cannot now; run `dvc repro"):
+    with pytest.raises(
+        DataError,
+        match=r"mine: .*train/\w+/\d.jpg could be read once and cannot now; run `dvc repro",
+    ):
         streamed.batch(some, 6, 1, 2)
     for file, content in files.items():
         file.write_bytes(content)
@@ -231,7 +258,10 @@ def test_a_picture_that_is_gone_is_named_at_the_step_that_needs_it(streamed):
 def test_what_pillow_warns_of_is_passed_over_in_any_thread(streamed):
     for file in (streamed.project / "sets/mine/train").glob("*/*"):
         Image.new("P", (20, 20)).save(file, "png", transparency=b"\x80")
-    with Image.open(file) as image, pytest.warns(UserWarning, match="Palette images with Transparency"):
+    with (
+        Image.open(file) as image,
+        pytest.warns(UserWarning, match="Palette images with Transparency"),
+    ):
         image.convert("RGB")
     for step in range(2):
         streamed.batch(torch.tensor([0, 1]), 6, 1, step)
@@ -244,14 +274,17 @@ def test_a_batch_is_the_same_whatever_was_drawn_before(project):
     some = torch.tensor([1, 0])
     first = dataset.batch(some, 8, seed=1, step=5)
     dataset.batch(some, 3, seed=1, step=4)
-    assert all(torch.equal(a, b) for a, b in zip(first, dataset.batch(some, 8, seed=1, step=5), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first, dataset.batch(some, 8, seed=1, step=5), strict=True)
+    )
     assert not torch.equal(first[0], dataset.batch(some, 8, seed=1, step=6)[0])
 
 
 def test_variation_moves_and_mirrors_and_does_nothing_else():
     side = 16
     images = torch.rand(1, 1, side, side).expand(64, 3, -1, -1)
-    out, reach = varied(images, torch.Generator().manual_seed(0)), side // 8
+    out, reach = varied(images, torch.Generator().manual_seed(0), 64), side // 8
     padded = torch.nn.functional.pad(images[:1], (reach,) * 4, mode="reflect")[0]
     places = [(t, l) for t in range(2 * reach + 1) for l in range(2 * reach + 1)]
     views = [padded[:, t : t + side, l : l + side] for t, l in places]
@@ -278,14 +311,18 @@ def test_bad_folders_are_explained(project):
     with pytest.raises(DataError, match="sets/nothing is missing; put class folders there"):
         opened(project, "nothing").prepare()
     (project / "sets/empty").mkdir(parents=True)
-    with pytest.raises(DataError, match="empty: no class folders; put the pictures of each class into one"):
+    with pytest.raises(
+        DataError, match="empty: no class folders; put the pictures of each class into one"
+    ):
         opened(project, "empty").prepare()
     put(project / "sets/odd/train/cat/1.jpg", 0)
     put(project / "sets/odd/test/dog/1.jpg", 0)
     with pytest.raises(DataError, match="odd: cat, dog is not in both parts"):
         opened(project, "odd").prepare()
     put(project / "sets/wnids/n99999999/1.jpg", 0)
-    with pytest.raises(DataError, match="no name is known for class n99999999; give it one in a file classes"):
+    with pytest.raises(
+        DataError, match="no name is known for class n99999999; give it one in a file classes"
+    ):
         opened(project, "wnids").prepare()
 
 
@@ -312,7 +349,10 @@ def test_no_picture_is_in_two_parts_where_nobody_set_some_apart(project):
         put(project / f"sets/mine/cat/{k}.jpg", k)
     for tested, counts in ((None, (0, 1, 3)), (2, (1, 1, 2)), (9, (0, 0, 4))):
         sources = opened(project, "mine", test_per_class=tested).sources
-        named = [[s.called(row) for row in range(len(s.labels))] for s in (sources[p] for p in ("train", *PARTS))]
+        named = [
+            [s.called(row) for row in range(len(s.labels))]
+            for s in (sources[p] for p in ("train", *PARTS))
+        ]
         assert tuple(map(len, named)) == counts
         assert len({name for part in named for name in part}) == sum(counts)
 
@@ -335,7 +375,9 @@ def test_a_shard_may_have_been_written_of_a_folder(project):
 def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
     base, wnids = project / "sets/imagenet", ["n02012849", "n03126707"]
     kind = [("id", "i4"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "i4")]
-    synsets = np.array([(k + 1, wnid, "crane", "a crane", 0) for k, wnid in enumerate(wnids)], dtype=kind)
+    synsets = np.array(
+        [(k + 1, wnid, "crane", "a crane", 0) for k, wnid in enumerate(wnids)], dtype=kind
+    )
     data = project / "ILSVRC2012_devkit_t12/data"
     data.mkdir(parents=True)
     savemat(data / "meta.mat", {"synsets": synsets})
@@ -347,14 +389,21 @@ def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
         with tarfile.open(project / f"{wnid}.tar", "w") as tar:
             tar.add(project / wnid, ".")
     base.mkdir(parents=True)
-    for name, held in {"img_train.tar": [f"{w}.tar" for w in wnids], "devkit_t12.tar.gz": [data.parent.name]}.items():
-        with tarfile.open(base / f"ILSVRC2012_{name}", "w:gz" if name.endswith("gz") else "w") as tar:
+    for name, held in {
+        "img_train.tar": [f"{w}.tar" for w in wnids],
+        "devkit_t12.tar.gz": [data.parent.name],
+    }.items():
+        with tarfile.open(
+            base / f"ILSVRC2012_{name}", "w:gz" if name.endswith("gz") else "w"
+        ) as tar:
             for member in held:
                 tar.add(project / member, member)
     with tarfile.open(base / "ILSVRC2012_img_val.tar", "w") as tar:
         for picture in (project / "val").iterdir():
             tar.add(picture, picture.name)
-    monkeypatch.setattr("torchvision.datasets.imagenet.check_integrity", lambda path, *_: Path(path).exists())
+    monkeypatch.setattr(
+        "torchvision.datasets.imagenet.check_integrity", lambda path, *_: Path(path).exists()
+    )
     dataset = opened(project, "imagenet", test_per_class=1)
     dataset.prepare()
     assert [leaf.id for leaf in dataset.leaves] == wnids and len(dataset.pictures("test")) == 2
@@ -368,19 +417,29 @@ def test_imagenets_classes_have_a_name_each():
 def test_shards_without_a_class_are_named(project):
     MINIATURES["sharded"][0](project / "sets")
     (project / "sets/sharded/classes.csv").write_text("id,name\ncat.n.01,cat\n", encoding="utf8")
-    with pytest.raises(DataError, match=r"000.tar/000001: no class number below 1 \(6 pictures\); KEY.cls gives it"):
+    with pytest.raises(
+        DataError, match=r"000.tar/000001: no class number below 1 \(6 pictures\); KEY.cls gives it"
+    ):
         opened(project, "sharded").prepare()
 
 
 @pytest.mark.parametrize(
     ("name", "folder", "classes", "shown"),
-    [("tiny-imagenet", "tiny-imagenet-200", 200, 25), ("cifar10-images", "cifar10-images", 10, 500)],
+    [
+        ("tiny-imagenet", "tiny-imagenet-200", 200, 25),
+        ("cifar10-images", "cifar10-images", 10, 500),
+    ],
 )
 def test_real_photographs_are_read(name, folder, classes, shown, project, root):
     if not (root / "data/source" / folder).exists():
         pytest.skip(f"needs data/source/{folder}")
     dataset = opened(
-        project, name, root=str(root / "data/source"), train_per_class=2, val_per_class=1, test_per_class=3
+        project,
+        name,
+        root=str(root / "data/source"),
+        train_per_class=2,
+        val_per_class=1,
+        test_per_class=3,
     )
     dataset.prepare()
     assert len(dataset.leaves) == classes and len(dataset.pictures("test")) == 3 * classes

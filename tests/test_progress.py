@@ -9,7 +9,9 @@ from hierclip.progress import HEADLESS, cache_key, fingerprint, progress
 
 def test_under_dvc_progress_is_lines_and_every_item_comes_through(monkeypatch, capsys):
     monkeypatch.setenv("DVC_STAGE", "attack")
-    assert list(progress(range(10, 30), "work", done=10, note=lambda: "loss 1")) == list(range(10, 30))
+    assert list(progress(range(10, 30), "work", done=10, note=lambda: "loss 1")) == list(
+        range(10, 30)
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("work: 12/30 loss 1 (")
     assert lines[-1].startswith("work: 30/30 loss 1 (0 s left)")
@@ -36,7 +38,11 @@ def test_a_key_changes_with_any_part_and_with_the_format(monkeypatch):
     key = cache_key(*PARTS.values())
     others = {"tensor": torch.arange(6).view(2, 3), "text": "b", "number": 1.0}
     changed = [cache_key(*(PARTS | {name: other}).values()) for name, other in others.items()]
-    changed += [cache_key(*PARTS.values(), None), cache_key(*reversed(PARTS.values())), cache_key("a1")]
+    changed += [
+        cache_key(*PARTS.values(), None),
+        cache_key(*reversed(PARTS.values())),
+        cache_key("a1"),
+    ]
     changed += [cache_key(torch.arange(6).int(), "a", 1), cache_key("a", 1), cache_key("a1", "")]
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
     changed.append(cache_key(*PARTS.values()))

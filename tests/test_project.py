@@ -19,7 +19,6 @@ from hierclip.errors import HierclipError
 from hierclip.evaluate import RECORDS, Record, load_records
 from hierclip.model import CosineHead, Model, load_model
 from hierclip.params import load_params
-from hierclip.plots.table import markdown
 from hierclip.progress import HEADLESS
 from hierclip.train import set_up
 from hierclip.trees import save_tree, wordnet_tree
@@ -27,7 +26,14 @@ from tests.conftest import ROOT, notebook_functions
 from tests.miniatures import folders
 
 QUICK = {"gradients": 8, "batch": 8, "checkpoint_every": 50}
-ATTACK = {"steps": 1, "suite": ["pgd_margin"], "bootstrap": 10, "audit_images": 2, "forest_images": 8, "queries": 2}
+ATTACK = {
+    "steps": 1,
+    "suite": ["pgd_margin"],
+    "bootstrap": 10,
+    "audit_images": 2,
+    "forest_images": 8,
+    "queries": 2,
+}
 
 
 @pytest.fixture
@@ -38,7 +44,10 @@ def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
     entries["attack"] |= ATTACK
     entries["data"] |= {"val_per_class": 2, "test_per_class": 2}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
-    for file, there in ((SOURCE, ROOT / SOURCE), (f"{PREPARED}/openmoji.safetensors", openmoji.prepared)):
+    for file, there in (
+        (SOURCE, ROOT / SOURCE),
+        (f"{PREPARED}/openmoji.safetensors", openmoji.prepared),
+    ):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(there.read_bytes())
     for name in entries["trees"]["names"]:
@@ -57,7 +66,9 @@ def records_of(project) -> dict[str, Record]:
 
 
 def settings(project, **changes):
-    """The project's parameters with another machine, or other ones of the model, written to its file too."""
+    """The project's parameters with another machine, or other ones of the model, written to its
+    file too.
+    """
     file = project / "params.yaml"
     entries = yaml.safe_load(file.read_text(encoding="utf8"))
     for key, value in changes.items():
@@ -81,7 +92,11 @@ def attacked(method: str) -> None:
 def test_notebook_40_writes_the_model_and_what_each_step_logged(project):
     settings(project)
     model, history = finetuned(project, "hier", 3)
-    assert model.method == "hier" and {"loss", "rim_images", "vic_active"} <= set(history) and len(history) == 2
+    assert (
+        model.method == "hier"
+        and {"loss", "rim_images", "vic_active"} <= set(history)
+        and len(history) == 2
+    )
     model, history = finetuned(project, "clip", 0)
     assert model.method == "clip" and not len(history) and list(history) == ["loss"]
 
@@ -102,7 +117,10 @@ def test_the_base_model_is_made_or_taken(project):
     entries = yaml.safe_load(file.read_text(encoding="utf8"))
     entries["pretrain"] |= {"steps": 2, "batch": 8}
     file.write_text(yaml.safe_dump(entries), encoding="utf8")
-    weights, history = project / BASE / "open_clip_model.safetensors", project / BASE / "history.csv"
+    weights, history = (
+        project / BASE / "open_clip_model.safetensors",
+        project / BASE / "history.csv",
+    )
     settings(project, devices=2)  # BatchNorm: one process all the same
     run_script(ROOT / "notebooks/30_pretrain.ipynb", {})
     made = load_model(project / BASE)
@@ -126,7 +144,9 @@ def test_in_two_processes_it_gives_the_same_as_in_one(project):
 
 def test_a_notebook_is_run_by_its_name_and_keeps_an_executed_copy(project):
     said = CliRunner().invoke(app, ["run", "40_finetune", "-p", "method=tecoa", "-p", "seed=1"])
-    assert said.exit_code == 0 and "executed: data/executed/40_finetune-tecoa-1.ipynb" in said.output
+    assert (
+        said.exit_code == 0 and "executed: data/executed/40_finetune-tecoa-1.ipynb" in said.output
+    )
     assert load_model(project / MODELS / "tecoa-1").method == "tecoa"
     assert (project / "data/executed/40_finetune-tecoa-1.ipynb").exists()
 
@@ -156,7 +176,9 @@ def test_a_wrong_argument_is_one_line(project, monkeypatch, capsys, arguments, m
 def test_one_device_needs_no_other_process(project, monkeypatch):
     assert not run_in_processes(settings(project), project, "40_finetune", method="tecoa")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")  # one of torchrun's own
-    assert not run_in_processes(settings(project, devices=2), project, "40_finetune", method="tecoa")
+    assert not run_in_processes(
+        settings(project, devices=2), project, "40_finetune", method="tecoa"
+    )
 
 
 def test_as_many_processes_as_asked_for_are_there_or_it_is_said(project, monkeypatch):
@@ -164,20 +186,28 @@ def test_as_many_processes_as_asked_for_are_there_or_it_is_said(project, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "3")
     for devices in (1, 2):
         settings(project, devices=devices)
-        with pytest.raises(ValueError, match=f"^3 processes; params.yaml's machine asks for {devices}$"):
+        with pytest.raises(
+            ValueError, match=f"^3 processes; params.yaml's machine asks for {devices}$"
+        ):
             finetuned(project, "clip", 0)
 
 
 def test_other_processes_read_the_file(project):
     params = settings(project, devices=2)
     changed = params.model_copy(update={"seeds": (5,)})
-    with pytest.raises(HierclipError, match=r"read their parameters from .*params\.yaml; change them there$"):
+    with pytest.raises(
+        HierclipError, match=r"read their parameters from .*params\.yaml; change them there$"
+    ):
         run_in_processes(changed, project, "40_finetune", method="tecoa")
 
 
 def test_several_machines_meet(project, monkeypatch, capsys):
     lines = []
-    monkeypatch.setattr(subprocess, "run", lambda line, **_: lines.append(line) or subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda line, **_: lines.append(line) or subprocess.CompletedProcess([], 0),
+    )
     params = settings(project, devices=8, nodes=2, address="one:29500")
     assert run_in_processes(params, project, "40_finetune", method="tecoa")
     meeting = "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint one:29500 --nproc-per-node 8"
@@ -196,8 +226,21 @@ def test_a_process_that_fails_is_said(project, monkeypatch):
 def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(project, root):
     classes = ["cat.n.01", "dog.n.01", "car.n.01", "truck.n.01"]
     folders(project / "sets/animals", classes, seed=0)
-    data = {"name": "animals", "layout": "folder", "root": "sets", "download": False, "size": 32, "train_per_class": 0}
-    data |= {"val_per_class": 1, "test_per_class": 2, "held_out_every": 1, "stream": False, "strict": False}
+    data = {
+        "name": "animals",
+        "layout": "folder",
+        "root": "sets",
+        "download": False,
+        "size": 32,
+        "train_per_class": 0,
+    }
+    data |= {
+        "val_per_class": 1,
+        "test_per_class": 2,
+        "held_out_every": 1,
+        "stream": False,
+        "strict": False,
+    }
     entries = yaml.safe_load((project / "params.yaml").read_text(encoding="utf8"))
     entries["zero_shot"] = {"animals": {"data": data, "template": "a photo of a {}", "widths": [2]}}
     (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
@@ -215,9 +258,11 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     assert [(r.split, r.dataset) for r in records] == [
         ("tuned", "openmoji"), ("held_out", "openmoji"), ("animals", "animals")
     ]  # fmt: skip
-    assert records[2].levels == [4, 2] and records[2].images == 8 and list(records[2].forest) == ["wordnet"]
+    assert (
+        records[2].levels == [4, 2]
+        and records[2].images == 8
+        and list(records[2].forest) == ["wordnet"]
+    )
     assert records[2].threat_model.prompt == "a photo of a {}"
-    table = markdown(records, params.labels)
-    assert table.index("**Classes held out") < table.index("**Zero-shot on animals** (8 pictures, 4 leaves")
     with pytest.raises(ValueError, match="no task 'plants'; known are tuned, held_out, animals"):
         load_task(project, params, "plants")

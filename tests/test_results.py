@@ -1,24 +1,23 @@
-"""What is made of records: the table, the README, the figures, the command."""
+"""What is made of records: the README's table, words, comparisons, the command."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from hierclip.cli import DEFAULT, RESULTS, app, main, preset_summary, write_readme
+from hierclip.cli.project import summary
 from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.evaluate.records import ThreatModel
 from hierclip.params import find_root, load_params
-from hierclip.plots.frames import frame, in_order
-from hierclip.plots.table import markdown, paired, summary
-from hierclip.plots.words import attack_words
+from hierclip.plots.words import attack_words, audit_words, check_frame, pipes
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
+from tests.conftest import notebook_functions
 from tests.test_evaluate import record
 
-mpl.use("agg")
 ROOT = find_root()
 LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
+BAD = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
 
 
 def test_readme_shows_the_committed_records():
@@ -43,8 +42,13 @@ def test_readme_is_short():
 def test_summary_has_a_row_for_each_split_and_method_and_the_mean_over_seeds():
     one = record(seed=0, clean={"direct": [0.5, 0.9, 0.9], "roll_up": [0.5, 0.9, 0.9]})
     two = record(seed=1, clean={"direct": [0.7, 0.9, 0.9], "roll_up": [0.7, 0.9, 0.9]})
-    text = summary([two, one, record(method="hier", split="held_out")], LABELS)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    hier = record(method="hier", split="held_out")
+    text = summary([two, hier, one], LABELS, ("tuned", "held_out", "animals"))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     assert [row[:2] for row in rows[2:]] == [["seen", "TeCoA"], ["unseen", "Hierarchical"]]
     low, high = one.intervals["direct"].clean[0]
     sides = [max(value - low, high - value) for value in (0.5, 0.7)]
@@ -61,29 +65,28 @@ def test_there_are_records_of_every_method_seed_and_task(preset):
     assert sum(r.images for r in records if (r.method, r.seed) == ("clip", 0)) >= 2000
 
 
-def test_table_gives_the_figures_of_the_record():
-    made = record()
-    table = markdown([made], LABELS)
-    low, high = made.intervals["direct"].path_robust
-    assert f"{100 * made.path_robust['direct']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in table
-    assert "Linf 4/255, apgd_ce, 10 steps each" in table and "| TeCoA | 0 |" in table
-    assert "worst tree of 2 (8 pictures)" in table and "30.0 [17.5, 42.5] (wordnet) | roll-up |" in table
-
-
-def test_table_names_the_checks_that_failed():
-    assert "Audit of 4 pictures a record: 1 of 1 checks passed." in markdown([record()], LABELS)
+def test_words_name_the_checks_that_failed():
+    assert audit_words([record()], LABELS) == "Audit of 4 pictures a record: 1 of 1 checks passed."
     audit = record().audit.model_dump()
-    audit["checks"]["steps"] = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
-    words = markdown([record(), record(method="hier", audit=audit)], LABELS).splitlines()[-1]
-    assert "2 of 3 checks passed. Failed: Hierarchical, seed 0, tuned: steps (0.50, limit 0.05)." in words
+    audit["checks"]["steps"] = BAD
+    words = audit_words([record(), record(method="hier", audit=audit)], LABELS)
+    failed = "Failed: Hierarchical, seed 0, tuned: steps (0.50, limit 0.05)."
+    assert words.endswith(f"2 of 3 checks passed. {failed}")
 
 
-def test_rows_are_in_the_order_of_the_labels_and_then_of_the_seeds():
-    made = [record(method=method, seed=seed) for method, seed in (("hier", 0), ("tecoa", 1), ("tecoa", 0))]
-    assert [(r.method, r.seed) for r in in_order(made, LABELS)] == [("tecoa", 0), ("tecoa", 1), ("hier", 0)]
-    assert [(r.method, r.seed) for r in in_order(made, dict(reversed(LABELS.items())))][0] == ("hier", 0)
-    rows = [line.split("|")[1:3] for line in markdown(made, LABELS).splitlines() if line.startswith("| ")][1:]
-    assert [[cell.strip() for cell in row] for row in rows] == [["TeCoA", "0"], ["TeCoA", "1"], ["Hierarchical", "0"]]
+def test_the_table_of_checks_has_a_column_for_each_record_and_rows_in_the_order_of_the_audit():
+    audit = record().audit.model_dump()
+    audit["checks"]["steps"] = BAD
+    table = check_frame([record(), record(method="hier", audit=audit)], LABELS).set_index("check")
+    assert list(table.index) == ["steps", "clamps"] and list(table["limit"]) == ["5 %", "2 %"]
+    assert list(table["Hierarchical, seed 0"]) == ["50.0 %, failed", "0.0 %"]
+    assert pd.isna(list(table["TeCoA, seed 0"])[0])
+
+
+def test_a_table_in_markdown_is_padded_where_asked():
+    frame = pd.DataFrame({"a": ["x", "longer"], "b": [1, 2]})
+    assert pipes(frame) == "| a | b |\n|---|---|\n| x | 1 |\n| longer | 2 |"
+    assert pipes(frame, even=True).splitlines()[1:3] == ["|--------|---|", "| x      | 1 |"]
 
 
 def outcomes(nodes) -> Outcomes:
@@ -98,31 +101,37 @@ def outcomes(nodes) -> Outcomes:
 
 def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):
     """The leaf is read rightly where the superclass is not, and the other way round."""
-    outcomes([[0, 0], [0, 0], [0, 1], [0, 1]]).save(outcomes_path(tmp_path, "tecoa", 0, "tuned"))  # direct: two stand
-    outcomes([[0, 1], [0, 1], [0, 1], [1, 0]]).save(outcomes_path(tmp_path, "hier", 0, "tuned"))  # by roll-up: three
-    made = [record(method="hier", reading="roll_up"), record(method="tecoa", reading="direct")]
-    (row,) = paired(made, LABELS, tmp_path, 100).to_dict("records")
+    outcomes([[0, 0], [0, 0], [0, 1], [0, 1]]).save(
+        outcomes_path(tmp_path, "tecoa", 0, "tuned")
+    )  # direct: two stand
+    outcomes([[0, 1], [0, 1], [0, 1], [1, 0]]).save(
+        outcomes_path(tmp_path, "hier", 0, "tuned")
+    )  # by roll-up: three
+    made = [record(method="tecoa", reading="direct"), record(method="hier", reading="roll_up")]
+    (row,) = notebook_functions("70_report")["paired"](made, LABELS, tmp_path, 100)
     assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
-    assert row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0  # one each way but one
-
-
-def test_frame_has_a_row_for_each_level_and_reading():
-    rows = frame([record(), record(split="held_out")])
-    assert len(rows) == 2 * 2 * 3
-    assert rows["robust"].between(0, 1).all()
+    assert (
+        row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0
+    )  # one each way but one
 
 
 def marked(name: str, text: str) -> str:
-    return f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+    return (
+        f"<!-- results of {name}: made by `hierclip readme`, not by hand -->\n{text}<!-- end -->\n"
+    )
 
 
 def test_readme_is_written_between_its_markers_once(tmp_path, monkeypatch):
     texts = {tmp_path: "one\n", tmp_path / "presets/tiny-b": "two\n"}
     monkeypatch.setattr("hierclip.cli.project.preset_summary", texts.__getitem__)
     readme = tmp_path / "README.md"
-    readme.write_text("a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", ""), encoding="utf8")
+    readme.write_text(
+        "a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", ""), encoding="utf8"
+    )
     assert write_readme(tmp_path)
-    assert readme.read_text(encoding="utf8") == "a\n" + marked(DEFAULT, "one\n") + "b\n" + marked("tiny-b", "two\n")
+    assert readme.read_text(encoding="utf8") == "a\n" + marked(DEFAULT, "one\n") + "b\n" + marked(
+        "tiny-b", "two\n"
+    )
     assert not write_readme(tmp_path)
 
 
@@ -169,7 +178,8 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
     for table in params.ablation.tables:
         for split in ("tuned", "held_out"):
             assert (
-                ablation_table(frame_of, params, params.ablation, table, split)["seeds"] == len(params.ablation.seeds)
+                ablation_table(frame_of, params, params.ablation, table, split)["seeds"]
+                == len(params.ablation.seeds)
             ).all()
 
 
@@ -178,4 +188,6 @@ def test_the_attack_says_what_it_prunes():
                          queries=9, resolution=32, prompt="a {}", precision="float32", seed=0)  # fmt: skip
     assert "%" not in attack_words(threat)  # records made before there was pruning
     pruned = attack_words(threat.model_copy(update={"prune": 0.5}))
-    assert pruned.endswith("the next on pictures that the one before moved 50 % of the way at least")
+    assert pruned.endswith(
+        "the next on pictures that the one before moved 50 % of the way at least"
+    )

@@ -16,16 +16,26 @@ from typer.testing import CliRunner
 from hierclip.attacks import Budget
 from hierclip.cli import app
 from hierclip.data import ids_of, places_of
-from hierclip.evaluate import RECORDS, RecordError, evaluate, level_matrix, outcomes_path, save_record, verify
+from hierclip.evaluate import (
+    RECORDS,
+    RecordError,
+    evaluate,
+    level_matrix,
+    outcomes_path,
+    save_record,
+    verify,
+)
 from hierclip.evaluate.run import better_reading
-from hierclip.model import READINGS, Classifier, CosineHead, accuracy
+from hierclip.model import READINGS, Classifier, CosineHead
 from hierclip.params import SPLITS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
 from tests.test_evaluate import PATHS, outcomes, pictures, record
 
 
 class Knowing(nn.Module):
-    """Knows every picture of a dataset by heart: its embedding is the leaf's place. Some it takes for the next leaf."""
+    """Knows every picture of a dataset by heart: its embedding is the leaf's place. Some it takes
+    for the next leaf.
+    """
 
     def __init__(self, dataset, mistaken):
         super().__init__()
@@ -71,33 +81,56 @@ def judged(model, openmoji, forest, split, params, root, **choices):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_model_that_knows_every_picture_is_right_on_its_split(openmoji, forest, params, split, tmp_path):
+def test_model_that_knows_every_picture_is_right_on_its_split(
+    openmoji, forest, params, split, tmp_path
+):
     found, outcomes = judged(knowing_model(openmoji), openmoji, forest, split, params, tmp_path)
     assert found.images == 2 * found.levels[0] == 2 * len(ids_of(openmoji, split))
     levels = len(params.trees.widths) + 1
     assert found.clean["roll_up"] == pytest.approx([1.0] * levels)
     assert found.clean["direct"] == pytest.approx([1.0] * levels)
     assert found.path_robust == pytest.approx({"direct": 1.0, "roll_up": 1.0})
-    assert found.audit.failed == ["large budget", "zero gradients", "above: large budget", "above: zero gradients"]
-    assert list(found.superclass) == [*(f"stay-{l}" for l in range(1, levels)), f"every-{levels - 1}"]
-    assert all(value == high == 1 and 0.8 < low < 1 for value, low, high in found.superclass.values())
+    assert found.audit.failed == [
+        "large budget",
+        "zero gradients",
+        "above: large budget",
+        "above: zero gradients",
+    ]
+    assert list(found.superclass) == [
+        *(f"stay-{l}" for l in range(1, levels)),
+        f"every-{levels - 1}",
+    ]
+    assert all(
+        value == high == 1 and 0.8 < low < 1 for value, low, high in found.superclass.values()
+    )
     for made in (found.mistakes["clean"], found.mistakes["attacked"]):
-        assert made.severity is None and made.hd_1[0] == made.contradictions[0] == 0 and made.consistent[0] == 1
+        assert (
+            made.severity is None
+            and made.hd_1[0] == made.contradictions[0] == 0
+            and made.consistent[0] == 1
+        )
     assert (found.split, found.seed, found.threat_model.steps) == (split, 3, 1)
     assert outcomes.clean["direct"].shape == (found.images, levels)
     assert not list((tmp_path / "data/checkpoints").iterdir())
     assert list(found.trees) == list(found.forest) == ["wordnet", "letters"]
     for tree in found.forest.values():
-        assert tree.images == 30 and tree.path_robust == pytest.approx({"direct": 1.0, "roll_up": 1.0})
+        assert tree.images == 30 and tree.path_robust == pytest.approx(
+            {"direct": 1.0, "roll_up": 1.0}
+        )
         assert tree.intervals["direct"] == pytest.approx((1 - 3 / 30, 1))
 
 
-def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(openmoji, forest, params, tmp_path):
+def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
+    openmoji, forest, params, tmp_path
+):
     own = [tree.restrict(ids_of(openmoji, "held_out")) for tree in forest]
     places = places_of(openmoji, own[0].ids).tolist()
 
     def mistaken(labels):  # every third leaf of the split, for the one after it in the split
-        steps = [places[(k + 1) % len(places)] - place if k % 3 == 0 else 0 for k, place in enumerate(places)]
+        steps = [
+            places[(k + 1) % len(places)] - place if k % 3 == 0 else 0
+            for k, place in enumerate(places)
+        ]
         out = torch.zeros_like(labels)
         for place, step in zip(places, steps, strict=True):
             out[labels == place] = step
@@ -109,7 +142,9 @@ def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(openmoj
     rows = np.linspace(0, 99, 30).astype(int)
     assert found.path_robust == pytest.approx({"direct": leaf.mean(), "roll_up": leaf.mean()})
     first, second = found.forest["wordnet"], found.forest["letters"]
-    assert first.path_robust == pytest.approx({"direct": leaf[rows].mean(), "roll_up": leaf[rows].mean()})
+    assert first.path_robust == pytest.approx(
+        {"direct": leaf[rows].mean(), "roll_up": leaf[rows].mean()}
+    )
     assert second.path_robust == pytest.approx({"direct": 0.0, "roll_up": leaf[rows].mean()})
     assert second.worst_level == pytest.approx({"direct": 0.0, "roll_up": leaf[rows].mean()})
     assert second.intervals["direct"] == pytest.approx((0, 3 / 30))
@@ -118,32 +153,40 @@ def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(openmoj
     assert found.reading == "direct" and found.worst_tree == "letters"
     for reading in READINGS:  # and by the outcomes that come with the record
         whole = outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2))
-        diagonal = [outcomes.robust[reading][l, :, l][rows].mean() for l in range(len(found.levels))]
+        diagonal = [
+            outcomes.robust[reading][l, :, l][rows].mean() for l in range(len(found.levels))
+        ]
         assert first.path_robust[reading] == pytest.approx(whole[rows].mean())
         assert first.worst_level[reading] == pytest.approx(min(diagonal))
 
 
 def test_one_tree_is_a_forest_too(openmoji, forest, params, tmp_path):
-    found, _ = judged(knowing_model(openmoji), openmoji, forest[:1], "held_out", params, tmp_path, forest_images=999)
+    found, _ = judged(
+        knowing_model(openmoji),
+        openmoji,
+        forest[:1],
+        "held_out",
+        params,
+        tmp_path,
+        forest_images=999,
+    )
     assert list(found.forest) == ["wordnet"] and found.worst_tree == "wordnet"
     assert found.forest["wordnet"].images == found.images
     assert found.forest["wordnet"].path_robust == found.path_robust
 
 
-def test_trees_with_their_leaves_in_another_order_are_not_evaluated(openmoji, forest, params, tmp_path):
+def test_trees_with_their_leaves_in_another_order_are_not_evaluated(
+    openmoji, forest, params, tmp_path
+):
     names = {leaf.id: leaf.name for leaf in reversed(openmoji.leaves)}
-    letters = graph_tree(nx.DiGraph((name[0], leaf) for leaf, name in names.items()), "letters", names)
+    letters = graph_tree(
+        nx.DiGraph((name[0], leaf) for leaf, name in names.items()), "letters", names
+    )
     with pytest.raises(TreeError, match="same leaves in the same order"):
-        judged(knowing_model(openmoji), openmoji, [forest[0], letters], "held_out", params, tmp_path)
+        judged(
+            knowing_model(openmoji), openmoji, [forest[0], letters], "held_out", params, tmp_path
+        )
     assert not (tmp_path / "data/checkpoints").exists()  # and nothing was attacked for it
-
-
-def test_accuracy_counts_right_nodes_of_every_level():
-    encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    turned = [torch.eye(3)[[1, 0, 2]], torch.tensor([[1.0, 1, 0], [0, 0, 1]])]  # mixes up leaves 0 and 1, one family
-    found = accuracy(Classifier(encoder, CosineHead(1.0), turned), pictures(), PATHS)
-    assert found["direct"] == pytest.approx([1 / 3, 1])
-    assert found["roll_up"] == pytest.approx([1 / 3, 1])
 
 
 def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
@@ -156,11 +199,16 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
     out = level_matrix(classifier, shown, PATHS, budget, seed=0, batch=4, kept=tmp_path / "k.npz")
     assert out.robust["direct"][1, :, 1].all()
     assert not out.robust["roll_up"][1, :, 1].any()  # by the roll-up's own aim
-    assert not out.robust["direct"][1, :, 0].any()  # which the direct reading of the leaves suffers too
+    assert not out.robust["direct"][
+        1, :, 0
+    ].any()  # which the direct reading of the leaves suffers too
 
 
 def test_reading_is_that_of_the_higher_headline_and_then_of_the_higher_worst_level():
-    figures = {"direct": {"path_robust": 0.0, "worst_level": 0.1}, "roll_up": {"path_robust": 0.0, "worst_level": 0.2}}
+    figures = {
+        "direct": {"path_robust": 0.0, "worst_level": 0.1},
+        "roll_up": {"path_robust": 0.0, "worst_level": 0.2},
+    }
     assert better_reading(figures) == "roll_up"
     figures["direct"]["path_robust"] = 0.1
     assert better_reading(figures) == "direct"
@@ -192,7 +240,9 @@ def test_verify_passes_records_that_are_the_committed_ones(project):
 
 def test_verify_fails_where_a_figure_differs(project):
     made = record()
-    bounds = made.intervals | {"direct": made.intervals["direct"].model_copy(update={"worst_level": (0.0, 0.0)})}
+    bounds = made.intervals | {
+        "direct": made.intervals["direct"].model_copy(update={"worst_level": (0.0, 0.0)})
+    }
     changes = {"worst_level": made.worst_level | {"direct": 0.0}, "intervals": bounds}
     save_record(made.model_copy(update=changes), project / RECORDS)
     result = CliRunner().invoke(app, ["verify"])
@@ -208,7 +258,9 @@ def test_verify_refuses_what_was_not_made_here(project):
 
 def test_index_notebook_runs_where_the_results_are(root):
     notebook = nbformat.read(root / "notebooks/00_index.ipynb", as_version=4)
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(root / "notebooks")}}).execute()
+    NotebookClient(
+        notebook, kernel_name="python3", resources={"metadata": {"path": str(root / "notebooks")}}
+    ).execute()
 
 
 def test_trees_are_read_back_as_they_were(forest, tmp_path):
@@ -220,10 +272,16 @@ def test_trees_are_read_back_as_they_were(forest, tmp_path):
 def test_verify_reads_the_outcomes_that_git_has(project):
     outcomes().save(outcomes_path(project, "tecoa", 0, "tuned"))
     save_record(record(hashes={"pictures": "a"}), project / RECORDS)
-    for command in (["add", "-f", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "outcomes"]):
+    for command in (
+        ["add", "-f", "."],
+        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "outcomes"],
+    ):
         subprocess.run(["git", "-C", str(project), *command], check=True)
     rules = [a.rule.split(":")[0] for a in verify(project)]
-    assert rules.count("image by image") == 2 * (3 + 9 + 1) and set(rules) == {"image by image", "same pictures"}
+    assert rules.count("image by image") == 2 * (3 + 9 + 1) and set(rules) == {
+        "image by image",
+        "same pictures",
+    }
 
 
 def test_an_evaluation_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
@@ -235,7 +293,9 @@ def test_an_evaluation_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatc
 
     monkeypatch.setattr("hierclip.evaluate.run.check_forest", stop)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    rest = dict.fromkeys(("model", "dataset", "trees", "split", "seed", "params", "template", "root"))
+    rest = dict.fromkeys(
+        ("model", "dataset", "trees", "split", "seed", "params", "template", "root")
+    )
     with pytest.raises(KeyboardInterrupt):
         evaluate(**rest)  # pyright: ignore
     assert seen == [False] and torch.backends.cudnn.allow_tf32

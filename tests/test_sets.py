@@ -1,4 +1,4 @@
-"""A tree for every set of pictures: over all of the published classes, from the committed files alone."""
+"""A tree for every set of images: over all published classes, from the committed files alone."""
 
 import csv
 import shutil
@@ -7,15 +7,29 @@ import pytest
 import yaml
 from torchvision.datasets import Flowers102
 
-from hierclip.data.published import PUBLISHED
-from hierclip.data.sources import imagenet_names
+from hierclip.data.sources import PUBLISHED, imagenet_names, published_names
 from hierclip.trees import SETS, TreeError, set_forest, set_synsets, set_tree
-from hierclip.trees.sets import WIDTHS
+from hierclip.trees.forest import WIDTHS
 from hierclip.trees.wordnet import EXCERPT, NAMES, WordNet
 from tests.conftest import ROOT
 
-LISTED = {"cifar10": 10, "cifar100": 100, "stl10": 10, "caltech101": 101, "caltech256": 256, "pets": 37}
-OUTLINED = {"food101": 101, "flowers102": 102, "aircraft": 100, "cars": 196, "sun397": 397, "eurosat": 10, "dtd": 47}
+LISTED = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "stl10": 10,
+    "caltech101": 101,
+    "caltech256": 256,
+    "pets": 37,
+}
+OUTLINED = {
+    "food101": 101,
+    "flowers102": 102,
+    "aircraft": 100,
+    "cars": 196,
+    "sun397": 397,
+    "eurosat": 10,
+    "dtd": 47,
+}
 OUTLINED |= {"pcam": 2, "country211": 211}
 
 
@@ -25,9 +39,8 @@ def excerpt():
 
 
 def classes_of(name: str) -> dict[str, str]:
-    """The published classes, with the names that prompts use."""
-    identifiers = (ROOT / "tests/classes" / f"{name}.txt").read_text(encoding="utf8").splitlines()
-    return {identifier: PUBLISHED[name].name(identifier) for identifier in identifiers}
+    """The published classes, with the names that prompts use; torchvision's others have none."""
+    return {key: value for key, value in published_names(ROOT, name).items() if value}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -36,8 +49,15 @@ def test_every_published_set_has_a_tree_over_all_of_its_classes(name, excerpt):
     tree = set_tree(ROOT, name, classes, wordnet=excerpt)
     assert len(classes) == (LISTED | OUTLINED)[name] and set(tree.ids) == set(classes)
     assert {leaf.id: leaf.name for leaf in tree.leaves} == classes
-    assert tree.top >= 1 and (name == "pcam" or all(a > b for a, b in zip(tree.sizes, tree.sizes[1:], strict=False)))
-    singles = sum(1 for l in range(1, tree.top + 1) for k in range(tree.sizes[l]) if (tree.paths[:, l] == k).sum() == 1)
+    assert tree.top >= 1 and (
+        name == "pcam" or all(a > b for a, b in zip(tree.sizes, tree.sizes[1:], strict=False))
+    )
+    singles = sum(
+        1
+        for l in range(1, tree.top + 1)
+        for k in range(tree.sizes[l])
+        if (tree.paths[:, l] == k).sum() == 1
+    )
     assert name in LISTED or name == "pcam" or not singles
 
 
@@ -55,8 +75,12 @@ def test_no_two_classes_of_a_set_share_a_synset(name):
 def test_a_class_that_wordnet_lacks_stands_under_what_the_table_says(excerpt):
     tree = set_tree(ROOT, "pets", classes_of("pets"), wordnet=excerpt)
     cats = ["Bengal", "Siamese", "Sphynx"]
-    top = {leaf.id: tree.levels[-1][tree.paths[row, -1]].name for row, leaf in enumerate(tree.leaves)}
-    assert {top[cat] for cat in cats} == {"domestic cat"} and top["Havanese"] == top["Beagle"] == "dog"
+    top = {
+        leaf.id: tree.levels[-1][tree.paths[row, -1]].name for row, leaf in enumerate(tree.leaves)
+    }
+    assert {top[cat] for cat in cats} == {"domestic cat"} and top["Havanese"] == top[
+        "Beagle"
+    ] == "dog"
 
 
 @pytest.mark.parametrize(("name", "count"), [("imagenet", 1000), ("tiny-imagenet", 200)])
@@ -67,7 +91,9 @@ def test_imagenets_get_wordnets(name, count, excerpt):
             names = {row["wnid"]: row["name"] for row in csv.DictReader(lines)}
     tree = set_tree(ROOT, name, names, wordnet=excerpt)
     widths = yaml.safe_load((ROOT / SETS / WIDTHS).read_text(encoding="utf8"))[name]
-    assert len(tree.ids) == count and all(size <= most for size, most in zip(tree.sizes[1:], widths, strict=True))
+    assert len(tree.ids) == count and all(
+        size <= most for size, most in zip(tree.sizes[1:], widths, strict=True)
+    )
 
 
 def test_part_of_a_set_gets_a_tree_too(excerpt):
@@ -82,17 +108,28 @@ def test_an_unknown_class_and_missing_widths_are_refused(excerpt):
         set_tree(ROOT, "mine", {"dog.n.01": "dog", "cat.n.01": "cat"}, wordnet=excerpt)
 
 
+def test_a_tree_without_an_outline_is_said_so(excerpt):
+    leaves = {"cat.n.01": "cat", "dog.n.01": "dog", "car.n.01": "car"}
+    with pytest.raises(TreeError, match=r"trees/openmoji/oak\.yaml: .*No such file"):
+        set_forest(ROOT, "openmoji", leaves, ["wordnet", "oak"], [2])
+
+
 def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):
-    """Its own outline, table, widths, excerpt and words for synsets, where another project is the current one."""
+    """It has an outline, table, widths, excerpt and names of its own; we are in another project."""
     shutil.copytree(ROOT / SETS, tmp_path / SETS)
     shutil.copytree(ROOT / EXCERPT, tmp_path / EXCERPT)
     monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)
     monkeypatch.chdir(ROOT)
     (tmp_path / SETS / "mine.yaml").write_text("big: [bus, car]\nsmall: [ant]\n", encoding="utf8")
-    assert set_tree(tmp_path, "mine", {name: name for name in ("bus", "car", "ant")}).sizes == (3, 2)
+    assert set_tree(tmp_path, "mine", {name: name for name in ("bus", "car", "ant")}).sizes == (
+        3,
+        2,
+    )
     leaves = {"cat.n.01": "cat", "lion.n.01": "lion", "dog.n.01": "dog", "truck.n.01": "truck"}
     (tmp_path / SETS / WIDTHS).write_text("kinds: [3, 2]\n", encoding="utf8")
-    (above,) = (node for node in set_tree(tmp_path, "kinds", leaves).levels[2] if node.id != "truck.n.01")
+    (above,) = (
+        node for node in set_tree(tmp_path, "kinds", leaves).levels[2] if node.id != "truck.n.01"
+    )
     (tmp_path / EXCERPT / NAMES).write_text(f"{above.id}: word of its own\n", encoding="utf8")
     (forest,) = set_forest(tmp_path, "kinds", leaves, ["wordnet"], [3, 2])
     assert "word of its own" in [node.name for node in forest.levels[2]]

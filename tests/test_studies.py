@@ -14,7 +14,6 @@ import yaml
 from hierclip import model, studies
 from hierclip.data import Pictures, ids_of, load_dataset, places_of
 from hierclip.model import CosineHead, LearnedHead, Model
-from hierclip.plots.table import ablation_markdown
 from hierclip.studies import (
     KEPT,
     STUDIES,
@@ -49,17 +48,27 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
     ]
     assert [run.labels for run in runs] == expected
     for run in runs:
-        assert all(getattr(run.settings, key) == value for key, value in run.labels.items() if key != "method")
+        assert all(
+            getattr(run.settings, key) == value
+            for key, value in run.labels.items()
+            if key != "method"
+        )
         assert run.settings.label == content["method"][run.labels["method"]]["label"]
         # Choices are made on validation pictures of the fine-tuning classes, by their leaves.
         assert (run.part, run.left_out) == ("val", params.sweep.left_out)
         assert (run.gradients, run.seed) == (params.sweep.gradients, params.sweep.seed)
 
 
-def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it_stands_in(params, content):
+def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it_stands_in(
+    params, content
+):
     runs = ablation_runs(params, params.ablation)
-    rows = [changes for table in content["ablation"]["tables"].values() for changes in table.values()]
-    whole = [content["method"][row["method"]] | row | {"method": None, "label": None} for row in rows]
+    rows = [
+        changes for table in content["ablation"]["tables"].values() for changes in table.values()
+    ]
+    whole = [
+        content["method"][row["method"]] | row | {"method": None, "label": None} for row in rows
+    ]
     variants = {json.dumps(variant, sort_keys=True) for variant in whole}
     assert len(variants) < len(rows)  # the method as it is stands in every table
     assert len(runs) == len(variants) * len(params.ablation.seeds)
@@ -75,8 +84,8 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
 
 @pytest.fixture
 def small(params):
-    """The project's parameters, cut down to what a test can pay: two steps of fine-tuning, one of the attack, runs
-    one after the other in this process.
+    """The project's parameters, cut down to what a test can pay: two steps of fine-tuning, one of
+    the attack, runs one after the other in this process.
     """
     sections = {
         "data": params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}),
@@ -84,7 +93,12 @@ def small(params):
         "finetune": params.finetune.model_copy(update={"batch": 4}),
         "attack": params.attack.model_copy(update={"steps": 1}),
         "sweep": params.sweep.model_copy(
-            update={"gradients": 8, "images": 20, "workers": 1, "grid": {"tecoa": {"lr": (1e-3, 2e-3)}}}
+            update={
+                "gradients": 8,
+                "images": 20,
+                "workers": 1,
+                "grid": {"tecoa": {"lr": (1e-3, 2e-3)}},
+            }
         ),
         "ablation": params.ablation.model_copy(
             update={
@@ -93,8 +107,14 @@ def small(params):
                 "workers": 1,
                 "seeds": (0,),
                 "tables": {
-                    "one": {"flat": {"method": "tecoa"}, "trees": {"method": "hier", "trees": ["wordnet", "letters"]}},
-                    "other": {"flat again": {"method": "tecoa"}, "dear": {"method": "tecoa", "times": 2}},
+                    "one": {
+                        "flat": {"method": "tecoa"},
+                        "trees": {"method": "hier", "trees": ["wordnet", "letters"]},
+                    },
+                    "other": {
+                        "flat again": {"method": "tecoa"},
+                        "dear": {"method": "tecoa", "times": 2},
+                    },
                 },
             }
         ),
@@ -124,8 +144,14 @@ def untimed(rows):
 
 def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
     *runs, dear = ablation_runs(small, small.ablation)
-    assert [(run.settings.loss, run.gradients) for run in (*runs, dear)] == [("tecoa", 8), ("hier", 8), ("tecoa", 16)]
-    record = run_study(runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation")
+    assert [(run.settings.loss, run.gradients) for run in (*runs, dear)] == [
+        ("tecoa", 8),
+        ("hier", 8),
+        ("tecoa", 16),
+    ]
+    record = run_study(
+        runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation"
+    )
     frame = record.frame
     assert list(frame["split"]) == ["tuned", "held_out"] * 2 and list(frame["seed"]) == [0] * 4
     assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
@@ -133,8 +159,15 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert (frame["steps"] == 2).all()  # the gradients by what a step takes
     for column in ("clean", "robust", "path_direct", "path_roll_up"):
         assert frame[column].between(0, 1).all()
-    assert (frame["robust"] <= frame["clean"]).all() and (frame["path_direct"] <= frame["robust"]).all()
-    assert (record.part, record.gradients, record.images, list(record.trees)) == ("test", 8, 20, ["wordnet", "letters"])
+    assert (frame["robust"] <= frame["clean"]).all() and (
+        frame["path_direct"] <= frame["robust"]
+    ).all()
+    assert (record.part, record.gradients, record.images, list(record.trees)) == (
+        "test",
+        8,
+        20,
+        ["wordnet", "letters"],
+    )
     table = ablation_table(frame, small, small.ablation, "one", "tuned")
     assert list(table.index) == ["flat", "trees"]
     assert (
@@ -158,14 +191,23 @@ def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_
     columns = ["method", "lr", "split", "images", "clean", "robust", "steps", "seconds"]
     assert list(record.frame.columns) == columns and record.part == "val"
     assert list(record.frame["split"]) == ["tuned", "left_out"] * 2
-    assert untimed(record.rows)[0].items() >= {"method": "tecoa", "lr": 1e-3, "split": "tuned", "images": 20}.items()
+    assert (
+        untimed(record.rows)[0].items()
+        >= {"method": "tecoa", "lr": 1e-3, "split": "tuned", "images": 20}.items()
+    )
     assert list(best_points(record.frame)["method"]) == ["tecoa"]
 
 
-@pytest.mark.parametrize(("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "times": 0.5}, 1)])
+@pytest.mark.parametrize(
+    ("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "times": 0.5}, 1)]
+)
 def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, row, steps):
-    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"tables": {"one": {"it": row}}})})
-    record = run_study(ablation_runs(small, small.ablation), small, small.ablation, project, "ablation")
+    small = small.model_copy(
+        update={"ablation": small.ablation.model_copy(update={"tables": {"one": {"it": row}}})}
+    )
+    record = run_study(
+        ablation_runs(small, small.ablation), small, small.ablation, project, "ablation"
+    )
     assert list(record.frame["steps"]) == [steps] * 2
     assert np.isfinite(record.frame.select_dtypes("number").to_numpy(dtype=float)).all()
     assert record.frame["seconds"].dtype == float and (record.frame["seconds"] >= 0).all()
@@ -176,7 +218,11 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     small, project, openmoji, forest, monkeypatch, which
 ):
     """With a model that takes every third leaf of each set of classes for the next one there."""
-    study, off, all_tuned = getattr(small, which), torch.zeros(200, dtype=torch.long), ids_of(openmoji, "tuned")
+    study, off, all_tuned = (
+        getattr(small, which),
+        torch.zeros(200, dtype=torch.long),
+        ids_of(openmoji, "tuned"),
+    )
     classes = {"tuned": all_tuned, "held_out": ids_of(openmoji, "held_out")}
     if which == "sweep":
         left_out = [i for k, i in enumerate(all_tuned) if k % study.left_out == 0]
@@ -204,16 +250,25 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
 
     monkeypatch.setattr(studies, "set_up", set_up)
     monkeypatch.setattr(studies, "fit", fit)
-    monkeypatch.setattr(studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels]))
+    monkeypatch.setattr(
+        studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels])
+    )
     runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
     flat, tuned = (8, ["wordnet"]), set(classes["tuned"])
-    wanted = {"sweep": [flat, flat], "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])]}[which]
-    assert trained == [(run.settings, *own, tuned, run.seed) for run, own in zip(runs, wanted, strict=True)]
+    wanted = {
+        "sweep": [flat, flat],
+        "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])],
+    }[which]
+    assert trained == [
+        (run.settings, *own, tuned, run.seed) for run, own in zip(runs, wanted, strict=True)
+    ]
     assert [row["split"] for row in record.rows] == list(classes) * len(runs)
     for row in record.rows:
         own = forest[0].restrict(classes[row["split"]])
-        labels = np.repeat(places_of(openmoji, own.ids).numpy(), 2)  # two pictures of each, in the dataset's order
+        labels = np.repeat(
+            places_of(openmoji, own.ids).numpy(), 2
+        )  # two pictures of each, in the dataset's order
         shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
         share = np.mean(off.numpy()[shown] == 0)
         assert 0 < share < 1 and row["clean"] == row["robust"] == pytest.approx(share)
@@ -245,7 +300,10 @@ def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, meas
     record = run_study(runs, small, small.sweep, project, "sweep")
     assert measured == [1e-3, 2e-3, 2e-3]
     assert [(row["lr"], row["clean"]) for row in record.rows] == [(1e-3, 1), (2e-3, 3)]
-    assert run_study(runs, small, small.sweep, project, "sweep").rows == record.rows and len(measured) == 3
+    assert (
+        run_study(runs, small, small.sweep, project, "sweep").rows == record.rows
+        and len(measured) == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +313,10 @@ def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, meas
         lambda p: {"sweep": p.sweep.model_copy(update={"images": 10})},
         lambda p: {"sweep": p.sweep.model_copy(update={"seed": 7})},
         lambda p: {"attack": p.attack.model_copy(update={"eps": 1 / 255})},
-        lambda p: {"method": p.method | {"tecoa": p.method["tecoa"].model_copy(update={"logit_scale": 9.0})}},
+        lambda p: {
+            "method": p.method
+            | {"tecoa": p.method["tecoa"].model_copy(update={"logit_scale": 9.0})}
+        },
     ],
     ids=["gradients", "images", "seed", "attack", "method"],
 )
@@ -287,15 +348,16 @@ def test_what_was_kept_for_other_pictures_is_not_used(small, project, measured, 
         other = Pictures(turned.read().flip(-1), turned.labels)
         monkeypatch.setattr(dataset, "pictures", lambda name: other if name == "val" else own(name))
     else:
-        monkeypatch.setattr(dataset, "batch", lambda *asked: (batch(*asked)[0] / 2, batch(*asked)[1]))
+        monkeypatch.setattr(
+            dataset, "batch", lambda *asked: (batch(*asked)[0] / 2, batch(*asked)[1])
+        )
     monkeypatch.setattr(studies, "load_dataset", lambda *_: dataset)
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     assert len(measured) == 2 + 4
 
 
-def test_a_study_that_was_not_run_is_not_there_and_the_report_says_so(tmp_path, small):
+def test_a_study_that_was_not_run_is_not_there(tmp_path):
     assert load_studies(tmp_path) == {}
-    assert ablation_markdown(None, small, "tuned") == "No ablation was run here; `make ablate` runs it.\n"
 
 
 def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project):
@@ -303,7 +365,7 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
         study = small.ablation.model_copy(update={"seeds": seeds})
         asked = small.model_copy(update={"ablation": study})
         made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
-        text = ablation_markdown(made, asked, "tuned")
+        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "tuned")
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
 
 

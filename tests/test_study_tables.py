@@ -14,14 +14,28 @@ __all__ = ["small"]  # a fixture: the project's parameters, cut down
 
 
 def test_best_points_are_the_most_robust_and_where_they_tie_the_cleaner():
-    rows = [("a", 1, 0.3, 0.9), ("a", 2, 0.4, 0.5), ("a", 4, 0.4, 0.6), ("b", 1, 0.1, 0.2), ("b", 2, 0.1, 0.2)]
+    rows = [
+        ("a", 1, 0.3, 0.9),
+        ("a", 2, 0.4, 0.5),
+        ("a", 4, 0.4, 0.6),
+        ("b", 1, 0.1, 0.2),
+        ("b", 2, 0.1, 0.2),
+    ]
     sweep = pd.DataFrame(rows, columns=["method", "lr", "robust", "clean"])
     best = best_points(sweep)
-    assert list(zip(best["method"], best["lr"], strict=True)) == [("a", 4), ("b", 1)]  # the first of equals
+    assert list(zip(best["method"], best["lr"], strict=True)) == [
+        ("a", 4),
+        ("b", 1),
+    ]  # the first of equals
 
 
 def test_best_points_weigh_the_classes_trained_on_and_those_left_out_alike():
-    rows = [("a", 1, "tuned", 0.8), ("a", 1, "left_out", 0.1), ("a", 2, "tuned", 0.5), ("a", 2, "left_out", 0.5)]
+    rows = [
+        ("a", 1, "tuned", 0.8),
+        ("a", 1, "left_out", 0.1),
+        ("a", 2, "tuned", 0.5),
+        ("a", 2, "left_out", 0.5),
+    ]
     sweep = pd.DataFrame(rows, columns=["method", "lr", "split", "robust"]).assign(clean=0.9)
     (best,) = best_points(sweep).to_dict("records")
     assert best == pytest.approx({"method": "a", "lr": 2, "clean": 0.9, "robust": 0.5})
@@ -32,28 +46,44 @@ FIGURES = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2), tuple(range(12))])
 def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, seeds):
-    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": seeds})})
+    small = small.model_copy(
+        update={"ablation": small.ablation.model_copy(update={"seeds": seeds})}
+    )
     rng, rows = np.random.default_rng(0), []
     for run in ablation_runs(small, small.ablation):
         for split in ("tuned", "held_out"):
-            rows.append({**run.labels, "split": split, **dict(zip(FIGURES, rng.random(5), strict=True))})
+            rows.append(
+                {**run.labels, "split": split, **dict(zip(FIGURES, rng.random(5), strict=True))}
+            )
     frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
     for split in ("tuned", "held_out"):
         table = ablation_table(frame, small, small.ablation, "one", split)
         assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
         for row, method in (("flat", "tecoa"), ("trees", "hier")):
-            own = [r for r in rows if r["split"] == split and re.match(f'8 .*"loss":"{method}"', r["variant"])]
+            own = [
+                r
+                for r in rows
+                if r["split"] == split and re.match(f'8 .*"loss":"{method}"', r["variant"])
+            ]
             assert len(own) == len(seeds)
             for figure in FIGURES:
                 values = np.array([r[figure] for r in own])
-                low, high = scipy.stats.t.interval(0.95, len(seeds) - 1, values.mean(), scipy.stats.sem(values))
+                low, high = scipy.stats.t.interval(
+                    0.95, len(seeds) - 1, values.mean(), scipy.stats.sem(values)
+                )
                 assert table.loc[row, figure] == pytest.approx(values.mean())
                 assert table.loc[row, f"{figure}_half"] == pytest.approx((high - low) / 2, rel=1e-3)
 
 
 def test_half_an_interval_of_three_seeds_by_hand(small):
-    small = small.model_copy(update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})})
-    runs = [run for run in ablation_runs(small, small.ablation) if run.settings.loss == "tecoa" and run.gradients == 8]
+    small = small.model_copy(
+        update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1, 2)})}
+    )
+    runs = [
+        run
+        for run in ablation_runs(small, small.ablation)
+        if run.settings.loss == "tecoa" and run.gradients == 8
+    ]
     rows = [
         {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
         for run, value in zip(runs, (1, 2, 3), strict=True)

@@ -19,7 +19,9 @@ pretrain = notebook_functions("30_pretrain")["pretrain"]
 SHORT = {"batch": 6, "warmup": 0.5, "checkpoint_every": 2}
 METHOD = load_params(ROOT / "params.yaml").method
 TRAINED = [name for name, method in METHOD.items() if method.loss != "none"]
-LEARNED = METHOD["hier"].model_copy(update={"learned": ("curvature", "image_radius", "tau"), "text_lr": 0.01})
+LEARNED = METHOD["hier"].model_copy(
+    update={"learned": ("curvature", "image_radius", "tau"), "text_lr": 0.01}
+)
 
 
 @pytest.fixture
@@ -33,7 +35,9 @@ def checkpoint(tmp_path):
 
 
 class Regression:
-    """A small model with everything that a checkpoint has to keep: momenta, running statistics, a schedule."""
+    """A small model with everything that a checkpoint has to keep: momenta, running statistics, a
+    schedule.
+    """
 
     def __init__(self, fabric, checkpoint, steps=8, stop=None, config="", scale=1.0, spoil=None):
         torch.manual_seed(0)
@@ -42,7 +46,9 @@ class Regression:
         module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
         with torch.no_grad():
             module[0].weight.mul_(scale)
-        self.module, optimizer = fabric.setup(module, torch.optim.AdamW(module.parameters(), lr=0.25))
+        self.module, optimizer = fabric.setup(
+            module, torch.optim.AdamW(module.parameters(), lr=0.25)
+        )
         optim = OptimParams(batch=1, weight_decay=0, warmup=0.25, checkpoint_every=2)
         work = Training(fabric, self.module, optimizer, optim, steps, "regression", config)
         self.run = lambda: fit(work, self.step_loss, checkpoint)
@@ -70,7 +76,9 @@ def interrupted(fabric, checkpoint, **choices) -> None:
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(fabric, checkpoint, tmp_path):
     whole = Regression(fabric, tmp_path / "other.ckpt")
     history = whole.run()
-    assert [entry["step"] for entry in history] == list(range(8))  # what a loss logs is kept with it
+    assert [entry["step"] for entry in history] == list(
+        range(8)
+    )  # what a loss logs is kept with it
     interrupted(fabric, checkpoint)
     rest = Regression(fabric, checkpoint)
     assert rest.run() == history
@@ -85,15 +93,24 @@ def test_the_checkpoint_goes_when_training_is_through(fabric, checkpoint):
 
 
 @pytest.mark.parametrize("change", [{"config": "other"}, {"scale": 2.0}, {"steps": 9}])
-def test_a_checkpoint_of_another_configuration_or_start_is_left_unread(fabric, checkpoint, tmp_path, change):
+def test_a_checkpoint_of_another_configuration_or_start_is_left_unread(
+    fabric, checkpoint, tmp_path, change
+):
     interrupted(fabric, checkpoint)
-    other, fresh = Regression(fabric, checkpoint, **change), Regression(fabric, tmp_path / "other.ckpt", **change)
+    other, fresh = (
+        Regression(fabric, checkpoint, **change),
+        Regression(fabric, tmp_path / "other.ckpt", **change),
+    )
     assert other.run() == fresh.run()
     assert other.seen == list(range(change.get("steps", 8))) and same(other.module, fresh.module)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no checkpoint"])
-def test_a_damaged_checkpoint_is_named_and_training_starts_anew(fabric, checkpoint, tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no checkpoint"]
+)
+def test_a_damaged_checkpoint_is_named_and_training_starts_anew(
+    fabric, checkpoint, tmp_path, damage
+):
     interrupted(fabric, checkpoint)
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     fresh, again = Regression(fabric, tmp_path / "other.ckpt"), Regression(fabric, checkpoint)
@@ -116,7 +133,10 @@ def test_a_run_may_be_as_short_as_a_step(fabric, checkpoint, steps):
 
 
 def test_a_run_without_a_step_is_refused(fabric, checkpoint):
-    with pytest.raises(TrainingError, match="^regression: its gradients do not pay for one step; raise finetune.gradi"):
+    with pytest.raises(
+        TrainingError,
+        match="^regression: its gradients do not pay for one step; raise finetune.gradi",
+    ):
         Regression(fabric, checkpoint, steps=0).run()
 
 
@@ -125,7 +145,9 @@ def tune(fabric, method, params, backbone, trees, checkpoint, dataset=None, step
     method, top = METHOD.get(method, method), max(tree.top for tree in trees)
     cost = gradient_evaluations(method, top) if method.loss != "none" else 1
     few = params.finetune.model_copy(update=SHORT | {"gradients": (steps + 1) * cost - 1} | choices)
-    return finetune(fabric, method, few, backbone, dataset or Stripes(), trees, TEMPLATE, 0, checkpoint)
+    return finetune(
+        fabric, method, few, backbone, dataset or Stripes(), trees, TEMPLATE, 0, checkpoint
+    )
 
 
 class Stopping(Stripes):
@@ -139,12 +161,18 @@ class Stopping(Stripes):
 
 def changed(backbone, before) -> set[str]:
     """Names of what is not as it was."""
-    return {name for name, value in backbone.clip.state_dict().items() if not torch.equal(value, before[name])}
+    return {
+        name
+        for name, value in backbone.clip.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
 
 
 @pytest.fixture
 def towers(monkeypatch):
-    """All towers that fine-tuning makes, the original ones first, each with what it held and gave for pictures then."""
+    """All towers that fine-tuning makes, the original ones first, each with what it held and gave
+    for pictures then.
+    """
     made, pictures = [], torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     class Watched(Towers):
@@ -179,15 +207,21 @@ def test_a_method_changes_the_image_encoder_alone_and_the_hierarchy_the_text_pro
     method = METHOD[name]
     _, history = tune(fabric, name, params, backbone, forest, checkpoint)
     text = {"text_projection"} if method.loss == "hier" else set()
-    assert changed(backbone, before) == visual | text  # weights alone: BatchNorm's statistics are no parameters
+    assert (
+        changed(backbone, before) == visual | text
+    )  # weights alone: BatchNorm's statistics are no parameters
     (original, held, first), (trained, _, start) = towers
     assert all(torch.equal(value, held[key]) for key, value in original.state_dict().items())
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in original.modules())
-    for one, other in zip(first, start, strict=True):  # both begin alike, but that the original's BatchNorm is folded
+    for one, other in zip(
+        first, start, strict=True
+    ):  # both begin alike, but that the original's BatchNorm is folded
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     assert same(trained.encoder.visual, backbone.clip.visual)
     cost = gradient_evaluations(method, 2)
-    assert len(history) == 2 and passes == [True] * 2 * cost  # what a step is charged for is what it takes
+    assert (
+        len(history) == 2 and passes == [True] * 2 * cost
+    )  # what a step is charged for is what it takes
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in history)
 
 
@@ -197,24 +231,32 @@ def test_clip_is_read_at_its_own_scale(backbone):
 
 
 def test_gradients_that_pay_for_no_step_are_refused(fabric, params, backbone, forest, checkpoint):
-    with pytest.raises(TrainingError, match="fine-tuning Hierarchical: its gradients do not pay for one step"):
+    with pytest.raises(
+        TrainingError, match="fine-tuning Hierarchical: its gradients do not pay for one step"
+    ):
         tune(fabric, "hier", params, backbone, forest, checkpoint, steps=0)
 
 
 @pytest.mark.parametrize("name", ["tecoa", "hier", "clip"])
-def test_trees_with_their_leaves_in_another_order_are_refused(fabric, params, backbone, tree, checkpoint, name):
+def test_trees_with_their_leaves_in_another_order_are_refused(
+    fabric, params, backbone, tree, checkpoint, name
+):
     trees = [tree, tree_from_graph(sizes_graph(), "sizes", LEAVES[::-1])]
     with pytest.raises(TreeError, match="same leaves in the same order; given tiny, sizes"):
         tune(fabric, name, params, backbone, trees, checkpoint)
 
 
-def test_a_finetuned_model_is_in_evaluation_mode_and_wants_no_gradient(fabric, params, backbone, forest, checkpoint):
+def test_a_finetuned_model_is_in_evaluation_mode_and_wants_no_gradient(
+    fabric, params, backbone, forest, checkpoint
+):
     tune(fabric, "hier", params, backbone, forest, checkpoint)
     assert not any(part.training for part in backbone.clip.modules())
     assert not any(weight.requires_grad for weight in backbone.clip.parameters())
 
 
-def test_learned_numbers_change_and_come_back_plain_and_the_others_stay(fabric, params, backbone, tree, checkpoint):
+def test_learned_numbers_change_and_come_back_plain_and_the_others_stay(
+    fabric, params, backbone, tree, checkpoint
+):
     dataset = Stripes()
     images, _ = dataset.batch(torch.arange(5), SHORT["batch"], 0, 0)
     with torch.no_grad():
@@ -223,7 +265,9 @@ def test_learned_numbers_change_and_come_back_plain_and_the_others_stay(fabric, 
     start = make_head(LEARNED, 1.0, *typical)
     head, _ = tune(fabric, LEARNED, params, backbone, [tree], checkpoint)
     for name in ("curvature", "image_radius", "tau"):
-        assert type(getattr(head, name)) is float and getattr(head, name) != pytest.approx(getattr(start, name), 1e-4)
+        assert type(getattr(head, name)) is float and getattr(head, name) != pytest.approx(
+            getattr(start, name), 1e-4
+        )
     for name in ("text_radius", "top_radius", "norms"):
         assert getattr(head, name) == getattr(start, name)
     # Typical norms are those of the first pictures and of all texts, before training.
@@ -252,11 +296,15 @@ def test_the_attack_and_the_loss_get_the_levels_of_the_perturbation(
         "level": [((0,), (0,)), ((1,), (1,)), ((2,), (2,))],
     }[choice]
     steps = method.attack.steps
-    expected = [[("attack", attack, True)] * steps + [("loss", loss, True)] for attack, loss in wanted]
+    expected = [
+        [("attack", attack, True)] * steps + [("loss", loss, True)] for attack, loss in wanted
+    ]
     assert seen == sum(expected, [])
 
 
-def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone, tree, checkpoint, monkeypatch):
+def test_texts_are_moved_only_where_they_have_a_budget(
+    fabric, params, backbone, tree, checkpoint, monkeypatch
+):
     real, text_deltas = OBJECTIVES["hier"], []
 
     def loss(context, perturbation, method):
@@ -271,7 +319,9 @@ def test_texts_are_moved_only_where_they_have_a_budget(fabric, params, backbone,
     assert text_deltas[1].any() and text_deltas[1].abs().max() <= 0.01
 
 
-def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbone, forest, checkpoint, tmp_path):
+def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
+    fabric, params, backbone, forest, checkpoint, tmp_path
+):
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
     head, history = tune(fabric, LEARNED, params, whole, forest, tmp_path / "other.ckpt", steps=5)
     with pytest.raises(KeyboardInterrupt):
@@ -281,7 +331,9 @@ def test_stopped_finetuning_goes_on_as_if_it_had_not_been(fabric, params, backbo
     assert same(whole.clip, rest.clip)
 
 
-def test_a_checkpoint_of_other_pictures_is_left_unread(fabric, params, backbone, forest, checkpoint, tmp_path):
+def test_a_checkpoint_of_other_pictures_is_left_unread(
+    fabric, params, backbone, forest, checkpoint, tmp_path
+):
     class Darker(Stripes):
         def batch(self, *asked):
             images, labels = super().batch(*asked)
@@ -292,12 +344,18 @@ def test_a_checkpoint_of_other_pictures_is_left_unread(fabric, params, backbone,
         tune(fabric, "tecoa", params, stopped, forest, checkpoint, Stopping(), steps=5)
     assert checkpoint.exists()
     darker = tune(fabric, "tecoa", params, resumed, forest, checkpoint, Darker(), steps=5)
-    assert darker == tune(fabric, "tecoa", params, whole, forest, tmp_path / "other.ckpt", Darker(), steps=5)
+    assert darker == tune(
+        fabric, "tecoa", params, whole, forest, tmp_path / "other.ckpt", Darker(), steps=5
+    )
 
 
 @pytest.mark.parametrize("part", ["token_embedding.weight", "logit_scale", "visual.conv1.weight"])
-def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(fabric, params, backbone, forest, part):
-    """Those that training leaves alone too; and it is the same in another process: no object's address is in it."""
+def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(
+    fabric, params, backbone, forest, part
+):
+    """Those that training leaves alone too; and it is the same in another process: no object's
+    address is in it.
+    """
     few = params.finetune.model_copy(update=SHORT | {"gradients": 10})
 
     def key() -> str:
@@ -311,7 +369,9 @@ def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(fabric, params
     assert key() != before
 
 
-def test_what_a_checkpoint_rests_on_prints_without_addresses(fabric, params, backbone, forest, checkpoint, monkeypatch):
+def test_what_a_checkpoint_rests_on_prints_without_addresses(
+    fabric, params, backbone, forest, checkpoint, monkeypatch
+):
     told = []
     monkeypatch.setattr(train, "cache_key", lambda *parts: told.extend(map(repr, parts)) or "")
     monkeypatch.setattr(train, "fingerprint", lambda *parts: told.extend(map(repr, parts)) or "")
@@ -342,18 +402,29 @@ def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float
 def test_finetuning_learns_from_attacked_pictures(fabric, params, backbone, tree, checkpoint, name):
     strong = METHOD[name].attack.model_copy(update={"step": 16 / 255})
     method = METHOD[name].model_copy(update={"attack": strong})
-    hard = tune(fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1, eps=16 / 255)[1]
+    hard = tune(
+        fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1, eps=16 / 255
+    )[1]
     easy = tune(fabric, method, params, backbone, [tree], checkpoint, steps=1, eps=0.0)[1]
     assert hard[0]["loss"] > easy[0]["loss"]
 
 
-def test_pretraining_lowers_the_loss_and_changes_both_towers(fabric, params, backbone, forest, checkpoint):
+def test_pretraining_lowers_the_loss_and_changes_both_towers(
+    fabric, params, backbone, forest, checkpoint
+):
     before = copy.deepcopy(backbone.clip.state_dict())
-    few = params.pretrain.model_copy(update=SHORT | {"steps": 15, "batch": 16, "warmup": 0.2, "lr": 2e-3})
+    few = params.pretrain.model_copy(
+        update=SHORT | {"steps": 15, "batch": 16, "warmup": 0.2, "lr": 2e-3}
+    )
     history = pretrain(fabric, few, backbone, Task("all", Stripes(), forest, TEMPLATE), checkpoint)
     losses = [entry["loss"] for entry in history]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
-    wanted = {"visual.conv1.weight", "visual.bn1.running_mean", "token_embedding.weight", "text_projection"}
+    wanted = {
+        "visual.conv1.weight",
+        "visual.bn1.running_mean",
+        "token_embedding.weight",
+        "text_projection",
+    }
     assert wanted <= changed(backbone, before)
     assert backbone.clip.logit_scale.exp() <= 100.001 and not backbone.clip.training
 

@@ -1,4 +1,4 @@
-"""The attack of training, the norms that all attacks share, and what holds a model still under attack."""
+"""The attack of training, the norms that all attacks share, and `frozen`."""
 
 import pytest
 import torch
@@ -10,14 +10,24 @@ from hierclip.attacks import NORMS, frozen, pgd
 from tests.test_attacks import SHAPE, each_norm, generator, linear, pictures
 
 close = torch.testing.assert_close
-BUDGETS = {"eps": st.floats(0, 1), "step": st.floats(0, 1), "steps": st.integers(0, 4), "seed": st.integers(0, 99)}
+BUDGETS = {
+    "eps": st.floats(0, 1),
+    "step": st.floats(0, 1),
+    "steps": st.integers(0, 4),
+    "seed": st.integers(0, 99),
+}
 
 
 def test_pgd_reaches_the_optimum_of_a_linear_function():
     _, weight = linear()
     images, slope = pictures(5, 0.2, 0.8), weight[1] - weight[0]
     moved, shift = pgd(
-        lambda x, _: (x * slope).sum(), images, eps=8 / 255, step=2 / 255, steps=10, generator=generator()
+        lambda x, _: (x * slope).sum(),
+        images,
+        eps=8 / 255,
+        step=2 / 255,
+        steps=10,
+        generator=generator(),
     )
     assert shift is None
     close(moved, images + 8 / 255 * slope.sign())
@@ -42,11 +52,17 @@ def test_pgd_never_leaves_the_budget_nor_the_unit_range(eps, step, steps, seed, 
 @given(eps=BUDGETS["eps"], seed=BUDGETS["seed"])
 def test_pgd_of_no_steps_is_its_random_start(eps, seed):
     images = pictures(3)
-    moved, _ = pgd(lambda x, _: x.sum(), images, eps=eps, step=1.0, steps=0, generator=generator(seed))
-    assert torch.equal(moved, NORMS["Linf"].start(images, eps, torch.rand(images.shape, generator=generator(seed))))
+    moved, _ = pgd(
+        lambda x, _: x.sum(), images, eps=eps, step=1.0, steps=0, generator=generator(seed)
+    )
+    assert torch.equal(
+        moved, NORMS["Linf"].start(images, eps, torch.rand(images.shape, generator=generator(seed)))
+    )
 
 
-@pytest.mark.parametrize(("momentum", "moves"), [(0.0, [1, 1, -1, -1]), (0.9, [1, 1, 1, -1]), (0.4, [1, 1, -1, -1])])
+@pytest.mark.parametrize(
+    ("momentum", "moves"), [(0.0, [1, 1, -1, -1]), (0.9, [1, 1, 1, -1]), (0.4, [1, 1, -1, -1])]
+)
 def test_a_step_follows_the_sign_of_the_decaying_sum_of_the_gradients_signs(momentum, moves):
     # With momentum 0.9 the sum is 1, 1.9, 0.71, -0.361; with 0.4 it is 1, 1.4, -0.44, -1.176.
     slopes, seen = iter([7.0, 0.1, -3.0, -0.2]), []
@@ -56,7 +72,9 @@ def test_a_step_follows_the_sign_of_the_decaying_sum_of_the_gradients_signs(mome
         return (next(slopes) * x).sum()
 
     images = pictures(2, 0.4, 0.6)
-    moved, _ = pgd(objective, images, eps=0.3, step=0.01, steps=4, momentum=momentum, generator=generator())
+    moved, _ = pgd(
+        objective, images, eps=0.3, step=0.01, steps=4, momentum=momentum, generator=generator()
+    )
     for before, after, move in zip(seen, [*seen[1:], moved], moves, strict=True):
         inside = (before - images).abs() < 0.29  # a step from there does not meet the budget's edge
         close((after - before)[inside], torch.full_like(images, 0.01 * move)[inside])
@@ -82,7 +100,11 @@ def test_the_texts_shift_turns_back_where_the_gradient_does():
     slopes = iter([1.0, -1.0, -1.0])
     settings = {"eps": 0.0, "step": 0.1, "steps": 3, "generator": generator()}
     _, shift = pgd(
-        lambda x, s: next(slopes) * s.sum() + x.sum(), pictures(1), texts=torch.ones(2, 2), text_eps=1.0, **settings
+        lambda x, s: next(slopes) * s.sum() + x.sum(),
+        pictures(1),
+        texts=torch.ones(2, 2),
+        text_eps=1.0,
+        **settings,
     )
     assert shift.tolist() == [[-1.0, -1.0]] * 2
 
@@ -95,14 +117,19 @@ def test_there_is_no_shift_without_texts_and_a_budget_for_them(texts):
         given.append(shift)
         return x.sum()
 
-    assert pgd(objective, pictures(1), eps=0.1, step=0.1, steps=2, generator=generator(), **texts)[1] is None
+    assert (
+        pgd(objective, pictures(1), eps=0.1, step=0.1, steps=2, generator=generator(), **texts)[1]
+        is None
+    )
     assert given == [None, None]
 
 
 def test_training_gives_the_weights_no_gradient_and_leaves_the_images_alone():
     module, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), pictures(4)
     before = images.clone()
-    moved, _ = pgd(lambda x, _: module(x).sum(), images, eps=0.1, step=0.1, steps=2, generator=generator())
+    moved, _ = pgd(
+        lambda x, _: module(x).sum(), images, eps=0.1, step=0.1, steps=2, generator=generator()
+    )
     assert all(weight.grad is None and weight.requires_grad for weight in module.parameters())
     assert torch.equal(images, before) and not images.requires_grad and not moved.requires_grad
 
@@ -137,11 +164,17 @@ def test_the_steepest_step_is_of_size_1_however_small_the_gradient(norm):
 def test_a_random_start_is_inside_the_budget_and_the_unit_range(norm, eps, seed):
     images = pictures(3)
     start = NORMS[norm].start(images, eps, torch.rand(images.shape, generator=generator(seed)))
-    assert (NORMS[norm].size(start - images) <= eps + 1e-5).all() and start.min() >= 0 and start.max() <= 1
+    assert (
+        (NORMS[norm].size(start - images) <= eps + 1e-5).all()
+        and start.min() >= 0
+        and start.max() <= 1
+    )
 
 
 def test_a_projection_stops_at_both_bounds():
     images = torch.tensor([0.5, 0.5, 0.95, 0.5]).view(1, 1, 2, 2)
     moved = torch.tensor([0.56, 0.38, 1.02, 0.9]).view(1, 1, 2, 2)
     close(NORMS["Linf"].project(moved, images, 0.1).flatten(), torch.tensor([0.56, 0.4, 1.0, 0.6]))
-    close(NORMS["L2"].project(images + 0.3, images, 0.2).flatten(), torch.tensor([0.6, 0.6, 1.0, 0.6]))
+    close(
+        NORMS["L2"].project(images + 0.3, images, 0.2).flatten(), torch.tensor([0.6, 0.6, 1.0, 0.6])
+    )

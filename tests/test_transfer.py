@@ -6,11 +6,13 @@ from torch import nn
 
 from hierclip.attacks import GOALS
 from hierclip.data import Pictures
-from hierclip.evaluate import level_matrix, transfer
-from hierclip.evaluate.surrogates import SURROGATES, cosine, unclamped
-from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, accuracy
+from hierclip.evaluate import level_matrix
+from hierclip.evaluate.masking import SURROGATES, cosine, unclamped
+from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, read
+from tests.conftest import notebook_functions
 from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
 
+transfer = notebook_functions("55_transfer")["transfer"]
 AIM = GOALS["direct"](PATHS, 0)
 close = torch.testing.assert_close
 
@@ -26,7 +28,7 @@ def shown() -> Pictures:
     parts = [pictures(strength) for strength in (0.02, 0.1, 0.2, 0.8)]
     labels = torch.cat([part.labels for part in parts])
     labels[-1] = 0
-    return Pictures(torch.cat([part.images for part in parts]), labels)
+    return Pictures(torch.cat([part.pixels for part in parts]), labels)
 
 
 @pytest.fixture
@@ -46,27 +48,46 @@ def test_a_model_under_its_own_images_stands_where_the_matrix_says(stands, shown
 
 def test_a_model_that_sees_nothing_stands_whatever_the_source(stands, shown):
     right = float((shown.labels == 0).float().mean())
-    assert [stands["direct-0", source, "blind"] for source in ("clean", "seeing", "blind")] == pytest.approx(
-        [right] * 3
-    )
+    assert [
+        stands["direct-0", source, "blind"] for source in ("clean", "seeing", "blind")
+    ] == pytest.approx([right] * 3)
 
 
 def test_images_as_they_are_give_clean_accuracy(stands, shown):
-    found = accuracy(classifier(), shown, PATHS)
-    assert stands["direct-0", "clean", "seeing"] == pytest.approx(found["direct"][0])
-    assert stands["roll_up-1", "clean", "seeing"] == pytest.approx(found["roll_up"][1])
+    right = {
+        k: v == PATHS[shown.labels] for k, v in read(classifier()(shown.floats()), PATHS).items()
+    }
+    assert stands["direct-0", "clean", "seeing"] == pytest.approx(
+        float(right["direct"][:, 0].float().mean())
+    )
+    assert stands["roll_up-1", "clean", "seeing"] == pytest.approx(
+        float(right["roll_up"][:, 1].float().mean())
+    )
 
 
 def test_images_move_against_what_a_model_sees_and_not_against_what_it_does_not(stands):
     assert stands["direct-0", "seeing", "seeing"] < stands["direct-0", "clean", "seeing"]
-    assert stands["direct-0", "blind", "seeing"] == pytest.approx(stands["direct-0", "clean", "seeing"])
+    assert stands["direct-0", "blind", "seeing"] == pytest.approx(
+        stands["direct-0", "clean", "seeing"]
+    )
 
 
 def ball(**changes) -> Classifier:
     """A model in the ball whose embedding is the mean of each colour."""
-    numbers = {"curvature": 1.0, "image_radius": 1.5, "text_radius": 2.0, "top_radius": 1.0, "tau": 5.0}
-    head, texts = PoincareHead(**numbers | changes), [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
-    return Classifier(classifier().encoder, head, [head.text_points(t, l, 1) for l, t in enumerate(texts)])
+    numbers = {
+        "curvature": 1.0,
+        "image_radius": 1.5,
+        "text_radius": 2.0,
+        "top_radius": 1.0,
+        "tau": 5.0,
+    }
+    head, texts = (
+        PoincareHead(**numbers | changes),
+        [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])],
+    )
+    return Classifier(
+        classifier().encoder, head, [head.text_points(t, l, 1) for l, t in enumerate(texts)]
+    )
 
 
 @pytest.mark.parametrize("norms", ["fixed", "free"])
@@ -95,7 +116,9 @@ def test_the_unclamped_surrogate_has_a_radial_gradient_where_the_clamped_model_h
 
 
 def test_only_a_ball_has_clamps_to_leave_out():
-    flat = Classifier(classifier().encoder, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0), classifier().text_points)
+    flat = Classifier(
+        classifier().encoder, EuclideanHead(1.0, 1.5, 2.0, 1.0, 5.0), classifier().text_points
+    )
     assert unclamped(classifier()) is None and unclamped(flat) is None
     assert cosine(flat) is not None
 

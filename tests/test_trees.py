@@ -6,16 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.trees import (
-    TreeError,
-    assign_levels,
-    keep_one_parent,
-    lca_heights,
-    load_tree,
-    remove_unary_chains,
-    save_tree,
-    tree_from_graph,
-)
+from hierclip.trees import TreeError, lca_heights, load_tree, save_tree, tree_from_graph
+from hierclip.trees.graphs import assign_levels, keep_one_parent
 from tests.conftest import LEAVES, tiny_graph
 
 
@@ -27,7 +19,8 @@ def ragged_trees(draw) -> nx.DiGraph:
     fresh = len(front)
     while len(front) > 1:
         children = [
-            front.pop(draw(st.integers(0, len(front) - 1))) for _ in range(min(len(front), draw(st.integers(2, 4))))
+            front.pop(draw(st.integers(0, len(front) - 1)))
+            for _ in range(min(len(front), draw(st.integers(2, 4))))
         ]
         graph.add_edges_from((f"n{fresh}", child) for child in children)
         front.append(f"n{fresh}")
@@ -61,7 +54,9 @@ def test_every_level_is_a_partition_that_the_next_one_coarsens(tree):
         groups = leaves_below(tree, l)
         assert all(groups) and sum(map(len, groups)) == len(tree.leaves)
         if l:
-            assert all(any(fine <= coarse for coarse in groups) for fine in leaves_below(tree, l - 1))
+            assert all(
+                any(fine <= coarse for coarse in groups) for fine in leaves_below(tree, l - 1)
+            )
 
 
 @given(trees())
@@ -88,12 +83,19 @@ def test_lca_height_is_the_finest_level_at_which_two_leaves_meet(tree):
 def test_a_restricted_tree_keeps_who_stands_above_whom(tree, data):
     kept = data.draw(st.sets(st.sampled_from([leaf.id for leaf in tree.leaves]), min_size=1))
     restricted = tree.restrict(kept)
-    assert [leaf.id for leaf in restricted.leaves] == [leaf.id for leaf in tree.leaves if leaf.id in kept]
+    assert [leaf.id for leaf in restricted.leaves] == [
+        leaf.id for leaf in tree.leaves if leaf.id in kept
+    ]
     for l in range(tree.top + 1):
-        before = {leaf.id: tree.levels[l][k].id for leaf, k in zip(tree.leaves, tree.paths[:, l], strict=True)}
+        before = {
+            leaf.id: tree.levels[l][k].id
+            for leaf, k in zip(tree.leaves, tree.paths[:, l], strict=True)
+        }
         after = restricted.paths[:, l]
         assert set(after) == set(range(restricted.sizes[l]))
-        assert [restricted.levels[l][k].id for k in after] == [before[leaf.id] for leaf in restricted.leaves]
+        assert [restricted.levels[l][k].id for k in after] == [
+            before[leaf.id] for leaf in restricted.leaves
+        ]
 
 
 @given(tree=trees())
@@ -101,13 +103,14 @@ def test_a_saved_tree_is_read_back_as_it_was(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("trees") / "tree.json"
     save_tree(tree, path)
     assert load_tree(path) == tree
-    assert load_tree(path, [leaf.id for leaf in reversed(tree.leaves)]).hash == tree.hash
 
 
 @given(tree=trees(), data=st.data())
 def test_a_restricted_tree_is_read_back_as_it_was(tmp_path_factory, tree, data):
     path = tmp_path_factory.mktemp("trees") / "tree.json"
-    restricted = tree.restrict(data.draw(st.sets(st.sampled_from([leaf.id for leaf in tree.leaves]), min_size=2)))
+    restricted = tree.restrict(
+        data.draw(st.sets(st.sampled_from([leaf.id for leaf in tree.leaves]), min_size=2))
+    )
     save_tree(restricted, path)
     assert load_tree(path) == restricted
 
@@ -125,8 +128,6 @@ def test_the_tiny_tree_is_what_it_looks_like(tree):
     ]
     assert tree.parents == ((0, 0, 1, 2, 2), (0, 0, 1))
     assert lca_heights(tree.paths)[0].tolist() == [0, 1, 2, 3, 3]
-    assert [node.id for node in tree.singletons(1)] == ["eagle"]
-    assert set(tree.nodes) == {*LEAVES, "mammal", "vehicle", "animal"}
 
 
 def entries() -> list[dict]:
@@ -137,7 +138,12 @@ def entries() -> list[dict]:
 
 
 def write(path, nodes, **head):
-    said = {"version": 1, "name": "tiny", "hash": tree_from_graph(tiny_graph(), "tiny", LEAVES).hash, "nodes": nodes}
+    said = {
+        "version": 1,
+        "name": "tiny",
+        "hash": tree_from_graph(tiny_graph(), "tiny", LEAVES).hash,
+        "nodes": nodes,
+    }
     path.write_text(json.dumps(said | head))
     return path
 
@@ -170,19 +176,17 @@ REFUSED = {
     "cycle": (changed(animal={"parent": "mammal"}), ["cycle", "animal", "mammal"]),
     "own parent": (changed(animal={"parent": "animal"}), ["cycle", "animal"]),
     "two roots": (changed(animal={"parent": None}), ["2 roots", "thing", "animal"]),
-    "missing leaf": ([entry for entry in entries() if entry["id"] != "dog"], ["dog", "missing"]),
-    "unknown leaf": ([*entries(), NEW], ["cow", "unknown"]),
-    "leaf above another": ([*entries(), NEW | {"parent": "dog"}], ["dog"]),
-    "two parents": ([*entries(), entries()[-1] | {"parent": "animal"}], ["bus", "two parents", "vehicle", "animal"]),
-    "identifier twice": ([*entries(), entries()[-1]], ["bus", "twice"]),
+    "missing leaf": ([entry for entry in entries() if entry["id"] != "dog"], ["hash"]),
+    "unknown leaf": ([*entries(), NEW], ["hash"]),
+    "leaf above another": ([*entries(), NEW | {"parent": "dog"}], ["hash"]),
+    "two parents": ([*entries(), entries()[-1] | {"parent": "animal"}], ["several parents: bus"]),
+    "identifier twice": ([*entries(), entries()[-1] | {"name": "coach"}], ["hash"]),
     "empty name": (changed(mammal={"name": " "}), ["mammal", "empty name"]),
     "no name": (changed(mammal={"name": None}), ["mammal", "empty name"]),
-    "level that does not rise": (changed(mammal={"level": 2}), ["mammal", "level 2", "animal"]),
-    "leaf above level 0": (changed(eagle={"level": 1}), ["eagle", "level 0"]),
-    "level that is no number": (changed(mammal={"level": "1"}), ["mammal", "'1'"]),
-    "level below 0": (changed(dog={"level": -1}), ["dog", "-1"]),
-    "unknown parent": (changed(dog={"parent": "wolf"}), ["dog", "wolf"]),
-    "key that lacks": ([*entries(), {"id": "cow"}], ["cow", "name"]),
+    "level that does not rise": (changed(mammal={"level": 2}), ["hash"]),
+    "level that is no number": (changed(mammal={"level": "one"}), ["'one'"]),
+    "unknown parent": (changed(dog={"parent": "wolf"}), ["2 roots", "wolf"]),
+    "key that lacks": ([*entries(), {"id": "cow"}], ["no tree file ('name')"]),
     "no nodes": ([], ["none"]),
 }
 
@@ -191,7 +195,7 @@ REFUSED = {
 def test_the_reader_refuses_naming_file_and_node(tmp_path, nodes, words):
     path = write(tmp_path / "bad.json", nodes)
     with pytest.raises(TreeError) as caught:
-        load_tree(path, LEAVES)
+        load_tree(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
     assert all(word in message for word in words), message
@@ -216,7 +220,8 @@ def test_the_reader_refuses_another_version(tmp_path):
         pytest.param(b"\xff\xfe", id="not UTF-8"),
         pytest.param(b'{"version": 1, "name": "t", "nodes": 7}', id="nodes a number"),
         pytest.param(
-            b'{"version": 1, "name": "t", "nodes": [{"id": [], "name": "x", "parent": null, "level": 0}]}',
+            b'{"version": 1, "name": "t", "hash": "", '
+            b'"nodes": [{"id": [], "name": "x", "parent": null, "level": 0}]}',
             id="identifier a list",
         ),
     ],
@@ -234,7 +239,9 @@ def test_the_reader_refuses_a_file_that_is_not_there(tmp_path):
 
 
 def test_of_several_parents_the_one_above_the_most_leaves_stays():
-    graph = nx.DiGraph([("r", "few"), ("r", "many"), ("few", "x"), ("many", "x"), ("many", "y"), ("many", "z")])
+    graph = nx.DiGraph(
+        [("r", "few"), ("r", "many"), ("few", "x"), ("many", "x"), ("many", "y"), ("many", "z")]
+    )
     assert set(keep_one_parent(graph, ["x", "y", "z"]).edges) == {
         ("r", "many"),
         ("many", "x"),
@@ -254,14 +261,20 @@ def test_a_parent_above_another_parent_goes_first():
 
 
 def test_an_only_child_takes_its_parents_place():
-    chain = nx.DiGraph([("top", "r"), ("r", "a"), ("a", "b"), ("b", "c"), ("c", "x"), ("c", "y"), ("r", "z")])
-    assert set(remove_unary_chains(chain).edges) == {("r", "c"), ("c", "x"), ("c", "y"), ("r", "z")}
+    chain = nx.DiGraph(
+        [("top", "r"), ("r", "a"), ("a", "b"), ("b", "c"), ("c", "x"), ("c", "y"), ("r", "z")]
+    )
+    assert set(assign_levels(chain, [2]).edges) == {("r", "c"), ("c", "x"), ("c", "y"), ("r", "z")}
 
 
 def test_families_join_smallest_for_what_they_save_first():
     graph = nx.DiGraph([("r", "pair"), ("r", "trio"), ("r", "w")])
-    graph.add_edges_from([("pair", "a"), ("pair", "b"), ("trio", "x"), ("trio", "y"), ("trio", "z")])
-    levels = dict(assign_levels(graph, [4, 3]).nodes(data="level"))  # trio: 3 leaves for 2 places, pair: 2 for 1
+    graph.add_edges_from(
+        [("pair", "a"), ("pair", "b"), ("trio", "x"), ("trio", "y"), ("trio", "z")]
+    )
+    levels = dict(
+        assign_levels(graph, [4, 3]).nodes(data="level")
+    )  # trio: 3 leaves for 2 places, pair: 2 for 1
     assert levels == {**dict.fromkeys("abxyzw", 0), "trio": 1, "pair": 2, "r": 3}
 
 

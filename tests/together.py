@@ -1,4 +1,6 @@
-"""What `test_distributed` runs, alone and in several processes: `-m tests.together FOLDER PROCESSES CASE ...`."""
+"""What `test_distributed` runs, alone and in several processes: `-m tests.together FOLDER PROCESSES
+CASE ...`.
+"""
 
 import pickle
 import sys
@@ -14,7 +16,15 @@ from hierclip.distributed import gathered, make_fabric, mean, rank, rank_slice
 from hierclip.losses import gradient_evaluations
 from hierclip.params import MachineParams, load_params
 from hierclip.trees import tree_from_graph
-from tests.conftest import LEAVES, ROOT, Stripes, finetune, notebook_functions, sizes_graph, tiny_graph
+from tests.conftest import (
+    LEAVES,
+    ROOT,
+    Stripes,
+    finetune,
+    notebook_functions,
+    sizes_graph,
+    tiny_graph,
+)
 from tests.test_run import judged, knowing_model
 
 STEPS = 20
@@ -31,7 +41,9 @@ class Stopping(Stripes):
 
 
 def trained(case: str, processes: int, folder: Path) -> dict[str, object]:
-    """What came of METHOD/PARTS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or of another case."""
+    """What came of METHOD/PARTS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or of
+    another case.
+    """
     fabric = make_fabric(load_params(ROOT / "params.yaml").model, machine(processes))
     try:
         if case == "gather":
@@ -70,10 +82,16 @@ def tuned(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
         method = method.model_copy(update={"learned": ("curvature", "tau"), "text_lr": 0.01})
     if optimizer == "sgd":  # whose steps are as long as gradients; AdamW hides a wrong scale
         method = method.model_copy(update={"lr": 2e-4})
-    trees = [tree_from_graph(graph, k, LEAVES) for k, graph in {"a": tiny_graph(), "b": sizes_graph()}.items()]
+    trees = [
+        tree_from_graph(graph, k, LEAVES)
+        for k, graph in {"a": tiny_graph(), "b": sizes_graph()}.items()
+    ]
     few = {"batch": 12, "checkpoint_every": 6, "accumulate": int(parts)}
     few["gradients"] = STEPS * gradient_evaluations(method, 2)
-    settings, backbone = params.finetune.model_copy(update=few), model.create(params.model, seed=0, size=32)
+    settings, backbone = (
+        params.finetune.model_copy(update=few),
+        model.create(params.model, seed=0, size=32),
+    )
     todo = method, settings, backbone, dataset, trees, "a picture of a {}", 0, folder / "kept.ckpt"
 
     def plain(*arguments):
@@ -82,18 +100,28 @@ def tuned(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
     real = train._optimizer
     with patch.object(train, "_optimizer", plain if optimizer == "sgd" else real):
         head, history = finetune(fabric, *todo)
-    return {"losses": [step["loss"] for step in history], "tau": vars(head).get("tau"), **backbone.clip.state_dict()}
+    return {
+        "losses": [step["loss"] for step in history],
+        "tau": vars(head).get("tau"),
+        **backbone.clip.state_dict(),
+    }
 
 
 def captioned(fabric, folder: Path) -> dict[str, object]:
     """The weights and losses of a ViT's pre-training."""
     params = load_params(ROOT / "params.yaml")
     torch.set_default_dtype(torch.float64)
-    backbone = model.create(params.model.model_copy(update={"architecture": "hierclip-vit"}), seed=0, size=32)
-    few = params.pretrain.model_copy(update={"steps": STEPS, "batch": 12, "lr": 1e-4, "accumulate": 2})
+    backbone = model.create(
+        params.model.model_copy(update={"architecture": "hierclip-vit"}), seed=0, size=32
+    )
+    few = params.pretrain.model_copy(
+        update={"steps": STEPS, "batch": 12, "lr": 1e-4, "accumulate": 2}
+    )
     tree = tree_from_graph(tiny_graph(), "tiny", LEAVES)
     task = Task("all", Stripes(), [tree], "a picture of a {}")
-    history = notebook_functions("30_pretrain")["pretrain"](fabric, few, backbone, task, folder / "kept.ckpt")
+    history = notebook_functions("30_pretrain")["pretrain"](
+        fabric, few, backbone, task, folder / "kept.ckpt"
+    )
     return {"losses": [step["loss"] for step in history], **backbone.clip.state_dict()}
 
 

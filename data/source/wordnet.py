@@ -1,11 +1,11 @@
-"""Cuts the folder `wordnet` beside this file out of a full WordNet 3.0, in WordNet's own file format, for machines that
-have none: `python data/source/wordnet.py [FOLDER OF THE FULL ONE]`.
+"""Cuts the folder `wordnet` beside this file out of a full WordNet 3.0, in WordNet's own file
+format, for machines that have none: `python data/source/wordnet.py [FOLDER OF THE FULL ONE]`.
 
-The excerpt holds the wanted nouns, every synset above them, and what else must be there for names such as
-`ram.n.05` to mean the same as in the full WordNet: the number is a place among the senses of the synset's first
-word, so the senses before it are kept, those after it are not. It has no glosses; where the gloss stood is the
-synset's WordNet id. Synsets move in the file, so byte offsets and the pointers that name them are computed anew.
-Format: wndb(5WN).
+The excerpt holds the wanted nouns, every synset above them, and what else must be there for names
+such as `ram.n.05` to mean the same as in the full WordNet: the number is a place among the senses
+of the synset's first word, so the senses before it are kept, those after it are not. It has no
+glosses; where the gloss stood is the synset's WordNet id. Synsets move in the file, so byte offsets
+and the pointers that name them are computed anew. Format: wndb(5WN).
 """
 
 import csv
@@ -18,18 +18,22 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from hierclip.trees import set_synsets, synsets_by_wnid
-from hierclip.trees.wordnet import HEADER, INSTALL, WordNet, full_folder
+from hierclip.trees.wordnet import INSTALL, WordNet, full_folder
 
 SOURCE = Path(__file__).parent
+HEADER = (
+    "  1 Excerpt of WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
+)
 
 # The lexicographer files of WordNet 3.0, in their order, with their part of speech: lexnames(5WN).
 LEXNAMES = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition"
-    " noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object"
-    " noun.person noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape"
-    " noun.state noun.substance noun.time verb.body verb.change verb.cognition verb.communication"
-    " verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion verb.perception"
-    " verb.possession verb.social verb.stative verb.weather adj.ppl"
+    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute"
+    " noun.body noun.cognition noun.communication noun.event noun.feeling noun.food noun.group"
+    " noun.location noun.motive noun.object noun.person noun.phenomenon noun.plant"
+    " noun.possession noun.process noun.quantity noun.relation noun.shape noun.state"
+    " noun.substance noun.time verb.body verb.change verb.cognition verb.communication"
+    " verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion"
+    " verb.perception verb.possession verb.social verb.stative verb.weather adj.ppl"
 ).split()
 PARTS = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 UPWARD = {"@", "@i"}  # pointers to a hypernym, of a class and of an instance
@@ -50,12 +54,16 @@ def parse_entry(line: str) -> Entry:
     count = int(fields[3], 16)
     words = tuple(fields[4 : 4 + 2 * count : 2])
     pointers = fields[5 + 2 * count :]
-    upward = tuple((pointers[i], pointers[i + 1]) for i in range(0, len(pointers), 4) if pointers[i] in UPWARD)
+    upward = tuple(
+        (pointers[i], pointers[i + 1]) for i in range(0, len(pointers), 4) if pointers[i] in UPWARD
+    )
     return Entry(fields[0], fields[1], words, upward)
 
 
 def write_excerpt(full: Path, folder: Path, synsets: Iterable[str]) -> int:
-    """Writes the excerpt that `synsets` ("dog.n.01") need from the WordNet in `full`; gives its synset count."""
+    """Writes the excerpt that `synsets` ("dog.n.01") need from the WordNet in `full`; gives its
+    synset count.
+    """
     entries = {e.offset: e for e in map(parse_entry, _lines(full / "data.noun"))}
     senses = dict(map(_parse_index, _lines(full / "index.noun")))
     kept = _close(entries, senses, [_offset(senses, name) for name in synsets])
@@ -66,8 +74,13 @@ def write_excerpt(full: Path, folder: Path, synsets: Iterable[str]) -> int:
         moved[offset] = f"{place:08d}"
         place += len(line)
     data = HEADER + "".join(_data_line(entries[offset], moved) for offset in kept)
-    first = {word: [moved[o] for o in takewhile(moved.__contains__, offsets)] for word, offsets in senses.items()}
-    index = HEADER + "".join(_index_line(word, offsets) for word, offsets in sorted(first.items()) if offsets)
+    first = {
+        word: [moved[o] for o in takewhile(moved.__contains__, offsets)]
+        for word, offsets in senses.items()
+    }
+    index = HEADER + "".join(
+        _index_line(word, offsets) for word, offsets in sorted(first.items()) if offsets
+    )
     files = {"data.noun": data, "index.noun": index, "lexnames": _lexnames()}
     empty = [f"{kind}.{part}" for kind in ("data", "index") for part in ("adj", "adv", "verb")]
     files |= dict.fromkeys(empty, HEADER) | {f"{part}.exc": "" for part in PARTS}
@@ -77,7 +90,9 @@ def write_excerpt(full: Path, folder: Path, synsets: Iterable[str]) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="ascii").splitlines() if not line.startswith("  ")]
+    return [
+        line for line in path.read_text(encoding="ascii").splitlines() if not line.startswith("  ")
+    ]
 
 
 def _parse_index(line: str) -> tuple[str, list[str]]:
@@ -91,7 +106,9 @@ def _offset(senses: dict[str, list[str]], name: str) -> str:
 
 
 def _close(entries: dict[str, Entry], senses: dict[str, list[str]], wanted: list[str]) -> list[str]:
-    """With every wanted synset its hypernyms and the senses that come before it, in WordNet's order."""
+    """With every wanted synset its hypernyms and the senses that come before it, in WordNet's
+    order.
+    """
     kept: set[str] = set()
     todo = list(wanted)
     while todo:
@@ -100,7 +117,9 @@ def _close(entries: dict[str, Entry], senses: dict[str, list[str]], wanted: list
             kept.add(offset)
             entry = entries[offset]
             todo += [parent for _, parent in entry.parents]
-            todo += takewhile(lambda other, this=offset: other != this, senses[entry.words[0].lower()])
+            todo += takewhile(
+                lambda other, this=offset: other != this, senses[entry.words[0].lower()]
+            )
     return sorted(kept)
 
 
@@ -118,15 +137,24 @@ def _index_line(word: str, offsets: list[str]) -> str:
 
 
 def _lexnames() -> str:
-    return "".join(f"{k:02d}\t{name}\t{PARTS[name.split('.')[0]]}\n" for k, name in enumerate(LEXNAMES))
+    return "".join(
+        f"{k:02d}\t{name}\t{PARTS[name.split('.')[0]]}\n" for k, name in enumerate(LEXNAMES)
+    )
 
 
 def wanted_synsets(wordnet: WordNet) -> list[str]:
-    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's, Tiny-ImageNet's, the tables'."""
-    with (SOURCE / "openmoji.csv").open(encoding="utf8") as emoji, (SOURCE / "tiny-imagenet.csv").open() as tiny:
+    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's, Tiny-
+    ImageNet's, the tables'.
+    """
+    with (
+        (SOURCE / "openmoji.csv").open(encoding="utf8") as emoji,
+        (SOURCE / "tiny-imagenet.csv").open() as tiny,
+    ):
         synsets = [row["synset"] for row in csv.DictReader(emoji)]
         wnids = ImageNetInfo().label_names() + [row["wnid"] for row in csv.DictReader(tiny)]
-    tables = [synset for table in sorted((SOURCE / "sets").glob("*.csv")) for synset in set_synsets(table)]
+    tables = [
+        synset for table in sorted((SOURCE / "sets").glob("*.csv")) for synset in set_synsets(table)
+    ]
     listed = [synset for table in tables for synset in table.values()]
     return list(dict.fromkeys([*synsets, *synsets_by_wnid(wnids, wordnet).values(), *listed]))
 

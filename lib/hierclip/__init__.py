@@ -2,7 +2,9 @@
 
 from importlib import import_module
 
-FRONT = {"audit": "hierclip.audits"}  # what is had from here, and where it is: read when asked for, as torch is heavy
+FRONT = {
+    "audit": "hierclip.audits"
+}  # what is had from here, and where it is: read when asked for, as torch is heavy
 
 
 def __getattr__(name: str):

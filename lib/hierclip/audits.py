@@ -113,7 +113,8 @@ def audit(
         dataset = read_folder(Path(images), size, limit, Path(folder, "images"))
         test = dataset.parts["test"]
         notes = [
-            f"{audited.method} on {dataset.name}: {len(test)} images of {len(dataset.leaves)} classes",
+            f"{audited.method} on {dataset.name}: {len(test)} images "
+            f"of {len(dataset.leaves)} classes",
             about_trees,
         ]
         notes += dataset_notes(trees, dataset)
@@ -463,7 +464,7 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
     lost = [c for c, rows in zip(source.classes, by_label, strict=True) if not rows]
     problem = f"no image of class {', '.join(lost[:5])} can be read"
     _refuse({f"{folder}: {problem}; mend or remove {', '.join(broken[:5])}": lost})
-    squares = StoredImages(path, (3, size, size), torch.arange(len(labels)))
+    squares = StoredImages(path, (len(labels), 3, size, size))
     readable = Pictures(squares, torch.tensor(labels))
     test = readable[torch.tensor(list(chain(*(rows[:count] for rows in by_label))))]
     rest = list(chain(*(rows[count:] for rows in by_label)))

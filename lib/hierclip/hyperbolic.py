@@ -1,10 +1,20 @@
-"""The Poincare ball D = {z : r |z|^2 < 1} of sectional curvature -r, as pure functions on tensors.
+"""The Poincare ball of sectional curvature -r, and depth-margin bounds: pure functions.
 
-Points are (..., D); r > 0 is a number, or a tensor of no dimensions where it is learned. float32 unless the caller
-gives float64. Norm is depth: near the centre general, near the rim specific.
-Formulas: Ganea et al., Hyperbolic Neural Networks (2018), section 2;
-the Einstein midpoint: Gulcehre et al., Hyperbolic Attention Networks (2019), section 3.2.
+The ball is D = {z : r |z|^2 < 1}. Points are (..., D); r > 0 is a number, or a tensor of no
+dimensions where it is learned. float32 unless the caller gives float64. Norm is depth: near the
+centre general, near the rim specific.
+Formulas: Ganea et al., Hyperbolic Neural Networks (2018), section 2; the Einstein midpoint:
+Gulcehre et al., Hyperbolic Attention Networks (2019), section 3.2.
+
+A margin is the logit of the right node minus the best logit of the other nodes of its level. With
+logits -lambda d the bounds of a pair of texts and of K siblings are Theorems 1 and 2 of
+notebooks/60_margin_depth.ipynb, where they are proved. With inner products of vectors no longer
+than eta the bound of a pair is 2 lambda eta^2. For siblings t_i of mean m the mean over pairs of
+lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m> <= lambda eta / (K - 1)
+(K sum |t_i - m|^2)^(1/2) <= lambda eta^2 K / (K - 1), attained by the simplex and z_i = t_i.
 """
+
+from math import asinh, sqrt
 
 import torch
 from torch import Tensor
@@ -18,9 +28,10 @@ EPS = 1e-12  # under a root or a quotient: keeps the gradient finite where point
 
 
 def expmap0(v: Tensor, r: Scalar) -> Tensor:
-    """Map tangent vectors (..., D) at the centre into the ball: tanh(sqrt(r) |v|) v / (sqrt(r) |v|).
+    """Map tangent vectors (..., D) at the centre into the ball.
 
-    Longer vectors than `max_tangent_norm` stop at the rim, where only their direction has a gradient.
+    z = tanh(sqrt(r) |v|) v / (sqrt(r) |v|). Vectors longer than `max_tangent_norm` stop at the rim,
+    where only their direction has a gradient.
     """
     length = v.square().sum(-1, keepdim=True).add(EPS).sqrt()
     bounded = length.clamp(max=max_tangent_norm(r, v.dtype))
@@ -33,50 +44,65 @@ def max_tangent_norm(r: Scalar, dtype: torch.dtype = torch.float32) -> Scalar:
 
 
 def is_clipped(v: Tensor, r: Scalar) -> Tensor:
-    """Return (...) bool: which tangent vectors (..., D) `expmap0` clips. Their radial gradient is zero."""
+    """Return (...) bool: which tangent vectors (..., D) `expmap0` clips."""
     return v.norm(dim=-1) > max_tangent_norm(r, v.dtype)
 
 
 def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
-    """Return d(u, v), (...), of points (..., D) that broadcast."""
-    return _distance((u - v).square().sum(-1), u.square().sum(-1), v.square().sum(-1), r)
+    """Return d(u, v), (...), of points (..., D) that broadcast.
+
+    d = (2 / sqrt(r)) arsinh(sqrt(q)) with q = r |u - v|^2 / ((1 - r|u|^2)(1 - r|v|^2)). This equals
+    (1 / sqrt(r)) arccosh(1 + 2 q), as cosh 2x = 1 + 2 sinh^2 x; but arccosh loses half the digits
+    of a small q and arsinh loses none. It is written as
+    arsinh(s) = log1p(s + s^2 / (1 + sqrt(1 + s^2))), which is vectorised on the CPU: torch.asinh
+    takes five times as long there.
+    """
+    gap = (u - v).square().sum(-1)
+    q = r * gap / ((1 - r * u.square().sum(-1)) * (1 - r * v.square().sum(-1))) + EPS
+    return 2 / r**0.5 * torch.log1p(q.sqrt() + q / (1 + (1 + q).sqrt()))
 
 
 def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """Return d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory."""
-    return distance_of_factors(left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r)), r)
+    return distance_of_factors(
+        left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r)), r
+    )
 
 
 def left_factor(x: Tensor, height: Tensor) -> Tensor:
-    """(B, D + 2) of points (x, x0) of the hyperboloid x0^2 - |x|^2 = 1, with their height x0 - 1: (B, D), (B, 1)."""
+    """Return the left factor (B, D + 2) of `distance_of_factors` for points of the hyperboloid.
+
+    A point (x, x0) with x0^2 - |x|^2 = 1 is given as x (B, D) and its height x0 - 1 (B, 1).
+    """
     return torch.cat([-x, height, torch.ones_like(height)], dim=1)
 
 
 def right_factor(x: Tensor, height: Tensor) -> Tensor:
-    """(K, D + 2): what a `left_factor` is multiplied with."""
+    """Return the right factor (K, D + 2) of `distance_of_factors`; arguments as `left_factor`."""
     return torch.cat([x, 1 + height, height], dim=1)
 
 
 def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
-    """d between the points of which these are the factors: (B, K).
+    """Return the distances (B, K) between the points whose factors are given.
 
-    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1, which is (x0 - 1) y0 + (y0 - 1) - <x, y>: one matrix
-    product, in which no small number is lost beside 1. Its rounding, of the order of 1e-7 of its terms, is what a
-    float32 distance between nearly equal points rests on.
+    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1 = (x0 - 1) y0 + (y0 - 1) - <x, y>: one
+    matrix product, in which no small number is lost beside 1. It rounds at 1e-7 of its terms, which
+    limits the precision of a float32 distance between nearly equal points.
     """
     return _ArccoshOfOneMore.apply(left @ right.T) / r**0.5  # pyright: ignore[reportOptionalOperand]
 
 
 class _ArccoshOfOneMore(torch.autograd.Function):
-    """arccosh(1 + p) = log1p(p + sqrt(p (p + 2))), which keeps the digits of a small p, and its derivative in one pass.
+    """Compute arccosh(1 + p) = log1p(p + sqrt(p (p + 2))) and its derivative in one pass.
 
-    p below EPS is rounding between points that coincide: it is taken as EPS, and has no gradient.
+    The formula keeps the digits of a small p. A p below EPS is rounding between points that
+    coincide: it is raised to EPS and gets no gradient.
     """
 
     @staticmethod
     def forward(ctx, p: Tensor) -> Tensor:
         p = p.clamp(min=EPS)
-        root = (p + 2).mul_(p).sqrt_()  # what the derivative is one over
+        root = (p + 2).mul_(p).sqrt_()  # the derivative is 1 / root
         ctx.save_for_backward(root)
         return root.add(p).log1p_()
 
@@ -87,20 +113,11 @@ class _ArccoshOfOneMore(torch.autograd.Function):
         return torch.where(root > (2 * EPS) ** 0.5 * 1.01, gradient / root, 0.0)
 
 
-def _distance(gap: Tensor, uu: Tensor, vv: Tensor, r: Scalar) -> Tensor:
-    """(2 / sqrt(r)) arsinh(sqrt(q)) with q = r |u - v|^2 / ((1 - r|u|^2)(1 - r|v|^2)).
-
-    The same as (1 / sqrt(r)) arccosh(1 + 2 q), since cosh 2x = 1 + 2 sinh^2 x; but where arccosh loses half
-    the digits of a small q, arsinh keeps them all. It is written as arsinh(s) = log1p(s + s^2 / (1 + sqrt(1 + s^2))),
-    which is vectorised on the CPU: torch.asinh takes five times as long there.
-    """
-    q = r * gap / ((1 - r * uu) * (1 - r * vv)) + EPS
-    return 2 / r**0.5 * torch.log1p(q.sqrt() + q / (1 + (1 + q).sqrt()))
-
-
 def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
-    """The points of the hyperboloid that `expmap0` and `_hyperboloid` together make of tangent vectors (..., D): with
-    angle 2 sqrt(r) |v|, x = sinh(angle) v / |v| and the height x0 - 1 = 2 sinh(angle / 2)^2: (..., D), (..., 1).
+    """Map tangent vectors (..., D) onto the hyperboloid, as `expmap0` and `_hyperboloid` would.
+
+    With angle 2 sqrt(r) |v| this returns x = sinh(angle) v / |v| (..., D) and the height
+    x0 - 1 = 2 sinh(angle / 2)^2 (..., 1).
     """
     length = v.norm(dim=-1, keepdim=True).clamp(min=EPS**0.5)
     half = r**0.5 * length.clamp(max=max_tangent_norm(r))
@@ -108,15 +125,15 @@ def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
 
 
 def norm_at_height(height: Tensor, r: Scalar) -> Tensor:
-    """|z| of a point of the ball that stands at a height x0 - 1 of the hyperboloid."""
+    """Return |z| of the point of the ball that lies at a height x0 - 1 on the hyperboloid."""
     return (height / (height + 2) / r).clamp(min=EPS).sqrt()
 
 
 def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Return HypAvg, the Einstein midpoint, of each group of points as a lifted point: (count, D + 1).
+    """Return HypAvg, the Einstein midpoint, of each group as a lifted point (count, D + 1).
 
-    lifted: (B, D + 1), from `to_klein_sum`; groups: (B,) int64, every one of 0..count-1 in it. The midpoint is the
-    group's sum, scaled back to the hyperboloid.
+    lifted: (B, D + 1), from `to_klein_sum`; groups: (B,) int64, with every number of 0..count-1 in
+    it. The midpoint is the group's sum, scaled back to the hyperboloid.
     """
     sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
     signs = sums.new_full((sums.shape[-1],), -1.0)
@@ -125,19 +142,20 @@ def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
 
 
 def to_klein_sum(z: Tensor, r: Scalar) -> Tensor:
-    """Return (sqrt(r) g k, g) of points (..., D), in float64: the terms of an Einstein midpoint, (..., D + 1).
+    """Return the terms (..., D + 1) of an Einstein midpoint of points (..., D), in float64.
 
-    In Klein coordinates k = 2z / (1 + r|z|^2), with Lorentz factor g = 1 / sqrt(1 - r|k|^2), the midpoint is
-    sum(g k) / sum(g). In terms of z the factor is g = (1 + r|z|^2) / (1 - r|z|^2), so that g k = 2z / (1 - r|z|^2),
-    with no root at all. 1 - r|k|^2 is the square of what is left to the rim: float32 has lost it. This is also the
-    point's place (x, x0) on the hyperboloid x0^2 - |x|^2 = 1.
+    They are (sqrt(r) g k, g). In Klein coordinates k = 2z / (1 + r|z|^2), with Lorentz factor
+    g = 1 / sqrt(1 - r|k|^2), the midpoint is sum(g k) / sum(g). In terms of z the factor is
+    g = (1 + r|z|^2) / (1 - r|z|^2), so that g k = 2z / (1 - r|z|^2), with no root at all.
+    1 - r|k|^2 is the square of the distance to the rim, which float32 cannot hold. The pair is also
+    the point (x, x0) of the hyperboloid x0^2 - |x|^2 = 1.
     """
     x, height = _hyperboloid(z.double(), r)
     return torch.cat([x, 1 + height], dim=-1)
 
 
 def _hyperboloid(z: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
-    """(x, x0 - 1): 2 sqrt(r) z / (1 - r|z|^2), (..., D), and 2 r|z|^2 / (1 - r|z|^2), (..., 1)."""
+    """Lift points to x = 2 sqrt(r) z / (1 - r|z|^2) and the height 2 r|z|^2 / (1 - r|z|^2)."""
     rzz = r * z.square().sum(-1, keepdim=True)
     double = 2 / (1 - rzz)
     return r**0.5 * double * z, double * rzz
@@ -151,3 +169,61 @@ def from_klein_sum(lifted: Tensor, r: Scalar) -> Tensor:
     klein = lifted[..., :-1] / lifted[..., -1:]  # times sqrt(r)
     rkk = klein.square().sum(-1, keepdim=True)
     return klein / (r**0.5 * (1 + torch.sqrt(torch.clamp(1 - rkk, min=EPS))))
+
+
+def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
+    """Return the largest margin between texts of norm at most `eta`, with logits -scale d.
+
+    Raises ValueError for a norm outside [0, 1/sqrt(r)).
+    """
+    return scale * sibling_distance(eta, r, 2)
+
+
+def sibling_bound(eta: float, r: float, scale: float, siblings: int) -> float:
+    """Return the largest margin that `siblings` texts of norm at most `eta` can have all at once.
+
+    Logits are -scale d. With one image for each text, wherever it lies, neither the least nor the
+    mean of the margins is larger. Raises ValueError as `sibling_distance` does.
+    """
+    return scale * sibling_distance(eta, r, siblings)
+
+
+def sibling_distance(eta: float, r: float, siblings: int) -> float:
+    """Return the largest possible mean distance between `siblings` points of norm at most `eta`.
+
+    It is also the largest possible smallest distance, the edge of the simplex:
+    (2 / sqrt(r)) arsinh(sqrt(2K / (K - 1)) sqrt(r) eta / (1 - r eta^2)), for two points
+    (4 / sqrt(r)) artanh(sqrt(r) eta). r = 0 is the flat limit, d(u, v) = 2 |u - v|. Raises
+    ValueError for fewer than two siblings and for a norm outside [0, 1/sqrt(r)).
+    """
+    if siblings < 2:
+        raise ValueError(
+            f"{siblings} siblings have no distance between them; there must be at least 2"
+        )
+    share = sqrt(r) * eta
+    if not (eta >= 0 and share < 1):
+        raise ValueError(
+            f"norm {eta} is outside the ball of curvature {-r:g}; it must be in [0, 1/sqrt({r:g}))"
+        )
+    edge = eta * sqrt(2 * siblings / (siblings - 1))
+    return 2 / sqrt(r) * asinh(sqrt(r) * edge / ((1 - share) * (1 + share))) if r else 2 * edge
+
+
+def euclidean_bound(eta: float, scale: float) -> float:
+    """Return the largest margin between vectors of norm `eta`.
+
+    Logits are scale times the inner product. Raises ValueError for a negative norm.
+    """
+    if eta < 0:
+        raise ValueError(f"norm {eta} is negative")
+    return 2 * scale * eta**2
+
+
+def euclidean_sibling_bound(eta: float, scale: float, siblings: int) -> float:
+    """Return the largest margin that `siblings` texts can have all at once, by inner products.
+
+    Logits are scale times the inner product of texts and images of norm at most `eta`. The bound
+    is scale eta^2 K / (K - 1), half the square of the straight edge of the simplex. Raises
+    ValueError as `sibling_distance` does.
+    """
+    return scale * sibling_distance(eta, 0, siblings) ** 2 / 8

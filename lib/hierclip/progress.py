@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
-FORMAT = 1  # of kept work; raise it when the same inputs would give other numbers
+FORMAT = 2  # of kept work; raise it when the same inputs would give other numbers
 
 
 def headless() -> bool:

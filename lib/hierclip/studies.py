@@ -210,10 +210,10 @@ def ablation_table(
     metrics = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
     for row, changes in study.tables[table].items():
-        of_row = frame["variant"] == variant(params, study, changes)[2]
-        of_study = frame["seed"].isin(study.seeds) & (frame["split"] == split)
-        values = frame[of_row & of_study][metrics]
+        chosen = frame["variant"] == variant(params, study, changes)[2]
+        chosen &= frame["seed"].isin(study.seeds) & (frame["split"] == split)
+        values = frame[chosen][metrics]
         half = values.std() / np.sqrt(len(values)) * student(len(values) - 1).ppf(0.975)
         rows[row] = {"seeds": len(values), **values.mean(), **half.add_suffix("_half")}
-        rows[row]["steps"] = frame["steps"][values.index].mean() if "steps" in frame else np.nan
+        rows[row]["steps"] = frame["steps"][chosen].mean() if "steps" in frame else np.nan
     return pd.DataFrame(rows).T.rename_axis(table)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hierclip.attacks import frozen, pgd
 from hierclip.data import places_of, step_seed
 from hierclip.data.tasks import Task
-from hierclip.distributed import rank_slice, world
+from hierclip.distributed import mean, rank_slice, world
 from hierclip.errors import HierclipError
 from hierclip.losses import (
     OBJECTIVES,
@@ -89,7 +89,7 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
             with fabric.no_backward_sync(module, enabled=part < params.accumulate - 1):
                 loss, logged = step_loss(number)
                 fabric.backward(loss / params.accumulate)
-            parts.append({"loss": fabric.all_reduce(loss.detach().clone()).item()} | logged)
+            parts.append({"loss": mean(loss.detach()).item()} | logged)
         history.append({name: sum(p[name] for p in parts) / len(parts) for name in parts[0]})
         if not math.isfinite(history[-1]["loss"]):
             wrong = f"the loss is {history[-1]['loss']} at step {step}"
@@ -160,6 +160,7 @@ class Batch:
 class Finetuning(Training):
     """An adversarial fine-tuning, as `set_up` makes it ready."""
 
+    params: FinetuneParams
     method: TrainedParams
     seed: int
     task: Task

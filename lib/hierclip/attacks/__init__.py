@@ -1,8 +1,93 @@
-"""Attacks: PGD for training, a suite for evaluation, and what an attack may want wrong."""
+"""Attacks: PGD for training, a suite for evaluation, and what an attack may want misclassified."""
 
-from hierclip.attacks.goals import GOALS, LOSSES, AttackGoal, aims, cross_entropy, margin
-from hierclip.attacks.norms import NORMS
-from hierclip.attacks.rng import PerSampleRNG
-from hierclip.attacks.state import AttackState, Budget
-from hierclip.attacks.suite import ATTACKS, GRADIENT, STANDARD, attack, budget_of, run_attacks
-from hierclip.attacks.training import frozen, pgd
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+
+from torch import Tensor
+
+from hierclip.attacks.goals import (
+    GOALS,
+    LOSSES,
+    AttackGoal,
+    aims,
+    cross_entropy,
+    margin,
+    margin_loss,
+)
+from hierclip.attacks.gradient import apgd, apgd_dlr, cw, frozen, pgd, pgd_by_image
+from hierclip.attacks.square import square
+from hierclip.attacks.state import NORMS, AttackState, Budget, PerSampleRNG, Score, Seed
+
+ATTACKS: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
+    "pgd_ce": partial(pgd_by_image, loss="ce"),
+    "pgd_margin": partial(pgd_by_image, loss="margin"),
+    "apgd_ce": partial(apgd, loss="ce"),
+    "apgd_margin": partial(apgd, loss="margin"),
+    "apgd_dlr": apgd_dlr,
+    "cw": cw,
+    "square": square,
+}
+BY_GRADIENT = frozenset(ATTACKS) - {"square"}
+GRADIENT = ("apgd_ce", "apgd_dlr")
+STANDARD = (*GRADIENT, "square")  # with 100 steps and 5000 queries, AutoAttack without FAB
+
+
+def budget_of(params: object) -> Budget:
+    """Return the budget made of the fields that `params` has under the same names."""
+    names = [field.name for field in fields(Budget) if hasattr(params, field.name)]
+    return Budget(**{name: getattr(params, name) for name in names})
+
+
+def attack(
+    score: Score,
+    images: Tensor,
+    own: Sequence[Tensor],
+    budget: Budget,
+    seed: Seed,
+    names: Iterable[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return adversarial images (N, 3, H, W) and their margins (N,), negative where misclassified.
+
+    See `run_attacks`.
+    """
+    state = run_attacks(score, images, own, budget, seed, names)
+    return state.x_adv, state.best_margin
+
+
+def run_attacks(
+    score: Score,
+    images: Tensor,
+    own: Sequence[Tensor],
+    budget: Budget,
+    seed: Seed,
+    names: Iterable[int] | None = None,
+    clean_margin: Tensor | None = None,
+) -> AttackState:
+    """Run a suite of attacks and return its state.
+
+    score: images to the logits (N, K) of one or more levels, each image independent of the others.
+    own: for each level (N, K) bool, the true class's logits, which must not win. seed, names: of
+    `PerSampleRNG`; None names an image by its row. clean_margin: (N,), the margins of the clean
+    images, where they are known.
+    Every attack works on the images that are not yet misclassified, so the result is the worst case
+    over the suite, image by image. Where the budget prunes, a gradient attack that follows another
+    skips the images that stayed far from the boundary (`AttackState.skip_distant`); Square needs no
+    gradient and skips none.
+    Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
+    """
+    unknown = [name for name in budget.suite if name not in ATTACKS]
+    if unknown:
+        raise ValueError(f"no attack {', '.join(unknown)}; known are {', '.join(ATTACKS)}")
+    if budget.norm not in NORMS:
+        raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
+    state = AttackState(score, images, own, budget, clean_margin)
+    rng = PerSampleRNG(seed, range(len(images)) if names is None else names)
+    previous = None
+    for name in budget.suite:
+        state.skipped[:] = False
+        if previous in BY_GRADIENT and name in BY_GRADIENT:
+            state.skip_distant()
+        ATTACKS[name](state, rng)
+        previous = name
+    return state

@@ -18,8 +18,8 @@ Mask = Callable[[Tensor], Tensor]  # from leaves (N,) to a true class mask (N, K
 class AttackGoal:
     """State what an attack wants misclassified, at all of `levels` at once.
 
-    levels: those whose logits the attack sees. mask_functions: for each of them, the logits that must not win.
-    prerequisites: goals that an image must have reached before this one can be reached.
+    levels: those whose logits the attack sees. mask_functions: for each of them, the logits that
+    must not win. prerequisites: goals that an image must reach before it can reach this one.
     """
 
     kind: str
@@ -33,9 +33,12 @@ class AttackGoal:
         return f"{self.kind}-{self.level}"
 
     def is_reached(self, nodes: Tensor, labels: Tensor) -> Tensor:
-        """Return (N,) bool: whether predictions (N, L + 1), nodes by level, reach the goal for leaves (N,)."""
-        true_class_mask = zip(self.levels, self.masks(labels), strict=True)
-        return ~torch.stack([mask.gather(1, nodes[:, [l]])[:, 0] for l, mask in true_class_mask]).any(0)
+        """Return (N,) bool: whether predictions (N, L + 1), nodes by level, reach the goal."""
+        right = [
+            mask.gather(1, nodes[:, [level]])[:, 0]
+            for level, mask in zip(self.levels, self.masks(labels), strict=True)
+        ]
+        return ~torch.stack(right).any(0)
 
     def masks(self, labels: Tensor) -> list[Tensor]:
         """Return for leaves (N,) the true class masks (N, K) bool of each of `levels`."""
@@ -43,7 +46,7 @@ class AttackGoal:
 
 
 def _alike(columns: Tensor, leaves: Tensor) -> Mask:
-    """Return the mask of logits (K,) whose value in `columns` equals the leaf's value in `leaves`."""
+    """Return the mask of logits (K,) whose value in `columns` equals the leaf's in `leaves`."""
 
     def mask(labels: Tensor) -> Tensor:
         return columns.to(labels.device) == leaves.to(labels.device)[labels][:, None]
@@ -59,25 +62,27 @@ def direct(paths: Tensor, level: int) -> AttackGoal:
 
 def roll_up(paths: Tensor, level: int) -> AttackGoal:
     """Move the predicted leaf out of the true leaf's superclass at `level`."""
-    below = _finer(paths, level)
-    below = roll_up(paths, below) if below else direct(paths, 0)
-    return AttackGoal("roll_up", level, (0,), (_alike(paths[:, level], paths[:, level]),), (below,))
+    finer = _nested_level(paths, level)
+    below = roll_up(paths, finer) if finer else direct(paths, 0)
+    superclass = _alike(paths[:, level], paths[:, level])
+    return AttackGoal("roll_up", level, (0,), (superclass,), (below,))
 
 
-def _finer(paths: Tensor, level: int) -> int:
-    """Return the coarsest finer level nested in `level`, within the same tree; 0 where there is none."""
-    inside = (
-        k for k in range(level - 1, 0, -1) if len(paths[:, [k, level]].unique(dim=0)) == len(paths[:, k].unique())
-    )
-    return next(inside, 0)
+def _nested_level(paths: Tensor, level: int) -> int:
+    """Return the coarsest finer level nested in `level`, so of the same tree; 0 if none is."""
+    for finer in range(level - 1, 0, -1):
+        if len(paths[:, [finer, level]].unique(dim=0)) == len(paths[:, finer].unique()):
+            return finer
+    return 0
 
 
 def stay(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify the leaf inside the true leaf's superclass at `level`."""
-    leaf, inside = direct(paths, 0), _alike(paths[:, level], paths[:, level])
+    leaf = direct(paths, 0)
+    superclass = _alike(paths[:, level], paths[:, level])
 
     def mask(labels: Tensor) -> Tensor:
-        return leaf.mask_functions[0](labels) | ~inside(labels)
+        return leaf.mask_functions[0](labels) | ~superclass(labels)
 
     return AttackGoal("stay", level, (0,), (mask,), (leaf,))
 
@@ -85,7 +90,8 @@ def stay(paths: Tensor, level: int) -> AttackGoal:
 def every(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify all levels up to `level` at once."""
     parts = tuple(direct(paths, l) for l in range(level + 1))
-    return AttackGoal("every", level, tuple(range(level + 1)), tuple(part.mask_functions[0] for part in parts), parts)
+    masks = tuple(part.mask_functions[0] for part in parts)
+    return AttackGoal("every", level, tuple(range(level + 1)), masks, parts)
 
 
 GOALS: dict[str, Callable[[Tensor, int], AttackGoal]] = {
@@ -97,13 +103,22 @@ GOALS: dict[str, Callable[[Tensor, int], AttackGoal]] = {
 
 
 def aims(paths: Tensor, level: int) -> list[AttackGoal]:
-    """Return the goals of both readings of a level; one at level 0, where they agree. paths: (leaves, L + 1)."""
+    """Return the goals of both readings of a level; one at level 0, where they agree.
+
+    paths: (leaves, L + 1).
+    """
     return [direct(paths, level), roll_up(paths, level)] if level else [direct(paths, level)]
 
 
 def margin(scores: Tensor, true_class_mask: Tensor) -> Tensor:
-    """Return (N,): the best other logit minus the best true one, positive where the prediction is wrong."""
-    return scores.masked_fill(true_class_mask, -INF).amax(1) - scores.masked_fill(~true_class_mask, -INF).amax(1)
+    """Return (N,): the best true logit minus the best other one, negative where misclassified."""
+    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
+    return best_true - scores.masked_fill(true_class_mask, -INF).amax(1)
+
+
+def margin_loss(scores: Tensor, true_class_mask: Tensor) -> Tensor:
+    """Return (N,): minus the margin."""
+    return -margin(scores, true_class_mask)
 
 
 def cross_entropy(scores: Tensor, true_class_mask: Tensor) -> Tensor:
@@ -112,7 +127,7 @@ def cross_entropy(scores: Tensor, true_class_mask: Tensor) -> Tensor:
 
 
 def targets(scores: Tensor, true_class_mask: Tensor, rank: int) -> Tensor:
-    """Return (N,) int64: the other class of a rank, 1 the best; the last one where there are fewer."""
+    """Return (N,) int64: the other class of a rank, 1 the best; the last where there are fewer."""
     others = (~true_class_mask).sum(1).clamp(min=1)
     order = scores.masked_fill(true_class_mask, -INF).argsort(1, descending=True)
     return order.gather(1, (others.clamp(max=rank) - 1)[:, None])[:, 0]
@@ -121,13 +136,19 @@ def targets(scores: Tensor, true_class_mask: Tensor, rank: int) -> Tensor:
 def targeted_dlr(scores: Tensor, true_class_mask: Tensor, target: Tensor) -> Tensor:
     """Return (N,): (z_t - best true logit) / (z_1 - (z_3 + z_4) / 2), z_k the k-th largest logit.
 
-    With fewer than four classes the quotient is left out. Source: Croce and Hein, ICML 2020, equation 7.
+    With fewer than four classes the quotient is left out. Source: Croce and Hein, ICML 2020,
+    equation 7.
     """
-    gap = scores.gather(1, target[:, None])[:, 0] - scores.masked_fill(~true_class_mask, -INF).amax(1)
+    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
+    gap = scores.gather(1, target[:, None])[:, 0] - best_true
     if scores.shape[1] < 4:
         return gap
     z = scores.topk(4, dim=1).values
     return gap / (z[:, 0] - (z[:, 2] + z[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin": margin, "ce": cross_entropy}
+# What attacks maximise.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "margin": margin_loss,
+    "ce": cross_entropy,
+}

@@ -1,19 +1,80 @@
-"""The state of an attack: each image's best adversarial point so far, shared by the attacks of a suite."""
+"""What the attacks of a suite share: norms, budgets, random numbers and each image's best point."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hierclip.attacks.goals import cross_entropy, margin
-from hierclip.attacks.norms import EPS, NORMS, Norm
-from hierclip.attacks.rng import PerSampleRNG
+
+EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm of perturbations (N, 3, H, W).
+
+    size: of each perturbation, (N,). inside: the perturbation clipped or scaled to a size of at
+    most eps. steepest: a gradient's direction, of size 1. noise: a perturbation of size at most 1
+    from uniform numbers in [-1, 1].
+    """
+
+    size: Callable[[Tensor], Tensor]
+    inside: Callable[[Tensor, float], Tensor]
+    steepest: Callable[[Tensor], Tensor]
+    noise: Callable[[Tensor], Tensor]
+
+    def project(self, x: Tensor, images: Tensor, eps: float) -> Tensor:
+        """Move x into the budget around `images`, then into [0, 1], which stays in the budget."""
+        return (images + self.inside(x - images, eps)).clamp(0, 1)
+
+    def start(self, images: Tensor, eps: float, uniform: Tensor) -> Tensor:
+        """Return random points in the budget and [0, 1], from uniform numbers in [0, 1]."""
+        return (images + eps * self.noise(2 * uniform - 1)).clamp(0, 1)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """Reshape (N,) so that it broadcasts over images: (N, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)
+
+
+def l2_size(delta: Tensor) -> Tensor:
+    """Return the L2 norm (N,) of perturbations (N, 3, H, W)."""
+    return delta.flatten(1).norm(dim=1)
+
+
+def _l2_unit(delta: Tensor) -> Tensor:
+    # Scaled by the largest entry first: a confident model's gradients have squares below float32.
+    largest = delta.flatten(1).abs().amax(1).clamp(min=torch.finfo(delta.dtype).tiny)
+    delta = delta / per_image(largest)
+    return delta / per_image(l2_size(delta).clamp(min=EPS))
+
+
+NORMS: dict[str, Norm] = {
+    "Linf": Norm(
+        size=lambda delta: delta.flatten(1).abs().amax(1),
+        inside=lambda delta, eps: delta.clamp(-eps, eps),
+        steepest=torch.sign,
+        noise=lambda uniform: uniform,
+    ),
+    "L2": Norm(
+        size=l2_size,
+        inside=lambda delta, eps: (
+            delta * per_image((eps / l2_size(delta).clamp(min=EPS)).clamp(max=1))
+        ),
+        steepest=_l2_unit,
+        noise=lambda uniform: _l2_unit(uniform.clamp(-1 + 1e-6, 1 - 1e-6).erfinv()),  # Gaussian
+    ),
+}
+
 
 Score = Callable[[Tensor], Sequence[Tensor]]  # images to the logits (N, K) of some levels
-Loss = Callable[[Sequence[Tensor], Tensor], Tensor]  # of those logits for some rows of the images, (n,)
+Loss = Callable[[Sequence[Tensor], Tensor], Tensor]  # of those logits for n rows of images, (n,)
+Seed = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -25,75 +86,103 @@ class Budget:
     steps: int  # gradients that a run of a gradient attack takes
     restarts: int
     suite: tuple[str, ...]  # names of ATTACKS, in turn, each on the images not yet misclassified
-    queries: int  # images that Square may ask for
+    queries: int  # of each image, by Square
     norm: str = "Linf"
-    stop_margin: float = 0.0  # an image is left alone beyond this margin; inf: never, and the worst point is sought
-    prune: float = 0.0  # fraction of the way to the boundary below which an image gets no second gradient attack
+    stop_margin: float = 0.0  # stop on an image whose margin is below minus this; inf: never
+    prune: float = 0.0  # no second gradient attack below this fraction of the way to the boundary
+
+
+class PerSampleRNG:
+    """Hold a stream of random numbers for each image, and one that all images share.
+
+    What an image draws depends neither on its batch nor on which other images are attacked.
+    """
+
+    def __init__(self, seed: Seed, names: Iterable[int]):
+        """seed, names: integers from 0; a name for each image, such as its row in the whole set."""
+        seed = [seed] if isinstance(seed, int) else [*seed]
+        self.shared = np.random.default_rng([*seed, 0])
+        self._streams = [np.random.default_rng([*seed, 1 + int(name)]) for name in names]
+
+    def uniform(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Draw (n, *shape) float32 in [0, 1) for the images `rows`, on their device."""
+        out = np.empty((len(rows), *shape), dtype=np.float32)
+        for values, row in zip(out, rows.tolist(), strict=True):
+            self._streams[row].random(dtype=np.float32, out=values)
+        return torch.from_numpy(out).to(rows.device)
+
+    def signs(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
+        """Draw (n, *shape) float32, -1 or 1."""
+        return 2 * (self.uniform(rows, shape) < 0.5).float() - 1
 
 
 class AttackState:
-    """Hold each image's most adversarial point so far, `x_adv`, and its margin there, `best_margin`.
+    """Hold each image's most adversarial point so far, `x_adv`, and its margin, `best_margin`.
 
-    Where several levels are attacked at once, the margin is the least of theirs. An image is misclassified when it is
-    positive; a margin that is not a number counts as none.
+    Where several levels are attacked at once, the margin is the largest of theirs. An image is
+    misclassified when it is negative; NaN counts as infinite.
     """
 
     def __init__(
-        self, score: Score, images: Tensor, own: Sequence[Tensor], budget: Budget, clean_margin: Tensor | None = None
+        self,
+        score: Score,
+        images: Tensor,
+        own: Sequence[Tensor],
+        budget: Budget,
+        clean_margin: Tensor | None = None,
     ):
         """Start at the clean images.
 
-        own: for each level that `score` returns, (N, K) bool, the true class's logits. clean_margin: (N,), the margins
-        of the clean images where they are known; they are then not computed.
+        own: for each level that `score` returns, (N, K) bool, the true class's logits.
+        clean_margin: (N,), the margins of the clean images; computed where it is None.
         """
-        self.score, self.images, self.true_class_masks, self.budget = score, images, own, budget
-        self.x_adv, self.best_margin = images.clone(), images.new_full((len(images),), -torch.inf)
-        self.gradients = self.queries = 0  # of single images
+        self.score = score
+        self.images = images
+        self.true_class_masks = own
+        self.budget = budget
+        self.norm = NORMS[budget.norm]
+        self.x_adv = images.clone()
         self.last_batch_size = 0
         self.attackable = torch.stack([~mask.all(1) for mask in own]).all(0)  # some class can win
-        self.skipped = torch.zeros_like(self.best_margin, dtype=torch.bool)  # by the next attack
-        self.zero_gradient = torch.zeros_like(self.skipped)  # at some point of the image
+        self.skipped = torch.zeros_like(self.attackable)  # by the next attack
+        self.zero_gradient = torch.zeros_like(self.attackable)  # at some point of the image
         if clean_margin is None:
-            self.clean_margin = self._keep_best(
-                torch.arange(len(images), device=images.device), images, self.clean_logits
-            )
-        else:
-            self.clean_margin = clean_margin.to(self.best_margin)
-            self.best_margin = self.clean_margin.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+            clean_margin = _largest_margin(self.clean_logits, own)
+        self.clean_margin = clean_margin.to(images)
+        self.best_margin = self.clean_margin.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
     @cached_property
     @torch.no_grad()
     def clean_logits(self) -> Sequence[Tensor]:
-        """The logits of the clean images, by level."""
-        self.queries += len(self.images)
+        """Compute the logits of the clean images, by level."""
         return self.score(self.images)
 
-    @property
-    def norm(self) -> Norm:
-        return NORMS[self.budget.norm]
-
     def fraction_to_boundary(self) -> Tensor:
-        """Return (N,): the fraction of its clean margin that each image has lost; above 1 where it is misclassified."""
-        return (1 - self.best_margin / self.clean_margin.clamp(max=-EPS)).nan_to_num(0.0, torch.inf, 0.0)
+        """Return (N,): the lost fraction of each image's clean margin; above 1 if misclassified."""
+        lost = 1 - self.best_margin / self.clean_margin.clamp(min=EPS)
+        return lost.nan_to_num(0.0, torch.inf, 0.0)
 
     def robust_rows(self) -> Tensor:
-        """Return the rows of the images that the next attack works on: not misclassified yet, and not skipped."""
-        return torch.nonzero(~(self.best_margin > self.budget.stop_margin) & self.attackable & ~self.skipped)[:, 0]
+        """Return the rows that the next attack works on: not yet misclassified, and not skipped."""
+        robust = ~(self.best_margin < -self.budget.stop_margin)
+        return torch.nonzero(robust & self.attackable & ~self.skipped)[:, 0]
 
     def skip_distant(self) -> None:
-        """Skip images that came less than `budget.prune` of the way to the boundary.
+        """Skip images that covered less than `budget.prune` of the way to the boundary.
 
-        Images with a zero gradient or without a finite clean margin are kept: their progress says nothing.
+        Images with a zero gradient or without a finite clean margin are kept: their progress tells
+        nothing.
         """
-        self.skipped = (
-            (self.fraction_to_boundary() < self.budget.prune) & ~self.zero_gradient & self.clean_margin.isfinite()
-        )
+        distant = self.fraction_to_boundary() < self.budget.prune
+        self.skipped = distant & ~self.zero_gradient & self.clean_margin.isfinite()
 
-    def random_start(self, draws: PerSampleRNG, eps: float) -> tuple[Tensor, Tensor]:
+    def random_start(self, rng: PerSampleRNG, eps: float) -> tuple[Tensor, Tensor]:
         """Return `robust_rows`, and a random point in the budget for each of them."""
         rows = self.robust_rows()
         images = self.images_at(rows)
-        uniform = draws.uniform(rows, images.shape[1:]).contiguous(memory_format=memory_format(images))
+        uniform = rng.uniform(rows, images.shape[1:])
+        # In the images' memory format: mixing two formats in one operation is slow.
+        uniform = torch.empty_like(images, dtype=uniform.dtype).copy_(uniform)
         return rows, self.norm.start(images, eps, uniform)
 
     def images_at(self, rows: Tensor) -> Tensor:
@@ -101,18 +190,17 @@ class AttackState:
         return self.images if len(rows) == len(self.images) else self.images[rows]
 
     def masks_at(self, rows: Tensor) -> Sequence[Tensor]:
-        """Return the true class masks of some images, by level."""
-        return self.true_class_masks if len(rows) == len(self.images) else [own[rows] for own in self.true_class_masks]
+        """Return the true class masks of sorted rows, by level."""
+        everything = len(rows) == len(self.images)
+        return self.true_class_masks if everything else [m[rows] for m in self.true_class_masks]
 
     @torch.no_grad()
     def query(self, rows: Tensor, x: Tensor) -> Tensor:
-        """Return the margins (n,) of the images `rows` at points x; keep the points that are more adversarial."""
-        self.queries += len(rows)
+        """Return the margins (n,) of the images `rows` at x; keep the more adversarial points."""
         return self._keep_best(rows, x, self._padded_logits(x))
 
     def loss_and_grad(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """As `query`; return margins (n,), the loss (n,) and its gradient at x."""
-        self.gradients += len(rows)
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             scores = self._padded_logits(x)
@@ -125,60 +213,52 @@ class AttackState:
         return margins, values.detach(), gradient
 
     def _padded_logits(self, x: Tensor) -> list[Tensor]:
-        """Return the logits at x. The batch is padded to a few fixed sizes, because new shapes are slow on the CPU."""
+        """Return the logits at x, padded to one of a few sizes: new shapes are slow on the CPU."""
         n = len(x)
         size = n if n == self.last_batch_size else min(common_size(n), len(self.images))
         self.last_batch_size = n
-        if size == n:
-            return list(self.score(x))
-        padding = x[:1].expand(size - n, *x.shape[1:])
-        return [scores[:n] for scores in self.score(torch.cat([x, padding]))]
+        if size > n:
+            x = torch.cat([x, x[:1].expand(size - n, *x.shape[1:])])
+        return [scores[:n] for scores in self.score(x)]
 
     def _keep_best(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
-        margins = torch.stack([margin(s, own) for s, own in zip(scores, self.masks_at(rows), strict=True)]).amin(0)
-        margins = margins.to(self.best_margin.dtype)
-        if len(rows) == len(self.images):
-            better = margins > self.best_margin
-            self.x_adv = torch.where(better.view(-1, 1, 1, 1), x, self.x_adv)
-            self.best_margin = torch.where(better, margins, self.best_margin)
-            return margins
-        better = margins > self.best_margin[rows]
-        worse = rows[better]
-        if len(worse):
-            self.x_adv[worse], self.best_margin[worse] = x[better], margins[better]
+        margins = _largest_margin(scores, self.masks_at(rows)).to(self.best_margin)
+        better = margins < self.best_margin[rows]
+        self.x_adv[rows[better]] = x[better]
+        self.best_margin[rows[better]] = margins[better]
         return margins
 
 
-def memory_format(images: Tensor) -> torch.memory_format:
-    """Return the memory format of images (N, 3, H, W): mixing two formats in one operation is slow."""
-    last = images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+def _largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    pairs = zip(scores, masks, strict=True)
+    return torch.stack([margin(logits, mask) for logits, mask in pairs]).amax(0)
 
 
 def common_size(count: int) -> int:
-    """Return the smallest of 1, 2, ..., 8, 10, 12, 14, 16, 20, 24, ... that holds `count`: four sizes per octave."""
+    """Return the least of 1, 2, ..., 8, 10, 12, 14, 16, 20, 24, ... (four per octave) >= count."""
     step = 2 ** max(0, (count - 1).bit_length() - 3)
     return -(-count // step) * step
 
 
-def over_levels(state: AttackState, loss: Callable[..., Tensor], extra: Sequence[Tensor] | None = None) -> Loss:
-    """Return a loss summed over levels. A level that is misclassified contributes a constant and no gradient, so the
-    attack works on the others.
+def over_levels(
+    state: AttackState, loss: Callable[..., Tensor], targets: Sequence[Tensor] | None = None
+) -> Loss:
+    """Return a loss summed over levels.
 
-    extra: for each level one more argument of the loss, a row for each image.
+    A level that is misclassified contributes a constant and no gradient, so that the attack works
+    on the others: the largest loss of a true class that wins, log K for the cross-entropy and 0 for
+    margins. targets: for each level one more argument of the loss, (N,).
     """
 
     def total(scores: Sequence[Tensor], rows: Tensor) -> Tensor:
-        more = [() for _ in scores] if extra is None else [(values[rows],) for values in extra]
-        parts = zip(scores, state.masks_at(rows), more, strict=True)
-        values = [
-            (loss(s, own, *added), _value_at_boundary(loss, s), margin(s.detach(), own) > 0) for s, own, added in parts
-        ]
-        return torch.stack([v if len(scores) == 1 else v.masked_fill(wrong, won) for v, won, wrong in values]).sum(0)
+        values = []
+        for level, (logits, mask) in enumerate(zip(scores, state.masks_at(rows), strict=True)):
+            target = [] if targets is None else [targets[level][rows]]
+            value = loss(logits, mask, *target)
+            if len(scores) > 1:
+                at_boundary = math.log(logits.shape[1]) if loss is cross_entropy else 0.0
+                value = value.masked_fill(margin(logits.detach(), mask) < 0, at_boundary)
+            values.append(value)
+        return torch.stack(values).sum(0)
 
     return total
-
-
-def _value_at_boundary(loss: Callable[..., Tensor], scores: Tensor) -> float:
-    """Return the largest value of a loss while the true class wins: log K for the cross-entropy, 0 for margins."""
-    return math.log(scores.shape[1]) if loss is cross_entropy else 0.0

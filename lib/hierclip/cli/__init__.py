@@ -1,4 +1,6 @@
-"""The command `hierclip`: what the project does outside its notebooks, and for those who have no project."""
+"""The command `hierclip`: what the project does outside its notebooks, and for those who have no
+project.
+"""
 
 import os
 import sys
@@ -23,15 +25,20 @@ for command in (audit, tree, run, export, verify, readme):
 
 
 @app.callback(help=__doc__)
-def options(debug: Annotated[bool, typer.Option(DEBUG, help="show where in the program an error arose")] = False):
+def options(
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help="show where in the program an error arose")
+    ] = False,
+):
     """Take what stands before the command; `main` reads it, which is there where no command is."""
 
 
 def main() -> None:
-    """Run the command; an error of the user's making is one line and exit code 2, any other keeps its traceback.
+    """Run the command; an error of the user's making is one line and exit code 2, any other keeps
+    its traceback.
 
-    Of the user's making are a HierclipError, a command line that is none, and a file that the system refuses. After
-    --debug these keep their tracebacks too.
+    Of the user's making are a HierclipError, a command line that is none, and a file that the
+    system refuses. After --debug these keep their tracebacks too.
     """
     os.environ.setdefault("MPLBACKEND", "agg")  # figures are files here
     try:

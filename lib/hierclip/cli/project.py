@@ -1,15 +1,21 @@
-"""What is done with a project's results: its README, its records held against others."""
+"""Commands on a project's results: its README, its records compared with the committed ones."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from hierclip.errors import HierclipError
 
+if TYPE_CHECKING:  # importing torch is slow
+    from hierclip.evaluate import Record
+
 DEFAULT = "openmoji"
 RESULTS = re.compile(
-    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)", re.S
+    r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)",
+    re.S,
 )
 
 
@@ -22,18 +28,20 @@ def readme() -> None:
     """
     from hierclip.params import find_root
 
-    typer.echo("README.md: results " + ("written" if write_readme(find_root()) else "are up to date"))
+    changed = write_readme(find_root())
+    typer.echo(f"README.md: results {'written' if changed else 'are up to date'}")
 
 
 def write_readme(root: Path) -> bool:
-    """Write each preset's summary between its markers in the README; return whether that changed the file.
+    """Write each preset's summary between its markers in the README.
 
-    Raises HierclipError where the README has no markers.
+    Returns whether that changed the file. Raises HierclipError where the README has no markers.
     """
     readme = root / "README.md"
     text = readme.read_text(encoding="utf8")
     if not RESULTS.search(text):
-        raise HierclipError(f"{readme}: no lines like {RESULTS.pattern!r} to put the results between")
+        markers = RESULTS.pattern
+        raise HierclipError(f"{readme}: no lines like {markers!r} to put the results between")
 
     def filled(match: re.Match) -> str:
         preset = root if match[2] == DEFAULT else root / "presets" / match[2]
@@ -49,15 +57,53 @@ def preset_summary(root: Path) -> str:
     """Return the summary table of a preset's records, or a line that says that there are none."""
     from hierclip.evaluate import RECORDS, load_records
     from hierclip.params import load_params
-    from hierclip.plots.table import summary
 
     if not any((root / RECORDS).glob("*/*.json")):
         return "Not run yet.\n"
-    return summary(load_records(root / RECORDS), load_params(root / "params.yaml").labels)
+    params, records = load_params(root / "params.yaml"), load_records(root / RECORDS)
+    return summary([r for r in records if r.split in params.tasks], params.labels, params.tasks)
+
+
+def summary(records: Sequence["Record"], labels: Mapping[str, str], tasks: Sequence[str]) -> str:
+    """Return the README's table: a row for each task and method, with one ± for each metric.
+
+    A cell is the mean over seeds, in percent; its ± is the larger side of the 95 % bootstrap
+    interval over images, averaged alike. labels: of the methods. Both order the rows.
+    """
+    import pandas as pd
+
+    from hierclip.plots.words import audit_words, pipes
+
+    names = {task: {"tuned": "seen", "held_out": "unseen"}.get(task, task) for task in tasks}
+    records = sorted(records, key=lambda r: list(labels).index(r.method))
+    rows, sizes = [], {}
+    for record in sorted(records, key=lambda r: tasks.index(r.split)):
+        sizes[names[record.split]] = record.images
+        direct, roll_up = record.intervals["direct"], record.intervals["roll_up"]
+        metrics = {
+            "clean leaf": (record.clean["direct"][0], direct.clean[0]),
+            "robust leaf": (record.robust["direct"][0][0], direct.robust[0][0]),
+            "path-robust, direct": (record.path_robust["direct"], direct.path_robust),
+            "path-robust, roll-up": (record.path_robust["roll_up"], roll_up.path_robust),
+        }
+        for metric, (value, (low, high)) in metrics.items():
+            row = (names[record.split], labels[record.method], metric)
+            rows.append((*row, 100 * value, 100 * max(value - low, high - value)))
+    keys = ["classes", "method", "metric"]
+    frame = pd.DataFrame(rows, columns=[*keys, "value", "side"])
+    means: pd.DataFrame = frame.groupby(keys, sort=False).mean()  # pyright: ignore
+    cells = [f"{value:.1f} ± {side:.1f}" for value, side in means.to_numpy()]
+    seeds, threat = len({record.seed for record in records}), records[0].threat_model
+    images = ", ".join(f"{count} images {name}" for name, count in sizes.items())
+    notes = f"Percent; {images}; {seeds} seed{'s' * (seeds > 1)}; "
+    notes += f"±: 95 % interval over images. Attack: {threat.norm} {threat.eps}, "
+    notes += f"{', '.join(threat.suite)}, {threat.steps} steps."
+    table = pipes(pd.Series(cells, means.index).unstack(sort=False).reset_index())
+    return "\n\n".join([table, notes, audit_words(records, labels)]) + "\n"
 
 
 def verify() -> None:
-    """Hold the records just made against the committed ones; exit 1 where a figure differs.
+    """Compare the records just made with the committed ones; exit 1 where a metric differs.
 
     \b
     Example:
@@ -70,5 +116,6 @@ def verify() -> None:
     differing = [agreement for agreement in agreements if not agreement.agrees]
     for agreement in agreements:
         typer.echo(str(agreement))
-    typer.echo(f"{len(agreements) - len(differing)} figures agree, {len(differing)} differ, each by the rule beside it")
+    agreeing = len(agreements) - len(differing)
+    typer.echo(f"{agreeing} figures agree, {len(differing)} differ, each by the rule beside it")
     raise typer.Exit(1 if differing else 0)

@@ -1,19 +1,27 @@
-"""What every dataset offers: leaves, a split of them, pictures to train on and fixed pictures to measure on."""
+"""What every dataset offers: leaves, their splits, training images and fixed images to measure."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hierclip.data.stored import StoredImages
 from hierclip.errors import HierclipError
 from hierclip.params import SPLITS
 
 CHUNK = 256  # images read at a time for their fingerprint
-PARTS = ("val", "test")  # pictures that choices are made on, and pictures that results are made on
+PARTS = ("val", "test")  # images that choices are made on, and images that results are made on
+
+
+class DataError(HierclipError):
+    """Images that cannot be had, and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +32,58 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """images: (N, 3, H, W) uint8, in memory or in a file; labels: (N,) int64, places in the dataset's `leaves`."""
+class StoredImages:
+    """Images in a file. Indexing reads the selected ones, and maps the file no longer than that.
 
-    images: Tensor | StoredImages
+    So the memory in use does not grow with the number of images that have been read.
+    """
+
+    path: Path
+    shape: Sequence[int]  # (N, 3, H, W), of uint8
+    start: int = 0  # the first image's byte
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        images = np.memmap(self.path, np.uint8, "r", self.start, tuple(self.shape))
+        return torch.from_numpy(images[rows.numpy()])
+
+
+def stored_images(path: Path, name: str) -> StoredImages:
+    """Find the images of that name in a file of safetensors, whose header says where they start."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    return StoredImages(path, entry["shape"], 8 + length + entry["data_offsets"][0])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Labelled images. A selection of them reads and copies nothing until it is read.
+
+    pixels: (M, 3, H, W) uint8, in memory or in a file, of which `rows` are selected.
+    labels: (N,) int64, indices into the dataset's `leaves`.
+    rows: (N,) int64, each image's row in `pixels`; None: all rows in order.
+    """
+
+    pixels: Tensor | StoredImages
     labels: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: Tensor) -> "Pictures":
+        return Pictures(self.pixels, self.labels[index], self._selected()[index])
+
+    def _selected(self) -> Tensor:
+        return torch.arange(len(self)) if self.rows is None else self.rows
+
     def read(self) -> Tensor:
         """Return the images in memory, (N, 3, H, W) uint8."""
-        return self.images.read() if isinstance(self.images, StoredImages) else self.images
+        return self.pixels[self._selected()]
 
     def floats(self) -> Tensor:
-        """(N, 3, H, W) float32 in [0, 1], channels last in memory."""
-        return self.read().to(torch.float32, memory_format=torch.channels_last).div_(255)  # one copy, no more
+        """Return the images as (N, 3, H, W) float32 in [0, 1], channels last in memory."""
+        return self.read().to(torch.float32, memory_format=torch.channels_last).div_(255)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the images' bytes."""
@@ -49,57 +93,108 @@ class Pictures:
         return digest.hexdigest()
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-        """`floats` of `size` pictures after another, on a device: never of all at once."""
+        """Yield `floats` of `size` images at a time, on a device."""
         for rows in torch.arange(len(self)).split(size):
             yield self[rows].floats().to(device)
 
     def of(self, places: Tensor) -> "Pictures":
-        """The pictures of the leaves at `places`; labels become positions in it."""
+        """Select the images of the leaves at `places`; their labels become positions in it."""
         position = torch.full((int(max(self.labels.max(), places.max())) + 1,), -1)
         position[places] = torch.arange(len(places))
-        kept = position[self.labels] >= 0
-        return Pictures(self.images[kept], position[self.labels[kept]])
+        labels = position[self.labels]
+        selected = self[labels >= 0]
+        return Pictures(selected.pixels, labels[labels >= 0], selected.rows)
 
     def spread(self, count: int) -> Tensor:
-        """The rows of `count` pictures evenly spaced over the set, or of all: (min(count, N),) int64."""
+        """Return the indices of `count` evenly spaced images, or of all: (min(count, N),) int64."""
         return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
-
-    def __getitem__(self, rows: Tensor) -> "Pictures":
-        return Pictures(self.images[rows], self.labels[rows])
 
 
 class Dataset(Protocol):
     name: str
     leaves: tuple[Leaf, ...]
-    credit: str  # a line to set under every figure that shows the pictures
+    credit: str  # a line to set under every figure that shows the images
 
-    def batch(self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Training pictures of the leaves at `places`: (size, 3, H, W) float32 in [0, 1], of which only the rows `own`
-        are made, and the labels of all, positions in `places`. The same for the same seed and step, whatever was drawn
-        before.
+    def batch(
+        self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """Make `size` training images of the leaves at `places`; return them and their labels.
+
+        Images: (size, 3, H, W) float32 in [0, 1], of which only the rows `own` are made and
+        returned. Labels: (size,) int64, of all rows, positions in `places`. The same seed and step
+        give the same batch, whatever was drawn before.
         """
         ...
 
     def pictures(self, part: str) -> Pictures:
-        """All pictures of a part, one of PARTS."""
+        """Return all images of a part, one of PARTS."""
         ...
 
 
+class PreparedDataset(Dataset):
+    """A dataset that keeps its images in one file of safetensors, which `prepare` writes."""
+
+    def __init__(self, params: Any, project: Path, prepared: Path):
+        self.params = params
+        self.project = project
+        self.prepared = prepared
+        self.name = params.name
+
+    def prepare(self) -> None:
+        """Write the images of every part."""
+        raise NotImplementedError
+
+    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        """Write the prepared file."""
+        self.prepared.parent.mkdir(parents=True, exist_ok=True)
+        self.prepared.unlink(missing_ok=True)  # an older one stays whole where it is mapped
+        save_file(tensors, self.prepared, metadata)
+        self.__dict__.pop("tensors", None)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the prepared file, mapped from it.
+
+        Raises DataError where the file is missing or has images of another size.
+        """
+        if not self.prepared.exists():
+            raise DataError(
+                f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`"
+            )
+        tensors = load_file(self.prepared)
+        side = tensors["test.images"].shape[-1]
+        if side != self.params.size:
+            raise DataError(
+                f"{self.prepared} has pictures of {side} pixels; run `dvc repro data` again"
+            )
+        return tensors
+
+    def pictures(self, part: str) -> Pictures:
+        if part not in PARTS:
+            raise ValueError(f"no part {part!r}; known are {', '.join(PARTS)}")
+        labels = self.tensors[f"{part}.labels"]
+        return Pictures(stored_images(self.prepared, f"{part}.images"), labels)
+
+
 def ids_of(dataset: Dataset, split: str) -> list[str]:
-    """The identifiers of a split's leaves. Raises ValueError, listing the known splits, for another."""
+    """Return the identifiers of a split's leaves. Raises ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; known are {', '.join(SPLITS)}")
     return [leaf.id for leaf in dataset.leaves if leaf.split == split]
 
 
 def places_of(dataset: Dataset, ids: tuple[str, ...]) -> Tensor:
-    """(len(ids),) int64: where each leaf stands in the dataset. Raises HierclipError for an unknown one."""
+    """Return each leaf's index in the dataset, (len(ids),) int64.
+
+    Raises HierclipError for an unknown leaf.
+    """
     place = {leaf.id: k for k, leaf in enumerate(dataset.leaves)}
-    if unknown := [i for i in ids if i not in place]:
+    unknown = [i for i in ids if i not in place]
+    if unknown:
         raise HierclipError(f"dataset {dataset.name} has no leaf {', '.join(unknown)}")
     return torch.tensor([place[i] for i in ids])
 
 
 def step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every seed and step; the odd number after it is free for a second generator."""
+    """Return a seed for this seed and step alone; the odd number after it is free for another."""
     return 2 * (seed * 10**10 + step)

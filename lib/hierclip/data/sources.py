@@ -1,197 +1,321 @@
-"""Photographs as they lie on a disk: classes, each picture's class, and how to read one."""
+"""Where photographs come from: published sets, folders and shards as classes, labels and images."""
 
 import csv
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from PIL import Image
-from torchvision.datasets import ImageNet
+from torchvision import datasets
+from torchvision.datasets.folder import make_dataset
 
-from hierclip.errors import HierclipError
+from hierclip.data.dataset import DataError
+from hierclip.params import PhotoParams
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-CLASSES = "classes.csv"  # of a folder of one's own: columns id (the class's folder) and name
-TWINS = {"n04008634": "projectile", "n04355933": "sunglass"}  # beside a missile and sunglasses, in WordNet's words
-TINY = "data/source/tiny-imagenet.csv"
-
-
-class DataError(HierclipError):
-    """Pictures that cannot be had, and what would be right."""
+CLASSES = "classes.csv"  # beside a user's images: columns id (the class's folder) and name
+PUBLISHED_CLASSES = "data/source/classes.csv"  # columns set, id (torchvision's name) and name
+TINY_CLASSES = "data/source/tiny-imagenet.csv"
+# ImageNet has two classes of one name twice. In WordNet's words these two differ from the others.
+TWINS = {"n04008634": "projectile", "n04355933": "sunglass"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Some pictures of a set, those of a class in the order of their numbers."""
+    """Labelled images that are not read yet, those of a class in the order of their numbers."""
 
-    classes: dict[str, str]  # identifier (a WordNet id where there is one) to name, in the order of the labels
+    classes: dict[str, str]  # identifier (a WordNet id where there is one) to name, by label
     labels: Sequence[int]
     read: Callable[[int], Image.Image]
-    called: Callable[[int], str]  # what a picture is called where it is broken
+    called: Callable[[int], str]  # what a message calls an image
 
     def take(self, rows: Sequence[int]) -> "Source":
-        """Some of its pictures."""
+        """Select some of the images."""
         labels = [self.labels[row] for row in rows]
-        return Source(self.classes, labels, lambda i: self.read(rows[i]), lambda i: self.called(rows[i]))
+        return Source(
+            self.classes, labels, lambda i: self.read(rows[i]), lambda i: self.called(rows[i])
+        )
+
+
+Sources = list[Source]  # images to train on and images to test on, or those of an undivided set
+Opener = Callable[[PhotoParams, Path], Sources]  # of a set in a project; DataError: it is not there
 
 
 def by_class(source: Source) -> list[list[int]]:
-    """The rows of each class, in their order."""
-    rows: list[list[int]] = [[] for _ in source.classes]
-    for row, label in enumerate(source.labels):
-        rows[label].append(row)
-    return rows
+    """Return the rows of each class, in order."""
+    labels = np.asarray(source.labels)
+    return [np.flatnonzero(labels == k).tolist() for k in range(len(source.classes))]
+
+
+def need(path: Path, what: str) -> Path:
+    """Return the path. Raises DataError, which says what to put there, where nothing is."""
+    if not path.exists():
+        raise DataError(f"{path} is missing; {what}")
+    return path
+
+
+# Class folders
+
+
+def class_folders(folder: Path, known: Mapping[str, str] | None = None) -> Source:
+    """Read a folder of class folders, as torchvision's ImageFolder does, each class by number.
+
+    known: names by WordNet id, by default ImageNet-1k's. A file classes.csv in the folder or beside
+    it takes precedence. Raises DataError where there is no class folder, and for a WordNet id
+    without a name.
+    """
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    ids = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    if not ids:
+        raise DataError(
+            f"{folder}: no class folders; "
+            "put the pictures of each class into one, named after the class"
+        )
+    names = given_names(folder / CLASSES) or given_names(folder.parent / CLASSES)
+    classes = {i: names.get(i) or class_name(i, known) for i in ids}
+    labels = {i: label for label, i in enumerate(ids)}
+    return files_source(classes, make_dataset(folder, labels, IMAGES, allow_empty=True))
+
+
+def files_source(classes: dict[str, str], files: Sequence[tuple[str, int]]) -> Source:
+    """Make a source of files, each with its label, sorted by their numbers."""
+    files = sorted(files, key=lambda file: number(Path(file[0])))
+    labels = [label for _, label in files]
+    return Source(classes, labels, lambda i: Image.open(files[i][0]), lambda i: files[i][0])
 
 
 def number(path: Path) -> tuple[int, str]:
-    """What files are sorted by: the last number in the name, then the name."""
-    found = re.findall(r"\d+", path.stem)
-    return int(found[-1]) if found else -1, path.name
+    """Return what files are sorted by: the last number in the name, then the name."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else -1, path.name
 
 
-def files_source(classes: dict[str, str], files: Sequence[tuple[Path, int]]) -> Source:
-    """Files, each with its label."""
-    return Source(classes, [k for _, k in files], lambda i: Image.open(files[i][0]), lambda i: str(files[i][0]))
-
-
-def class_folders(folder: Path, known: Mapping[str, str] | None = None, inner: str = "") -> Source:
-    """A folder of class folders, which may keep their pictures in a folder `inner` of their own.
-
-    known: names by WordNet id, by default ImageNet-1k's; a file classes.csv in the folder or beside it goes first.
-    Raises DataError where there is no class folder, and no name for one that is called by a WordNet id.
-    """
-    places = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
-    if not places:
-        raise DataError(f"{folder}: no class folders; put the pictures of each class into one, named after the class")
-    names = _given_names(folder)
-    classes = {p.name: names.get(p.name) or class_name(p.name, known) for p in places}
-    files = [
-        (file, k)
-        for k, place in enumerate(places)
-        for file in sorted((f for f in (place / inner).iterdir() if f.suffix.lower() in IMAGES), key=number)
-    ]
-    return files_source(classes, files)
-
-
-def _given_names(folder: Path) -> dict[str, str]:
-    for file in (folder / CLASSES, folder.parent / CLASSES):
-        if file.exists():
-            with file.open(encoding="utf8", newline="") as lines:
-                rows = list(csv.DictReader(lines))
-            if not rows or {"id", "name"} - set(rows[0]):
-                raise DataError(f"{file}: columns id and name are needed")
-            return {row["id"]: row["name"] for row in rows}
-    return {}
+def given_names(file: Path) -> dict[str, str]:
+    """Read classes' names by identifier from a file that need not be there."""
+    if not file.exists():
+        return {}
+    rows = list(csv.DictReader(file.read_text(encoding="utf8").splitlines()))
+    if not rows or {"id", "name"} - set(rows[0]):
+        raise DataError(f"{file}: columns id and name are needed")
+    return {row["id"]: row["name"] for row in rows}
 
 
 def class_name(identifier: str, known: Mapping[str, str] | None) -> str:
-    """Words for a class: for a WordNet id what it is known by, else the identifier's own, a synset's too (dog.n.01)."""
+    """Return a class's name: a WordNet id's in `known`, else the identifier's own words.
+
+    A synset (dog.n.01) loses its number. known: None takes ImageNet-1k's names.
+    """
     if not re.fullmatch(r"n\d{8}", identifier):
         return re.sub(r"\.n\.\d\d$", "", identifier).replace("_", " ").strip()
-    if (name := (imagenet_names() if known is None else known).get(identifier)) is None:
-        raise DataError(f"no name is known for class {identifier}; give it one in a file {CLASSES} (id, name)")
-    return name
+    names = imagenet_names() if known is None else known
+    if identifier not in names:
+        raise DataError(
+            f"no name is known for class {identifier}; give it one in a file {CLASSES} (id, name)"
+        )
+    return names[identifier]
 
 
 @cache
 def imagenet_names() -> dict[str, str]:
-    """open_clip's names for ImageNet-1k's classes, by WordNet id; of two pairs of twins one is called otherwise."""
+    """Return open_clip's names of ImageNet-1k's classes by WordNet id, made unique."""
     from open_clip import IMAGENET_CLASSNAMES
     from timm.data.imagenet_info import ImageNetInfo
 
     return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True)) | TWINS
 
 
-def need(path: Path, what: str) -> Path:
-    """The path itself. Raises DataError, saying what to put there, where there is nothing."""
-    if not path.exists():
-        raise DataError(f"{path} is missing; {what}")
-    return path
-
-
-def folder(base: Path, project: Path) -> tuple[Source | None, Source]:
-    """Pictures to train on and to test on: folders `train` and `test` (or `val`) of class folders, or class folders
-    alone, all of them to test on."""
+def folder(params: PhotoParams, project: Path, tests: Sequence[str] = ("test", "val")) -> Sources:
+    """Read class folders in `train` and the first of `tests`, or alone, all of them to test on."""
+    base = project / params.root / params.name
     need(base, "put class folders there, or train/ and test/ with class folders in them")
-    tests = [base / name for name in ("test", "val") if (base / name).is_dir()]
-    test = class_folders(tests[0] if tests else base)
+    test = class_folders(next((base / n for n in tests if (base / n).is_dir()), base))
     if not (base / "train").is_dir():
-        return None, test
-    return _same_classes(class_folders(base / "train"), test, base)
+        return [test]
+    train = class_folders(base / "train")
+    odd = sorted(set(train.classes) ^ set(test.classes))
+    if odd:
+        raise DataError(
+            f"{base}: {', '.join(odd[:5])} is not in both parts; every class needs a folder in each"
+        )
+    return [train, test]
 
 
-def _same_classes(train: Source, test: Source, base: Path) -> tuple[Source, Source]:
-    if odd := sorted(set(train.classes) ^ set(test.classes)):
-        raise DataError(f"{base}: {', '.join(odd[:5])} is not in both parts; every class needs a folder in each")
-    return train, test
-
-
-def tiny_imagenet(base: Path, project: Path) -> tuple[Source, Source]:
-    """Tiny-ImageNet as published; of its validation pictures those that are there."""
+def tiny_imagenet(params: PhotoParams, project: Path) -> Sources:
+    """Read Tiny-ImageNet as published; of its validation images those that are there."""
+    base = project / params.root / "tiny-imagenet-200"
     need(base / "wnids.txt", "unpack tiny-imagenet-200.zip of cs231n.stanford.edu there")
-    with (project / TINY).open(encoding="utf8", newline="") as rows:
-        known = {row["wnid"]: row["name"] for row in csv.DictReader(rows)}
-    train = class_folders(base / "train", known, "images")
-    place = {wnid: k for k, wnid in enumerate(train.classes)}
-    lines = need(base / "val/val_annotations.txt", "it says the class of every picture in val/images")
-    given = [line.split("\t")[:2] for line in lines.read_text(encoding="utf8").splitlines()]
-    files = [(base / "val/images" / file, place[wnid]) for file, wnid in given]
-    there = sorted((f for f in files if f[0].exists()), key=lambda f: number(f[0]))
-    return train, files_source(train.classes, there)
+    known = pd.read_csv(project / TINY_CLASSES, index_col="wnid")["name"].to_dict()
+    train = class_folders(base / "train", known)
+    labels = {wnid: label for label, wnid in enumerate(train.classes)}
+    file = need(
+        base / "val/val_annotations.txt", "it says the class of every picture in val/images"
+    )
+    wnids = pd.read_csv(file, sep="\t", header=None, index_col=0)[1].to_dict()
+    images = (base / "val/images").glob("*")
+    files = [(str(image), labels[wnids[image.name]]) for image in images if image.name in wnids]
+    return [train, files_source(train.classes, files)]
 
 
-def imagenet(base: Path, project: Path) -> tuple[Source, Source]:
-    """ImageNet-1k as class folders named by WordNet id in `train` and `val`, unpacked once where its archives are."""
-    for part in ("train", "val"):
-        if not (base / part).is_dir() and (base / f"ILSVRC2012_img_{part}.tar").exists():
-            try:
-                ImageNet(base, part)
-            except (RuntimeError, OSError) as error:
-                raise DataError(f"{base}: cannot unpack ILSVRC2012_img_{part}.tar; {error}") from None
-        what = f"put ILSVRC2012_img_{part}.tar and ILSVRC2012_devkit_t12.tar.gz beside it, or a folder for each class"
-        need(base / part, f"{what}, named by its WordNet id, into it")
-    return _same_classes(class_folders(base / "train"), class_folders(base / "val"), base)
+def imagenet(params: PhotoParams, project: Path) -> Sources:
+    """Read ImageNet-1k's class folders `train` and `val`; unpack its archives where there are none.
 
-
-def shards(base: Path, project: Path) -> tuple[Source | None, Source]:
-    """WebDataset shards: *.tar with KEY.jpg and KEY.cls (the class's number), in `train` and `test` or all to test on.
-
-    Classes are the rows of classes.csv beside them. Raises DataError where shards, classes or a label are missing.
+    The folders are named by WordNet id.
     """
-    need(base / CLASSES, "the classes, in the order of their numbers: columns id and name")
-    classes = _given_names(base)
+    base = project / params.root / params.name
+    for part in ("train", "val"):
+        archive = base / f"ILSVRC2012_img_{part}.tar"
+        if archive.exists() and not (base / part).is_dir():
+            try:
+                datasets.ImageNet(base, part)
+            except (RuntimeError, OSError) as error:
+                raise DataError(f"{base}: cannot unpack {archive.name}; {error}") from None
+        what = f"put {archive.name} and ILSVRC2012_devkit_t12.tar.gz beside it"
+        need(base / part, f"{what}, or a folder for each class, named by its WordNet id, into it")
+    return folder(params, project, ["val"])
+
+
+# Shards
+
+
+def shards(params: PhotoParams, project: Path) -> Sources:
+    """Read WebDataset shards, *.tar with KEY.jpg and KEY.cls, in `train` and `test` or all to test.
+
+    KEY.cls holds the class's number: its row in classes.csv beside the shards. Raises DataError
+    where shards, classes or a label are missing.
+    """
+    base = project / params.root / params.name
+    what = "the classes, in the order of their numbers: columns id and name"
+    classes = given_names(need(base / CLASSES, what))
     parts = [base / part for part in ("train", "test") if (base / part).is_dir()]
-    found = [_indexed(sorted(part.glob("*.tar")), classes, part) for part in parts or [base]]
-    return (found[0], found[1]) if len(found) == 2 else (None, found[-1])
+    return [
+        _indexed(part, classes) for part in (parts if len(parts) == 2 else parts[-1:] or [base])
+    ]
 
 
-def _indexed(files: Iterable[Path], classes: dict[str, str], where: Path) -> Source:
-    """Where each picture begins in its shard: the shards are read through once, a picture later by itself."""
+def _indexed(folder: Path, classes: dict[str, str]) -> Source:
+    """Find where each image begins in its shard, so that it can be read by itself."""
     places: dict[str, tuple[Path, int, int]] = {}
     labels: dict[str, int] = {}
-    for file in files:
+    for file in sorted(folder.glob("*.tar")):
         with tarfile.open(file) as shard:
             for member in shard:
-                ending = member.name.rpartition("/")[2].partition(".")[2]
-                key = member.name.removeprefix("./").removesuffix(f".{ending}")
+                path = PurePosixPath(member.name)
+                stem, _, ending = path.name.partition(".")
+                key = f"{file}/{path.parent / stem}"
                 if f".{ending.lower()}" in IMAGES:
-                    places[f"{file}/{key}"] = file, member.offset_data, member.size
-                elif ending == "cls" and (content := shard.extractfile(member)):
-                    labels[f"{file}/{key}"] = int(content.read())
+                    places[key] = file, member.offset_data, member.size
+                elif ending == "cls" and member.isfile():
+                    labels[key] = int(shard.extractfile(member).read())  # pyright: ignore
     if not places:
-        raise DataError(f"{where}: no pictures in shards; *.tar with KEY.jpg and KEY.cls are needed")
-    if odd := [key for key in places if not 0 <= labels.get(key, -1) < len(classes)]:
-        raise DataError(f"{odd[0]}: no class number below {len(classes)} ({len(odd)} pictures); KEY.cls gives it")
-    rows = list(places)
+        raise DataError(
+            f"{folder}: no pictures in shards; *.tar with KEY.jpg and KEY.cls are needed"
+        )
+    keys = list(places)
+    odd = [key for key in keys if not 0 <= labels.get(key, -1) < len(classes)]
+    if odd:
+        raise DataError(
+            f"{odd[0]}: no class number below {len(classes)} ({len(odd)} pictures); "
+            "KEY.cls gives it"
+        )
 
     def read(i: int) -> Image.Image:
-        file, offset, size = places[rows[i]]
-        with file.open("rb") as shard:
-            shard.seek(offset)
-            return Image.open(BytesIO(shard.read(size)))
+        file, offset, size = places[keys[i]]
+        return Image.open(BytesIO(np.fromfile(file, np.uint8, size, offset=offset).tobytes()))
 
-    return Source(classes, [labels[row] for row in rows], read, rows.__getitem__)
+    return Source(classes, [labels[key] for key in keys], read, keys.__getitem__)
+
+
+# Published sets through torchvision
+
+
+@dataclass(frozen=True)
+class Published:
+    """How torchvision opens a set."""
+
+    open: Callable[..., Any]
+    folder: str  # under the root, where the publisher's files lie
+    parts: Sequence[dict[str, Any]]  # arguments: to train on and to test on, or of an undivided set
+    downloads: bool = True
+
+
+UNDIVIDED = [{}]
+TRUE_FALSE = [{"train": True}, {"train": False}]
+TRAIN_TEST = [{"split": "train"}, {"split": "test"}]
+TRAINVAL_TEST = [{"split": "trainval"}, {"split": "test"}]
+PUBLISHED = {
+    "cifar10": Published(datasets.CIFAR10, "cifar-10-batches-py", TRUE_FALSE),
+    "cifar100": Published(datasets.CIFAR100, "cifar-100-python", TRUE_FALSE),
+    "stl10": Published(datasets.STL10, "stl10_binary", TRAIN_TEST),
+    "caltech101": Published(datasets.Caltech101, "caltech101", UNDIVIDED),
+    "caltech256": Published(datasets.Caltech256, "caltech256", UNDIVIDED),
+    "food101": Published(datasets.Food101, "food-101", TRAIN_TEST),
+    "pets": Published(datasets.OxfordIIITPet, "oxford-iiit-pet", TRAINVAL_TEST),
+    "flowers102": Published(datasets.Flowers102, "flowers-102", TRAIN_TEST),
+    "aircraft": Published(datasets.FGVCAircraft, "fgvc-aircraft-2013b", TRAINVAL_TEST),
+    "cars": Published(datasets.StanfordCars, "stanford_cars", TRAIN_TEST, downloads=False),
+    "sun397": Published(datasets.SUN397, "SUN397", UNDIVIDED),
+    "eurosat": Published(datasets.EuroSAT, "eurosat", UNDIVIDED),
+    "dtd": Published(datasets.DTD, "dtd", TRAIN_TEST),
+    "pcam": Published(datasets.PCAM, "pcam", TRAIN_TEST),
+    "country211": Published(datasets.Country211, "country211", TRAIN_TEST),
+}
+# Where torchvision keeps labels, which are had without reading an image, and classes.
+LABELS = ("targets", "labels", "y", "_labels")
+CLASS_LISTS = ("classes", "categories")
+
+
+def published(params: PhotoParams, project: Path) -> Sources:
+    """Open a published set.
+
+    Raises DataError, which says what to put where, for a set that is not there and that was not, or
+    cannot be, downloaded.
+    """
+    entry = PUBLISHED[params.name]
+    root = project / params.root
+    settings = {"root": root, "download": params.download and entry.downloads}
+    names = published_names(project, params.name)
+    try:
+        opened = [entry.open(**settings, **part) for part in entry.parts]
+        return [_published_source(params.name, images, names) for images in opened]
+    except (RuntimeError, OSError) as error:
+        right = f"put the publisher's files under {root / entry.folder}"
+        if entry.downloads and not params.download:
+            right = f"{right}, or set data.download: true"
+        problem = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{params.name}: {problem} {right}") from error
+
+
+def published_names(project: Path, name: str) -> dict[str, str]:
+    """Read what prompts call the classes of a published set, by torchvision's names for them."""
+    table = pd.read_csv(project / PUBLISHED_CLASSES, dtype=str, keep_default_na=False)
+    return table[table["set"] == name].set_index("id")["name"].to_dict()
+
+
+def _published_source(name: str, images, names: Mapping[str, str]) -> Source:
+    """Take all images but those of classes without a name, such as Caltech-256's clutter."""
+    given = next((getattr(images, key) for key in LABELS if hasattr(images, key)), None)
+    if given is None:  # of Cars and PCAM
+        given = [label for _, label in images]
+    labels = [int(label) for label in given]
+    classes = next((getattr(images, key) for key in CLASS_LISTS if hasattr(images, key)), names)
+    classes = [str(identifier) for identifier in classes]
+    rows = [row for row, label in enumerate(labels) if names[classes[label]]]
+    if name == "sun397":  # whose files torchvision takes as the disk lists them
+        rows.sort(key=images._image_files.__getitem__)
+    named = {identifier: names[identifier] for identifier in classes if names[identifier]}
+    return Source(named, labels, lambda i: images[i][0], lambda i: f"{name} {i}").take(rows)
+
+
+SETS: dict[str, Opener] = {
+    "tiny-imagenet": tiny_imagenet,
+    "imagenet": imagenet,
+    **dict.fromkeys(PUBLISHED, published),
+}
+LAYOUTS: dict[str, Opener] = {"folder": folder, "shards": shards}  # of a user's own images

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -13,145 +14,294 @@ from torch import Tensor
 from hierclip.attacks import AttackGoal, AttackState, Budget, aims, frozen, margin, run_attacks
 from hierclip.data import Pictures
 from hierclip.distributed import agreed, merged, rank, world
-from hierclip.evaluate.outcomes import CLEAN, Outcomes, Readout, gather
-from hierclip.model import Classifier
-from hierclip.progress import cache_key, kept_under, progress
+from hierclip.model import READINGS, Classifier
+from hierclip.progress import cache_key, kept_under
 
 T = TypeVar("T")
-RANKED = 20  # leaves kept of a picture's ranking
-READ = ("nodes", "confidence", "ranked")  # what is kept of each picture in each condition
+Readout = Mapping[str, np.ndarray]  # of one condition: nodes, confidence, ranked
+READ = ("nodes", "confidence", "ranked")
+RANKED = 20  # leaves kept of an image's ranking
+CLEAN = "clean"
 PRUNE_THRESHOLD = 0.75  # fraction to the boundary below which another goal hardly ever succeeds
 
 
-def level_matrix(
-    classifier: Classifier,
-    pictures: Pictures,
-    paths: Tensor,
-    budget: Budget,
-    *,
-    seed: int,
-    batch: int,
-    more: Sequence[AttackGoal] = (),
-    prune: bool = True,
-    kept: Path | None = None,
-    what: str = "attack",
-) -> Outcomes:
-    """Attacks every level, through the objective of each reading, then the aims in `more`; reads every level after it.
+@dataclass(frozen=True)
+class Outcomes:
+    """The readings of N images in A conditions: clean, then under each attack in turn.
 
-    paths: (leaves, L + 1), the tree's; labels of the pictures are its rows. Each aim has random numbers of its own,
-    drawn from `seed`, and its outcomes go to the file `kept` at once, if there is one, so that a run that was stopped
-    goes on where it was; removing the file is the caller's.
-
-    Skip misclassified images. With `prune`, also skip images whose prerequisite attack (`AttackGoal.prerequisites`)
-    covered less than PRUNE_THRESHOLD of the way to the boundary; they are read as that attack left them.
-    An attack stops where its aim is wrong: A[a, e] off the diagonal says what an attack at a does in passing, not the
-    worst that could be done at e; that is A[e, e].
+    conditions: (A,) "clean", or a goal's name such as "roll_up-2". paths: (leaves, L + 1), the
+    tree's. labels: (N,) leaves. nodes: (A, N, L + 1), the nearest node of every level. confidence:
+    (A, N, L + 1), its softmax probability. ranked: (A, N, k), the k nearest leaves, best first.
     """
-    labels = pictures.labels
-    tensors = [labels, paths, *classifier.parameters(), *classifier.buffers()]  # of what is not saved too: the texts
-    todo = [*(aim for level in range(paths.shape[1]) for aim in aims(paths, level)), *more]
-    settings = [pictures.fingerprint(), budget, prune, PRUNE_THRESHOLD, classifier.head, seed, batch]
-    settings += [[aim.name for aim in todo], [type(module).__name__ for module in classifier.modules()]]
-    done = _Partial(kept, cache_key(*settings, *tensors) if kept else "")
-    with frozen(classifier):
-        clean = done.get(CLEAN, _read_clean, classifier, pictures, todo, batch)
-        readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}
 
-        def outcome(k: int, aim: AttackGoal) -> Readout:
-            return _attack_open(classifier, pictures, aim, readouts, clean[aim.name], budget, (seed, k), batch, prune)
+    conditions: np.ndarray
+    paths: np.ndarray
+    labels: np.ndarray
+    nodes: np.ndarray
+    confidence: np.ndarray
+    ranked: np.ndarray
 
-        for k, aim in enumerate(progress(todo, what) if kept else todo):
-            readouts[aim.name] = done.get(aim.name, outcome, k, aim)
-    return gather(readouts, paths.numpy(), labels.numpy())
+    @property
+    def top(self) -> int:
+        """The coarsest level, L."""
+        return self.paths.shape[1] - 1
+
+    @cached_property
+    def right(self) -> dict[str, np.ndarray]:
+        """By reading, (A, N, L + 1) bool: whether each level is predicted correctly."""
+        truth = self.paths[self.labels]
+        rolled_up = self.paths[self.nodes[..., 0]]
+        return {"direct": self.nodes == truth, "roll_up": rolled_up == truth}
+
+    def under(self, condition: str) -> int:
+        """Return the index of a condition. Raises KeyError, listing the known ones, for another."""
+        known = self.conditions.tolist()
+        if condition not in known:
+            raise KeyError(f"no condition {condition!r}; known are {', '.join(known)}")
+        return known.index(condition)
+
+    @cached_property
+    def clean(self) -> dict[str, np.ndarray]:
+        """By reading, (N, L + 1) bool."""
+        return {reading: self.right[reading][self.under(CLEAN)] for reading in READINGS}
+
+    @cached_property
+    def robust(self) -> dict[str, np.ndarray]:
+        """By reading, (L + 1, N, L + 1) bool by attacked level: right under both attacks on it."""
+        attacks = [[self.under("direct-0")]]
+        for level in range(1, self.top + 1):
+            attacks.append([self.under(f"{kind}-{level}") for kind in READINGS])
+        return {key: np.stack([self.right[key][a].all(0) for a in attacks]) for key in READINGS}
+
+    def by_attack(self, reading: str) -> np.ndarray:
+        """Return (L + 1, N, L + 1) bool by attacked level: right under that reading's attack."""
+        names = ["direct-0", *(f"{reading}-{level}" for level in range(1, self.top + 1))]
+        return np.stack([self.right[reading][self.under(name)] for name in names])
+
+    def take(self, levels: list[int]) -> "Outcomes":
+        """Return the outcomes of some of the levels alone, the leaves first."""
+        names = {CLEAN: CLEAN}
+        for k, level in enumerate(levels):
+            for kind in READINGS:
+                if f"{kind}-{level}" in self.conditions:
+                    names[f"{kind}-{level}"] = f"{kind}-{k}"
+        rows = [self.under(name) for name in names]
+        return Outcomes(
+            np.array(list(names.values())),
+            self.paths[:, levels],
+            self.labels,
+            self.nodes[rows][:, :, levels],
+            self.confidence[rows][:, :, levels],
+            self.ranked[rows],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the outcomes as compressed arrays; the file is never seen half written."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part.npz")
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez_compressed(part, allow_pickle=False, **arrays)
+        part.replace(path)
+
+    @staticmethod
+    def load(path: Path | BinaryIO) -> "Outcomes":
+        """Read what `save` wrote."""
+        with np.load(path) as arrays:
+            return Outcomes(**{field.name: arrays[field.name] for field in fields(Outcomes)})
 
 
-def _attack_open(
-    classifier: Classifier,
-    pictures: Pictures,
-    aim: AttackGoal,
-    readouts: Mapping[str, Readout],
-    first: np.ndarray,
-    budget: Budget,
-    seed: Sequence[int],
-    batch: int,
-    prune: bool,
-) -> Readout:
-    """Attacks the pictures for which an aim is open, and reads them; the others are as the aim before left them.
+def gather(readouts: Mapping[str, Readout], paths: np.ndarray, labels: np.ndarray) -> Outcomes:
+    """Stack the readouts of all conditions."""
+    stacked = {key: np.stack([readout[key] for readout in readouts.values()]) for key in READ}
+    return Outcomes(np.array(list(readouts)), paths, labels, **stacked)
 
-    first: (N,), the clean margins.
+
+class LevelMatrix:
+    """Attacks every level through the objective of each reading, and reads every level after each.
+
+    An attack stops where its goal is reached. So A[a, e] off the diagonal says what an attack at a
+    does to level e in passing; the worst that can be done to e is A[e, e].
+
+    Misclassified images are skipped. With `prune`, images are also skipped whose prerequisite
+    attack (`AttackGoal.prerequisites`) covered less than PRUNE_THRESHOLD of the way to the
+    boundary; they are read as that attack left them.
     """
-    needs = [readouts[need.name] for need in aim.prerequisites] if prune else []
-    out = {key: values.copy() for key, values in (needs[0] if needs else readouts[CLEAN]).items()}
-    out["way"], open = np.zeros(len(pictures), dtype=np.float32), np.ones(len(pictures), dtype=bool)
-    for need in needs:
-        open &= need["way"] >= PRUNE_THRESHOLD
 
-    def attack(rows: Tensor) -> Readout:
-        some, margins = pictures[rows], torch.from_numpy(first[rows.numpy()])
-        state = attack_part(classifier, some.floats(), some.labels, aim, budget, seed, rows, margins)
-        return {**read_logits(classifier(state.x_adv)), "way": state.fraction_to_boundary().float().cpu().numpy()}
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Pictures,
+        paths: Tensor,
+        budget: Budget,
+        *,
+        seed: int,
+        batch: int,
+        more: Sequence[AttackGoal] = (),
+        prune: bool = True,
+        kept: Path | None = None,
+    ):
+        """Read the clean images.
 
-    for rows, values in _in_parts(torch.from_numpy(np.flatnonzero(open)), batch, classifier.device, attack):
-        for key in out:
-            out[key][rows.numpy()] = values[key]
-    return out
+        paths: (leaves, L + 1), the tree's; labels of the images are its rows. more: goals after
+        those of the levels. kept: a file to which each goal's readout goes at once, from which the
+        same matrix resumes; removing it is the caller's.
+        """
+        self.classifier, self.images, self.paths = classifier, images, paths
+        self.budget, self.seed, self.batch, self.prune, self.path = budget, seed, batch, prune, kept
+        self.goals = [goal for level in range(paths.shape[1]) for goal in aims(paths, level)]
+        self.goals += more
+        key = self._key() if kept else ""
+        found = kept_under(key, kept, _arrays, "the attack") if kept and rank() == 0 else None
+        self.arrays = agreed(dict(found or {"key": np.array(key)}))
+        clean = self._get(CLEAN) or self._keep(CLEAN, self._read_clean())
+        self.clean_margins = {goal.name: clean[goal.name] for goal in self.goals}
+        self.readouts: dict[str, Readout] = {CLEAN: {key: clean[key] for key in READ}}
+
+    def attack(self, goal: AttackGoal) -> Readout:
+        """Return the readout of all images under the attack on one of `goals`, computed or kept.
+
+        A goal comes after its prerequisites.
+        """
+        readout = self._get(goal.name) or self._keep(goal.name, self._attack(goal))
+        self.readouts[goal.name] = readout
+        return readout
+
+    def outcomes(self) -> Outcomes:
+        """Return the outcomes of the clean images and of the goals attacked so far."""
+        return gather(self.readouts, self.paths.numpy(), self.images.labels.numpy())
+
+    def _key(self) -> str:
+        names = [goal.name for goal in self.goals]
+        modules = [type(module).__name__ for module in self.classifier.modules()]
+        settings = [self.images.fingerprint(), self.budget, self.prune, PRUNE_THRESHOLD]
+        settings += [self.classifier.head, self.seed, self.batch, names, modules]
+        weights = [*self.classifier.parameters(), *self.classifier.buffers()]  # texts too
+        return cache_key(*settings, self.images.labels, self.paths, *weights)
+
+    def _attack(self, goal: AttackGoal) -> Readout:
+        before = [self.readouts[need.name] for need in goal.prerequisites] if self.prune else []
+        start = before[0] if before else self.readouts[CLEAN]
+        readout = {key: start[key].copy() for key in READ}
+        readout["way"] = np.zeros(len(self.images), dtype=np.float32)
+        open = np.ones(len(self.images), dtype=bool)
+        for need in before:
+            open &= need["way"] >= PRUNE_THRESHOLD
+        clean_margins = self.clean_margins[goal.name]
+        seed = (self.seed, self.goals.index(goal))
+
+        def attack(rows: Tensor) -> Readout:
+            some, margins = self.images[rows], torch.from_numpy(clean_margins[rows.numpy()])
+            images, labels = some.floats(), some.labels
+            state = attack_part(
+                self.classifier, images, labels, goal, self.budget, seed, rows, margins
+            )
+            way = state.fraction_to_boundary().float().cpu().numpy()
+            return {**read_logits(self.classifier(state.x_adv)), "way": way}
+
+        rows = torch.from_numpy(np.flatnonzero(open))
+        with frozen(self.classifier):
+            for part, found in in_parts(rows, self.batch, self.classifier.device, attack):
+                for key, values in readout.items():
+                    values[part.numpy()] = found[key]
+        return readout
+
+    def _read_clean(self) -> Readout:
+        """Read the clean images, and by goal their margins (N,), negative where it is reached."""
+
+        @torch.no_grad()
+        def read(rows: Tensor) -> Readout:
+            some = self.images[rows]
+            logits = self.classifier(some.floats().to(self.classifier.device))
+            labels, readout = some.labels.to(self.classifier.device), read_logits(logits)
+            for goal in self.goals:
+                pairs = zip(goal.levels, goal.masks(labels), strict=True)
+                margins = [margin(logits[level], mask) for level, mask in pairs]
+                readout[goal.name] = torch.stack(margins).amax(0).cpu().numpy()
+            return readout
+
+        rows = torch.arange(len(self.images))
+        with frozen(self.classifier):
+            parts = in_parts(rows, self.batch, self.classifier.device, read)
+        return {key: np.concatenate([part[key] for _, part in parts]) for key in parts[0][1]}
+
+    def _get(self, name: str) -> dict[str, np.ndarray]:
+        prefix = f"{name}/"
+        kept = {key: values for key, values in self.arrays.items() if key.startswith(prefix)}
+        return {key.removeprefix(prefix): values for key, values in kept.items()}
+
+    def _keep(self, name: str, readout: Readout) -> Readout:
+        readout = agreed(readout)  # processes may round differently
+        self.arrays |= {f"{name}/{key}": values for key, values in readout.items()}
+        if self.path is not None and rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_name(self.path.name + ".part.npz")
+            np.savez(part, allow_pickle=False, **self.arrays)
+            part.replace(self.path)
+        return readout
 
 
-def fallen(aim: AttackGoal, nodes: np.ndarray, labels: Tensor) -> Tensor:
-    """(N,) bool: an aim is reached, by the nearest nodes (N, L + 1) of pictures of the leaves `labels`."""
-    return aim.is_reached(torch.from_numpy(nodes).long(), labels)
+def level_matrix(*arguments, **settings) -> Outcomes:
+    """Return the outcomes of a whole `LevelMatrix`, which takes the same arguments."""
+    matrix = LevelMatrix(*arguments, **settings)
+    for goal in matrix.goals:
+        matrix.attack(goal)
+    return matrix.outcomes()
 
 
 def attacked(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
-    aim: AttackGoal,
+    goal: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
     batch: int,
-    names: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images moved by the attack on an aim, and how far it brought them (N,): `AttackState.way`.
-
-    labels: (N,) leaves. names: (N,), what the images' random numbers go by; 0, 1 ... if None.
+    """Return images (N, 3, H, W) as the attack on a goal changes them, and their fraction to the
+    boundary (N,). labels: (N,) leaves.
     """
-    names = torch.arange(len(images)) if names is None else names
 
-    def moved(rows: Tensor) -> tuple[Tensor, Tensor]:
-        state = attack_part(classifier, images[rows], labels[rows], aim, budget, seed, names[rows])
+    def attack(rows: Tensor) -> tuple[Tensor, Tensor]:
+        state = attack_part(classifier, images[rows], labels[rows], goal, budget, seed, rows)
         return state.x_adv.cpu(), state.fraction_to_boundary().cpu()
 
-    parts = _in_parts(torch.arange(len(images)), batch, classifier.device, moved)
-    moved_images, ways = zip(*(found for _, found in parts), strict=True)
-    return torch.cat(moved_images), torch.cat(ways)
+    parts = in_parts(torch.arange(len(images)), batch, classifier.device, attack)
+    x_adv, fractions = zip(*(found for _, found in parts), strict=True)
+    return torch.cat(x_adv), torch.cat(fractions)
 
 
 def attack_part(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
-    aim: AttackGoal,
+    goal: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
-    names: Tensor,
-    first: Tensor | None = None,
+    sample_ids: Tensor,
+    clean_margins: Tensor | None = None,
 ) -> AttackState:
-    """Attacks images (N, 3, H, W) of the leaves `labels` (N,) for an aim. names, first: as `run_attacks` takes them."""
-    score, own = partial(classifier, levels=aim.levels), aim.masks(labels.to(classifier.device))
-    return run_attacks(score, images.to(classifier.device), own, budget, seed, names.tolist(), first)
+    """Attack images (N, 3, H, W) of the leaves `labels` (N,) for a goal, all at once.
 
-
-def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Tensor], T]) -> list[tuple[Tensor, T]]:
-    """Does `work` on rows, at most `batch` of them at a time; gives each part of them with what came of it.
-
-    On the CPU several parts are at work at once, a thread each: small batches leave little to share out within one.
-    What comes out is the same however many cores there are. Of several processes each does every so manieth part, and
-    what comes of it goes to all.
+    sample_ids, clean_margins: (N,), as `run_attacks` takes them.
     """
-    if (
-        device.type == "cpu"
-    ):  # two parts at least, for two cores; not as many as cores, whose number is to change nothing
+    logits, masks = (
+        partial(classifier, levels=goal.levels),
+        goal.masks(labels.to(classifier.device)),
+    )
+    images = images.to(classifier.device)
+    return run_attacks(logits, images, masks, budget, seed, sample_ids.tolist(), clean_margins)
+
+
+def in_parts(
+    rows: Tensor, batch: int, device: torch.device, work: Callable[[Tensor], T]
+) -> list[tuple[Tensor, T]]:
+    """Do `work` on rows, at most `batch` of them at a time; return each part with its result.
+
+    On the CPU several parts are worked on at once, one thread each, because small batches use few
+    threads well. Results are the same for any number of cores. Each of several processes works on
+    every k-th part, and all get all results.
+    """
+    if device.type == "cpu":  # at least two parts, whatever the number of cores
         batch = max(1, min(batch, -(-len(rows) // 2)))
     parts = [*rows.split(batch)] if len(rows) else []
     mine, threads = range(rank(), len(parts), world()), torch.get_num_threads()
@@ -164,54 +314,20 @@ def _in_parts(rows: Tensor, batch: int, device: torch.device, work: Callable[[Te
     return list(zip(parts, merged(found), strict=True))
 
 
-def _read_clean(classifier: Classifier, pictures: Pictures, todo: Sequence[AttackGoal], batch: int) -> Readout:
-    """Reads the pictures as they are, and by aim its margins (N,): by how much it is wrong."""
-
-    @torch.no_grad()
-    def read(rows: Tensor) -> Readout:
-        some = pictures[rows]
-        logits = classifier(some.floats().to(classifier.device))
-        labels, out = some.labels.to(classifier.device), read_logits(logits)
-        for aim in todo:
-            pairs = zip(aim.levels, aim.masks(labels), strict=True)
-            out[aim.name] = torch.stack([margin(logits[l], own) for l, own in pairs]).amin(0).cpu().numpy()
-        return out
-
-    parts = [found for _, found in _in_parts(torch.arange(len(pictures)), batch, classifier.device, read)]
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
 @torch.no_grad()
 def read_logits(logits: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """What is kept of the logits (n, K_l) of every level: READ."""
+    """Return what is kept of the logits (n, K_l) of every level: READ."""
     logits = [level.detach().cpu() for level in logits]
     nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
-    shares = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
+    confidence = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
     ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
-    return {"nodes": nodes.int().numpy(), "confidence": shares.numpy(), "ranked": ranked.int().numpy()}
+    return {
+        "nodes": nodes.int().numpy(),
+        "confidence": confidence.numpy(),
+        "ranked": ranked.int().numpy(),
+    }
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file) as kept:  # of a damaged file np.load would leave it open
-        return dict(kept)
-
-
-class _Partial:
-    """Readouts kept in a file under one key; those of another key are forgotten, and those of a damaged file."""
-
-    def __init__(self, path: Path | None, key: str):
-        found = kept_under(key, path, _arrays, "the attack") if path and rank() == 0 else None
-        self.path, self.arrays = path, agreed(dict(found or {"key": np.array(key)}))
-
-    def get(self, name: str, compute: Callable[..., Readout], *arguments) -> Readout:
-        found = {key.partition("/")[2]: v for key, v in self.arrays.items() if key.startswith(f"{name}/")}
-        if found:
-            return found
-        made = agreed(compute(*arguments))  # not each its own rounding
-        self.arrays |= {f"{name}/{key}": values for key, values in made.items()}
-        if self.path is not None and rank() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(self.path.name + ".part.npz")
-            np.savez(part, allow_pickle=False, **self.arrays)
-            part.replace(self.path)
-        return made
+    with path.open("rb") as file, np.load(file) as arrays:  # np.load leaves a damaged file open
+        return dict(arrays)

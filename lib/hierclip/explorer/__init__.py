@@ -1,3 +1,3 @@
-"""Interactive explorer of trees, pictures and attacks, for notebooks."""
+"""Interactive explorer of trees, images and attacks, for notebooks."""
 
-from hierclip.explorer.explorer import Explorer, compare
+from hierclip.explorer.explorer import Explorer

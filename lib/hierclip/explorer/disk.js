@@ -1,5 +1,34 @@
-// The disk: draws what disk.py gives, names what the pointer is on, says which node was clicked.
+// The disk: draws the scene and the marks of explorer.py, names what the pointer is on, and tells which
+// node was clicked. A node's angle keeps subtrees side by side, its radius is the norm of its text, and
+// edges are geodesics of the Poincare disk of radius 1.
 const SVG = "http://www.w3.org/2000/svg", R = 262, ROOM = 380;
+const NOTES = {  // by the kind of the model's head
+  poincare: "",
+  euclidean: "A flat space has no rim: radii are norms in proportion, edges straight lines.",
+  cosine: "This head reads by angle: every text and every picture has norm 1 and none has a depth. "
+    + "All levels share the one circle; lines only join parent and child.",
+};
+
+// The drawn radius of a norm. In a ball: tanh(stretch artanh(sqrt(r) norm)), which scales the distance from
+// the centre; a stretch of 1 draws norms as they are, less makes room between deep points. In a flat space:
+// in proportion, the rim being twice the largest radius of the head. At norm 1 for a head by angle.
+export const radius = (head, norm, stretch) => {
+  if (head.kind === "cosine") return 0.8 * norm;
+  if (head.kind === "euclidean") return norm / (2 * Math.max(head.image_radius, head.text_radius, head.top_radius));
+  const share = Math.min(Math.sqrt(head.curvature) * norm, 1 - 1e-9);
+  return Math.min(Math.tanh(stretch * Math.atanh(share)), 0.999);
+};
+
+// Radius and sweep, as in SVG's elliptical arc, of the geodesic from p to q. It lies on the circle orthogonal
+// to the rim, whose centre c solves <c, p> = (1 + |p|^2) / 2 and <c, q> = (1 + |q|^2) / 2, so that
+// |c|^2 = 1 + radius^2. A radius of 0 is a straight line; sweep is 1 where the angle around c rises.
+export const geodesic = ([px, py], [qx, qy]) => {
+  const cross = px * qy - py * qx;
+  if (Math.abs(cross) < 1e-6) return [0, 0];  // a diameter
+  const a = (1 + px * px + py * py) / 2, b = (1 + qx * qx + qy * qy) / 2;
+  const x = (a * qy - b * py) / cross, y = (b * px - a * qx) / cross;
+  return [Math.hypot(px - x, py - y), (px - x) * (qy - y) > (py - y) * (qx - x) ? 1 : 0];
+};
 
 const put = (parent, tag, attributes, text) => {
   const element = parent.appendChild(document.createElementNS(SVG, tag));
@@ -7,13 +36,17 @@ const put = (parent, tag, attributes, text) => {
   if (text !== undefined) element.textContent = text;
   return element;
 };
-const way = ([x, y, u, v, radius, sweep]) =>
-  `M${x * R} ${y * R}` + (radius ? `A${radius * R} ${radius * R} 0 0 ${sweep} ${u * R} ${v * R}` : `L${u * R} ${v * R}`);
+const line = (head, p, q) => {
+  const [size, sweep] = head.kind === "poincare" ? geodesic(p, q) : [0, 0];
+  const end = `${q[0] * R} ${q[1] * R}`;
+  return `M${p[0] * R} ${p[1] * R}` + (size ? `A${size * R} ${size * R} 0 0 ${sweep} ${end}` : `L${end}`);
+};
+const short = (value) => Number(value.toFixed(4));
 const colour = (family, families, light) => `hsl(${(360 * family) / families + 20} 65% ${light}%)`;
 
 function render({ model, el }) {
   el.classList.add("hierclip-disk");
-  el.style.cssText = `position:relative;background:#fff;width:${model.get("width")}px`;
+  el.style.cssText = `position:relative;background:#fff;width:100%`;
   const svg = put(el, "svg", { viewBox: `${-ROOM} ${-ROOM} ${2 * ROOM} ${2 * ROOM}`, width: "100%", style: "display:block" });
   const tip = el.appendChild(document.createElement("div"));
   tip.className = "hierclip-tip";
@@ -22,11 +55,11 @@ function render({ model, el }) {
   const layers = Object.fromEntries(["tree", "labels", "marks"].map((name) => [name, put(svg, "g", { class: name })]));
 
   const show = (words, leaves, x, y) => {
-    const pictures = model.get("pictures");
+    const images = model.get("images");
     tip.replaceChildren(document.createTextNode(words));
     const row = tip.appendChild(document.createElement("div"));
-    for (const leaf of leaves) if (pictures[leaf])
-      row.appendChild(Object.assign(document.createElement("img"), { src: pictures[leaf], height: 48, style: "margin:3px 3px 0 0" }));
+    for (const leaf of leaves) if (images[leaf])
+      row.appendChild(Object.assign(document.createElement("img"), { src: images[leaf], height: 48, style: "margin:3px 3px 0 0" }));
     const scale = el.clientWidth / (2 * ROOM);
     tip.style.cssText += `;display:block;top:${(y + ROOM) * scale + 12}px;`
       + (x > 0 ? `left:auto;right:${(ROOM - x) * scale + 12}px` : `right:auto;left:${(x + ROOM) * scale + 12}px`);
@@ -36,26 +69,37 @@ function render({ model, el }) {
     element.addEventListener("pointerleave", () => (tip.style.display = "none"));
   };
 
+  const place = (norm, angle) => {
+    const size = radius(model.get("scene").head, norm, model.get("stretch"));
+    return [size * Math.cos(angle), size * Math.sin(angle)];
+  };
+  let points = [];  // of the nodes
+  const edge = (k) => line(model.get("scene").head, points[k], points[model.get("scene").nodes[k].parent] ?? [0, 0]);
+
   const drawTree = () => {
-    const { nodes, edges, families, rim, note } = model.get("scene");
+    const { head, nodes, families } = model.get("scene");
     layers.tree.replaceChildren();
     tip.style.display = "none";  // what it named may be gone
     if (!nodes) return drawLevel();
-    put(layers.tree, "circle", { r: R, fill: "#fafafa", stroke: "#999", "stroke-dasharray": rim ? "none" : "2 5" });
-    edges.forEach((edge, k) => put(layers.tree, "path", {
-      d: way(edge), fill: "none", stroke: colour(nodes[k].family, families, 72), "stroke-width": 1,
+    points = nodes.map(({ norm, angle }) => place(norm, angle));
+    put(layers.tree, "circle", {
+      r: R, fill: "#fafafa", stroke: "#999", "stroke-dasharray": head.kind === "poincare" ? "none" : "2 5",
+    });
+    nodes.forEach((node, k) => put(layers.tree, "path", {
+      d: edge(k), fill: "none", stroke: colour(node.family, families, 72), "stroke-width": 1,
     }));
     put(layers.tree, "circle", { r: 3, fill: "#777" });
     nodes.forEach((node, k) => {
+      const [x, y] = points[k].map((value) => value * R);
       const dot = put(layers.tree, "circle", {
-        class: "node", "data-name": node.name, "data-level": node.level, cx: node.x * R, cy: node.y * R,
+        class: "node", "data-name": node.name, "data-level": node.level, cx: x, cy: y,
         fill: colour(node.family, families, 45), stroke: "#fff", "stroke-width": 0.7, style: "cursor:pointer",
       });
       const count = node.count > 1 ? `, ${node.count} leaves` : "";
-      answer(dot, `${node.name}: level ${node.level}, norm ${node.norm}${count}`, node.leaves, node.x * R, node.y * R);
-      dot.addEventListener("click", () => { model.set("clicked", k); model.save_changes(); });
+      answer(dot, `${node.name}: level ${node.level}, norm ${short(node.norm)}${count}`, node.leaves, x, y);
+      dot.addEventListener("click", () => model.send({ leaf: node.leaves[0] }));
     });
-    note.split(/(?<=[.:]) /).forEach((line, k) =>
+    NOTES[head.kind].split(/(?<=[.:]) /).forEach((line, k) =>
       put(layers.tree, "text", { x: 10 - ROOM, y: 18 - ROOM + 14 * k, "font-size": 11, fill: "#444" }, line));
     drawLevel();
   };
@@ -71,43 +115,46 @@ function render({ model, el }) {
     const room = (ROOM - 1.03 * R) / 0.54, longest = Math.max(...chosen.map((node) => node.name.length));  // a letter's width
     const size = Math.min(13, 0.95 * R * Math.min(...gaps), Math.max(8.5, room / longest)), most = Math.floor(room / size);
     if (size < 5) return;  // too many to be read: the pointer names them
-    for (const node of chosen) {
+    nodes.forEach((node, k) => {
+      if (node.level !== level) return;
       const degrees = (node.angle * 180) / Math.PI, left = Math.cos(node.angle) < 0;
       const [x, y] = [Math.cos(node.angle) * R, Math.sin(node.angle) * R];
-      put(layers.labels, "line", { x1: node.x * R, y1: node.y * R, x2: x * 1.015, y2: y * 1.015,
+      put(layers.labels, "line", { x1: points[k][0] * R, y1: points[k][1] * R, x2: x * 1.015, y2: y * 1.015,
         stroke: colour(node.family, families, 45), "stroke-width": 0.5, "stroke-dasharray": "1 3", "pointer-events": "none" });
       put(layers.labels, "text", {
         transform: `translate(${x * 1.03} ${y * 1.03}) rotate(${left ? degrees + 180 : degrees})`,
         "text-anchor": left ? "end" : "start", dy: "0.35em", "font-size": size, fill: colour(node.family, families, 30),
       }, node.name.length > most ? `${node.name.slice(0, most - 1)}…` : node.name);
-    }
+    });
   };
 
-  const drawMarks = () => {  // the true path; before in black, after in red: the picture, its roll-ups, the nearest nodes
-    const { nodes, edges } = model.get("scene"), { path, states, moved } = model.get("marks");
+  const drawMarks = () => {  // the true path; clean in black, attacked in red: the image, its roll-ups, the nearest nodes
+    const { head, nodes } = model.get("scene"), { path, states } = model.get("marks");
     layers.marks.replaceChildren();
     tip.style.display = "none";
     if (!nodes || !path) return;
-    const line = (edge, more) => put(layers.marks, "path", { d: way(edge), fill: "none", "pointer-events": "none", ...more });
-    path.forEach((k) => line(edges[k], { stroke: "#222", "stroke-width": 2.2, "stroke-opacity": 0.55 }));
-    moved.forEach((edge) => line(edge, { stroke: "#d00000", "stroke-width": 2 }));
-    states.forEach(({ points, lines, norms, nodes: nearest }, n) => {
+    const draw = (d, more) => put(layers.marks, "path", { d, fill: "none", "pointer-events": "none", ...more });
+    path.forEach((k) => draw(edge(k), { stroke: "#222", "stroke-width": 2.2, "stroke-opacity": 0.55 }));
+    const paths = states.map(({ norms, angles }) => norms.map((norm, l) => place(norm, angles[l])));
+    if (paths.length === 2) draw(line(head, paths[0][0], paths[1][0]), { stroke: "#d00000", "stroke-width": 2 });
+    states.forEach(({ norms, nodes: nearest }, n) => {
       const ink = n ? "#d00000" : "#111", what = n ? "attacked" : "clean";
-      nearest.forEach((k) => put(layers.marks, "circle", { class: `nearest-${what}`, cx: nodes[k].x * R, cy: nodes[k].y * R,
+      nearest.forEach((k) => put(layers.marks, "circle", { class: `nearest-${what}`, cx: points[k][0] * R, cy: points[k][1] * R,
         r: n ? 8.5 : 6.5, fill: "none", stroke: ink, "stroke-width": 1.3, "pointer-events": "none" }));
-      lines.forEach((edge) => line(edge, { stroke: ink, "stroke-width": 1.2, "stroke-dasharray": "4 3" }));
-      points.map(([x, y], l) => [x * R, y * R, l]).reverse().forEach(([x, y, l]) => {
+      paths[n].slice(1).forEach((point, l) => draw(line(head, paths[n][l], point),
+        { stroke: ink, "stroke-width": 1.2, "stroke-dasharray": "4 3" }));
+      paths[n].map(([x, y], l) => [x * R, y * R, l]).reverse().forEach(([x, y, l]) => {
         const shape = l ? put(layers.marks, "rect", { x: x - 4.5, y: y - 4.5, width: 9, height: 9 })
           : put(layers.marks, "circle", { cx: x, cy: y, r: 8 });
         for (const [name, value] of Object.entries({ class: `point-${what}`, "data-level": l, fill: ink, stroke: "#fff", "stroke-width": 1.5 }))
           shape.setAttribute(name, value);
-        answer(shape, `${what} picture${l ? `, rolled up to level ${l}` : ""}: norm ${norms[l]}`, [], x, y);
+        answer(shape, `${what} picture${l ? `, rolled up to level ${l}` : ""}: norm ${short(norms[l])}`, [], x, y);
       });
     });
   };
 
   svg.addEventListener("pointerleave", () => (tip.style.display = "none"));
-  const redraw = { scene: [drawTree, drawMarks], level: [drawLevel], marks: [drawMarks] };
+  const redraw = { scene: [drawTree, drawMarks], stretch: [drawTree, drawMarks], level: [drawLevel], marks: [drawMarks] };
   for (const [name, draws] of Object.entries(redraw)) model.on(`change:${name}`, () => draws.forEach((draw) => draw()));
   drawTree();
   drawMarks();

@@ -1,161 +1,193 @@
-"""What a model sees in a picture: its point, its nearest nodes and margins by level, and what an attack changes."""
+"""What a model sees in an image, and what an attack changes: read from what `make repro` made."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from hierclip.attacks import GOALS, Budget, frozen, margin
+from hierclip.attacks import GOALS, budget_of, margin
+from hierclip.data import Pictures, places_of
+from hierclip.data.tasks import MODELS, Task, load_task
+from hierclip.distributed import device_of
 from hierclip.evaluate.matrix import attacked
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import level_bounds
-from hierclip.model import Classifier, EuclideanHead, Head, PoincareHead
-from hierclip.model.classifier import read
+from hierclip.margins import level_bounds, text_norm
+from hierclip.model import Classifier, Model, ModelError, PoincareHead, load_model
+from hierclip.model.classifier import HEAD
+from hierclip.params import AttackParams, Params
 from hierclip.trees import Tree
 
 
-@dataclass(frozen=True)
-class ModelView:
-    """A model over a tree. texts: by level, leaves first, the embeddings (K_l, D) that `classifier` places.
+def list_models(root: Path, params: Params) -> tuple[dict[str, str], list[str]]:
+    """Return the folders of data/models by label, and the models of the parameters without one.
 
-    reference_images: embeddings (C, D) and leaves (C,) of one picture per leaf, rolled up together with a picture.
+    The models of the parameters come first. Raises ModelError where no folder holds a model.
+    """
+    folders = sorted(file.parent.name for file in (root / MODELS).glob(f"*/{HEAD}"))
+    if not folders:
+        raise ModelError(f"no model in {root / MODELS}")
+    labels = {
+        f"{method}-{seed}": f"{params.labels[method]}, seed {seed}"
+        for method, seed in product(params.methods, params.seeds)
+    }
+    trained = {label: name for name, label in labels.items() if name in folders}
+    others = {name: name for name in folders if name not in labels}
+    return trained | others, [name for name in labels if name not in folders]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """A task and its test images; references: the first image of each leaf that has one."""
+
+    task: Task
+    images: Pictures
+    references: Pictures
+
+
+def open_task(root: Path, params: Params, name: str) -> TaskData:
+    """Read a task of the parameters. Raises ValueError or OSError where something is missing."""
+    task = load_task(root, params, name)
+    images = task.dataset.pictures("test").of(places_of(task.dataset, task.trees[0].ids))
+    _, firsts = np.unique(images.labels.numpy(), return_index=True)
+    return TaskData(task, images, images[torch.from_numpy(firsts)])
+
+
+@dataclass(frozen=True, eq=False)
+class ModelView:
+    """A model over a tree of a task; classifier: over all levels, leaves first.
+
+    references: embeddings (C, D) of the task's reference images.
     """
 
+    model: Model
     classifier: Classifier
+    data: TaskData
     tree: Tree
-    texts: Sequence[Tensor]
-    reference_images: tuple[Tensor, Tensor]
-
-    @property
-    def head(self) -> Head:
-        return self.classifier.head
+    references: Tensor
 
     @cached_property
     def paths(self) -> Tensor:
         return torch.from_numpy(self.tree.paths)
 
     @cached_property
-    def norms(self) -> list[np.ndarray]:
-        """Computes the norms of the texts' points, by level (K_l,)."""
-        points = [self.head.text_points(texts, level, self.tree.top) for level, texts in enumerate(self.texts)]
-        return [level.norm(dim=-1).cpu().numpy() for level in points]
+    def angles(self) -> list[np.ndarray]:
+        """Return by level (K_l,) radians: leaves evenly spaced, nodes in the middle of theirs."""
+        ranks = np.argsort(np.lexsort(self.tree.paths.T))  # the last column, the coarsest, first
+        angles = 2 * np.pi * (ranks + 0.5) / len(ranks)
+        return [np.bincount(nodes, angles) / np.bincount(nodes) for nodes in self.tree.paths.T]
 
-    @property
-    def rim(self) -> float:
-        """Gives the norm that no point reaches: 1 / sqrt(r), or infinity outside a ball."""
-        if isinstance(self.head, PoincareHead) and not isinstance(self.head, EuclideanHead):
-            return float(self.head.curvature) ** -0.5
-        return inf
+    def bounds(self) -> np.ndarray:
+        """Return (L + 1, 3): a level's largest norm, and in logits the bounds there.
 
-    @property
-    def has_depth(self) -> bool:
-        """Tells whether points have norms of their own, which a head that reads by angle does not give them."""
-        return isinstance(self.head, PoincareHead)
-
-    def bounds(self) -> list[tuple[float, float, float]]:
-        """Computes by level the largest norm among the texts and, in logits, the bounds of a pair and of all siblings
-        at it; both are infinite, as the margins are, for a level of one text.
+        They are those of a pair of texts and of all siblings, and infinite, as the margins are, for
+        a level of one text.
         """
-        pairs = [level_bounds(self.classifier, l) if k > 1 else (inf, inf) for l, k in enumerate(self.tree.sizes)]
-        return [(float(norms.max()), *bounds) for norms, bounds in zip(self.norms, pairs, strict=True)]
-
-    def with_curvature(self, curvature: float) -> "ModelView":
-        """Places the same tangent vectors at the centre in the ball of curvature -r, without training.
-
-        Raises TypeError for a head without curvature.
-        """
-        head = replace(self.head, curvature=curvature)  # pyright: ignore
-        return make_model_view(self.classifier.encoder, head, self.tree, self.texts, self.reference_images)
+        bounds = []
+        for level, size in enumerate(self.tree.sizes):
+            pair = level_bounds(self.classifier, level) if size > 1 else (inf, inf)
+            bounds.append([text_norm(self.classifier, level), *pair])
+        return np.array(bounds)
 
 
 @torch.no_grad()
-def make_model_view(
-    encoder: nn.Module, head: Head, tree: Tree, texts: Sequence[Tensor], reference_images: tuple[Tensor, Tensor]
-) -> ModelView:
-    """Places the texts with the head; arguments as the fields of `ModelView`."""
-    points = [head.text_points(embeddings, level, tree.top) for level, embeddings in enumerate(texts)]
-    return ModelView(Classifier(encoder, head, points).eval(), tree, texts, reference_images)
+def open_model(root: Path, params: Params, name: str, data: TaskData, tree: Tree) -> ModelView:
+    """Load a folder of data/models over a tree of the task, and encode the reference images.
+
+    Raises ValueError or OSError where it cannot be opened.
+    """
+    model = load_model(root / MODELS / name)
+    device = device_of(params.model)
+    classifier = model.classifier(tree, data.task.template).requires_grad_(False).to(device)
+    batches = data.references.batches(params.attack.batch, device)
+    references = torch.cat([classifier.encoder(batch) for batch in batches])
+    return ModelView(model, classifier, data, tree, references)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageState:
-    """One picture's readings; each array has one entry per level, leaves first.
+    """What a model makes of one image; arrays have one entry per level, leaves first.
 
-    image: (3, H, W) in [0, 1]. label: its leaf. embedding: (1, D). nodes: nearest by level (direct); upward: the
-    ancestors of the predicted leaf (roll-up). confidence: the softmax's share of `nodes`. margins: of the right node,
-    in logits, as `measured_margins` has them. norms: of the picture's point and, above it, of the points it is rolled
-    up to with the reference images by its true path; only its own where a head rolls nothing up. shares: by level, the
-    softmax (K_l,) of that point over the nodes.
+    image: (3, H, W) in [0, 1]. label: its leaf. nodes: the nearest ones.
+    confidence: their softmax probability. margins: of the right node, in logits, as in
+    `measured_margins`. norms, angles: of the image's point and of the points that it is rolled up
+    to, as in `rolled_up_points`; an angle is the mean of the nodes' angles by the softmax.
     """
 
     image: Tensor
     label: int
-    embedding: Tensor
     nodes: np.ndarray
-    upward: np.ndarray
     confidence: np.ndarray
     margins: np.ndarray
     norms: np.ndarray
-    shares: list[np.ndarray]
+    angles: np.ndarray
 
 
 @torch.no_grad()
-def image_state(model_view: ModelView, image: Tensor, label: int, known: Tensor | None = None) -> ImageState:
-    """Reads a picture (3, H, W) in [0, 1] of the leaf `label`, from its known embedding (1, D) if there is one."""
-    classifier, head, paths = model_view.classifier, model_view.head, model_view.paths
-    embedding = classifier.encoder(image[None].to(classifier.device)) if known is None else known
-    texts, logits = classifier.text_points, [level.cpu() for level in classifier.read(embedding)]
-    masks = [GOALS["direct"](paths, level).masks(torch.tensor([label]))[0] for level in range(len(texts))]
-    readings = read(logits, paths)
-    points = rolled_up_points(model_view, embedding, label)
+def image_state(view: ModelView, image: Tensor, label: int) -> ImageState:
+    """Read an image (3, H, W) in [0, 1] of the leaf `label`."""
+    classifier = view.classifier
+    embedding = classifier.encoder(image[None].to(classifier.device))
+    logits = [level.cpu() for level in classifier.read(embedding)]
+    masks = [
+        F.one_hot(node, size).bool()
+        for node, size in zip(view.paths[label], view.tree.sizes, strict=True)
+    ]
+    points = rolled_up_points(view, embedding, label)
+    angles = []
+    for point, texts, nodes in zip(points, classifier.text_points, view.angles, strict=False):
+        weights = classifier.head.logits(point, texts)[0].softmax(0).cpu().numpy()
+        angles.append(np.angle(np.sum(weights * np.exp(1j * nodes))))
     return ImageState(
         image=image,
         label=label,
-        embedding=embedding,
-        nodes=readings["direct"][0].numpy(),
-        upward=readings["roll_up"][0].numpy(),
-        confidence=np.array([float(level.softmax(1).max()) for level in logits]),
-        margins=np.array([-float(margin(level, mask)) for level, mask in zip(logits, masks, strict=True)]),
+        nodes=np.array([int(scores.argmax()) for scores in logits]),
+        confidence=np.array([float(scores.softmax(1).max()) for scores in logits]),
+        margins=np.array([float(margin(*pair)) for pair in zip(logits, masks, strict=True)]),
         norms=np.array([float(point.norm()) for point in points]),
-        shares=[head.logits(p[None], t)[0].softmax(0).cpu().numpy() for p, t in zip(points, texts, strict=False)],
+        angles=np.array(angles),
     )
 
 
-def rolled_up_points(model_view: ModelView, embedding: Tensor, label: int) -> list[Tensor]:
-    """Computes the picture's point and, level by level, the one it is rolled up to, (D,) each.
+def rolled_up_points(view: ModelView, embedding: Tensor, label: int) -> list[Tensor]:
+    """Return the image's point and, level by level, the one it is rolled up to, (1, D) each.
 
-    The picture takes the place of its own leaf's reference image.
+    The image takes the place of its own leaf's reference image. A flat method rolls nothing up.
     """
-    head, (reference, labels) = model_view.head, model_view.reference_images
+    head = view.classifier.head
     if not isinstance(head, PoincareHead):
-        return [head.image_points(embedding)[0]]
-    embeddings = torch.cat([embedding, reference[labels != label]])
-    paths = model_view.paths[torch.cat([torch.tensor([label]), labels[labels != label]])]
-    groups = group_levels(paths.to(embedding.device))
+        return [head.image_points(embedding)]
+    leaves = view.data.references.labels
+    others = leaves != label
+    embeddings = torch.cat([embedding, view.references[others]])
+    paths = view.paths[[label, *leaves[others].tolist()]].to(embedding.device)
+    groups = group_levels(paths)
     levels = roll_up(head, head.to_klein_sum(head.image_points(embeddings)), groups)
-    row, points = 0, [levels[0][0]]
-    for level, group in zip(levels[1:], groups, strict=True):
-        row = int(group.members[row])
-        points.append(level[row])
-    return [head.from_klein_sum(point).float() for point in points]
+    coarser = zip(levels[1:], groups, paths[0, 1:], strict=True)
+    path = [levels[0][:1], *(points[group.nodes == node] for points, group, node in coarser)]
+    return [head.from_klein_sum(point).float() for point in path]
 
 
 def attack_image(
-    model_view: ModelView, image: Tensor, label: int, aim: str, level: int, eps: float, budget: Budget, seed: int
+    view: ModelView, clean: ImageState, goal: str, level: int, eps: float, params: AttackParams
 ) -> tuple[Tensor, float]:
-    """Attacks a picture for an aim of GOALS at a level; gives the attacked picture and the share of the way to the
-    decision boundary that it covered, above 1 where the picture fell.
+    """Return the attacked image and the fraction of the way to the boundary that it was moved.
 
-    budget: of the attack, whose step is scaled from its own eps to `eps`.
+    The fraction is above 1 where the goal, one of GOALS at a level, was reached. The step grows
+    with `eps`; an `eps` of 0 leaves the image as it is.
     """
-    if not eps:
-        return image.clone(), 0.0
-    budget = replace(budget, eps=eps, step=budget.step * eps / budget.eps if budget.eps else budget.step)
-    goal, classifier = GOALS[aim](model_view.paths, level), model_view.classifier
-    with frozen(classifier):
-        images, shares = attacked(classifier, image[None], torch.tensor([label]), goal, budget, seed, 1)
-    return images[0], float(shares)
+    if eps == 0:
+        return clean.image, 0.0
+    step = params.step * eps / (params.eps or eps)
+    budget = replace(budget_of(params), eps=eps, step=step)
+    label = torch.tensor([clean.label])
+    wanted = GOALS[goal](view.paths, level)
+    images, ways = attacked(
+        view.classifier, clean.image[None], label, wanted, budget, params.seed, 1
+    )
+    return images[0], float(ways)

@@ -1,5 +1,67 @@
-"""The objectives that fine-tuning minimises and its attack maximises, and the registry of methods."""
+"""The objectives that fine-tuning minimises and its attack maximises, and their registry."""
 
-from hierclip.losses.context import Context, Perturbation
-from hierclip.losses.levels import make_nodes
-from hierclip.losses.methods import OBJECTIVES, PERTURBATIONS, Objective, gradient_evaluations, make_head
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hierclip.losses import baselines
+from hierclip.losses.hierarchical import hierarchical, hita
+from hierclip.losses.levels import Context, Perturbation, make_nodes
+from hierclip.model import HEADS, CosineHead, Head
+from hierclip.params import HierParams, MethodParams, TrainedParams
+
+Loss = Callable[[Context, Perturbation, TrainedParams], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises, and what the attack that it learns from maximises."""
+
+    loss: Loss
+    attack: Loss
+    passes: int = 1  # gradients in the weights that a step takes
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "tecoa": Objective(baselines.tecoa, baselines.tecoa),
+    "fare": Objective(baselines.fare, baselines.fare),
+    "pmg_aft": Objective(baselines.pmg_aft, baselines.tecoa, passes=2),
+    "tga_zsr": Objective(baselines.tga_zsr, baselines.tecoa, passes=2),  # pyright: ignore
+    "agft": Objective(baselines.anchored_agft, baselines.agft),  # pyright: ignore
+    "hier": Objective(hierarchical, hita),  # pyright: ignore
+}
+Levels = tuple[int, ...] | None  # None: all
+
+# By name: for trees of so many levels above the leaves, the levels of each perturbation in the
+# attack and in training.
+PERTURBATIONS: dict[str, Callable[[int], list[tuple[Levels, Levels]]]] = {
+    "universal": lambda top: [(None, None)],
+    "leaf": lambda top: [((0,), None)],
+    "level": lambda top: [((level,), (level,)) for level in range(top + 1)],
+}
+
+
+def make_head(params: MethodParams, scale: float, image_norm: float, text_norm: float) -> Head:
+    """Make the head that a method starts from.
+
+    scale: the pre-trained model's own. image_norm, text_norm: typical norms of its embeddings.
+    """
+    if not isinstance(params, HierParams):
+        return CosineHead(scale * params.logit_scale)
+    return HEADS[params.geometry](
+        curvature=params.curvature,
+        image_radius=params.image_radius,
+        text_radius=params.text_radius,
+        top_radius=params.top_radius,
+        tau=params.tau,
+        norms=params.norms,
+        image_norm=image_norm,
+        text_norm=text_norm,
+    )
+
+
+def gradient_evaluations(params: TrainedParams, top: int) -> int:
+    """Return the gradients of a batch that one training step takes, in its attack and weights."""
+    perturbations = len(PERTURBATIONS[params.perturbation](top))
+    return perturbations * (params.attack.steps + OBJECTIVES[params.loss].passes)

@@ -1,4 +1,4 @@
-"""The hierarchical objective: HITA over a forest, negatives from neighbouring levels, and the depth penalties.
+"""The hierarchical objective: HITA over a forest, with negatives and depth penalties.
 
 Source: Hierarchically Robust Zero-shot Vision-language Models (CVPR 2026).
 """
@@ -10,122 +10,129 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierclip.losses.context import Context, Perturbation
-from hierclip.losses.levels import Nodes, RolledUp, roll_up
+from hierclip.hyperbolic import Scalar
+from hierclip.losses.levels import Context, Nodes, Perturbation, RolledUp, roll_up
 from hierclip.model import PoincareHead
 from hierclip.params import HierParams
 
 
 class Placed(NamedTuple):
-    """A tree's texts and a batch's roll-ups in the ball, of all levels in one row each."""
+    """A tree's texts and a batch's roll-ups in the ball, those of all levels in one row each."""
 
     nodes: Nodes
     rolled: RolledUp
+    tau: Scalar
     distances: Tensor  # (M, K)
     text_norms: Tensor  # (K,)
     point_norms: Tensor  # (M,)
 
 
 def level_weights(top: int, upper: float) -> list[float]:
-    """Give w_l = 1 - l / (L + 1), times `upper` above the leaves, by level."""
+    """Return w_l = 1 - l / (L + 1), times `upper` above the leaves, by level."""
     return [1.0, *(upper * (1 - level / (top + 1)) for level in range(1, top + 1))]
 
 
-def alignment(placed: Placed, params: HierParams, tau: Tensor | float, wanted: Sequence[int] | None = None) -> Tensor:
-    """Give HITA on one tree: the sum over l of w_l CE(softmax(-tau d(phi^l, texts))), each the mean over points.
+def alignment(placed: Placed, params: HierParams, attacked: Sequence[int] | None = None) -> Tensor:
+    """Return HITA on one tree: the sum over l of w_l CE(softmax(-tau d(phi^l, texts))).
 
-    The softmax holds what a point is told apart from (`RolledUp`). wanted: the levels that count; None: all.
+    Each cross-entropy is the mean over points, over a softmax of the point's node and its negatives
+    (`rolled_up`). attacked: the levels that count; None: all.
     """
-    nodes, rolled = placed.nodes, placed.rolled
-    weights = level_weights(nodes.top, params.upper_weight)
-    kept = [weight if wanted is None or level in wanted else 0.0 for level, weight in enumerate(weights)]
-    losses = F.cross_entropy(rolled.barred - tau * placed.distances, rolled.nodes, reduction="none")
-    return (losses.new_tensor(kept)[rolled.levels] * rolled.shares) @ losses
+    weights = level_weights(placed.nodes.top, params.upper_weight)
+    if attacked is not None:
+        weights = [weight if l in attacked else 0.0 for l, weight in enumerate(weights)]
+    rolled = placed.rolled
+    logits = rolled.barred - placed.tau * placed.distances
+    losses = F.cross_entropy(logits, rolled.nodes, reduction="none")
+    return (losses.new_tensor(weights)[rolled.levels] * rolled.shares) @ losses
 
 
 def vicinity(placed: Placed, zeta: float) -> Tensor:
-    """Give relu(d(image, text) - zeta) of every point and its node: (M,). Near their texts, not on top of them."""
+    """Return relu(d(image, text) - zeta) of every point and its node, (M,): near, not on top."""
     return F.relu(placed.distances.gather(1, placed.rolled.nodes[:, None])[:, 0] - zeta)
 
 
-def text_gap(nodes: Nodes, norms: Tensor, zeta: float) -> Tensor:
-    """Give relu(|parent| - |child| + zeta) of every text below the coarsest level: a parent is nearer to the centre."""
-    return _gap(norms, nodes.parents[: -nodes.sizes[-1]], zeta)
+def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
+    """Return relu(|parent| - |child| + zeta): a parent must be nearer to the centre than a child.
 
-
-def image_gap(rolled: RolledUp, norms: Tensor, zeta: float) -> Tensor:
-    """Give the same for image roll-ups: each point below the coarsest level and the one that it went into."""
-    return _gap(norms, rolled.parents, zeta)
-
-
-def _gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
+    parents: the row of the parent of each of the first nodes or points.
+    """
     return F.relu(norms[parents] - norms[: len(parents)] + zeta)
 
 
 def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
-    """Give the sum of `alignment` over the trees, at the levels of `perturbation`."""
-    tau, trees = _head(context).tau, _place(context, perturbation, params)
-    return torch.stack([alignment(placed, params, tau, perturbation.levels) for placed in trees]).sum()
+    """Return the sum of `alignment` over the trees, at the levels of `perturbation`."""
+    trees = _place(context, perturbation, params)
+    return torch.stack([alignment(tree, params, perturbation.levels) for tree in trees]).sum()
 
 
 def hierarchical(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
-    """Give HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees.
+    """Return HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees.
 
-    Each penalty is the mean over levels of its mean. Where `perturbation` is for some levels only, penalties count
-    in proportion.
-
-    Logs the share of points that are projected from the rim and of pairs that each penalty acts on.
+    Each penalty is the mean over levels of its mean. Where `perturbation` is for some levels only,
+    penalties count in proportion. Logs the share of points that are clipped at the rim and of pairs
+    on which each penalty acts.
     """
-    tau = _head(context).tau
-    losses, active = [], {"vic": [], "gap_text": [], "gap_image": []}
+    losses = []
+    active = {"vic_active": [], "gap_text_active": [], "gap_image_active": []}
     for placed in _place(context, perturbation, params, train=True):
-        nodes, rolled = placed.nodes, placed.rolled
+        nodes = placed.nodes
+        shares = placed.rolled.shares
         vic = vicinity(placed, params.zeta_vic)
-        of_texts = text_gap(nodes, placed.text_norms, params.zeta_gap)
-        of_images = image_gap(rolled, placed.point_norms, params.zeta_gap)
-        for name, part in zip(active, (vic, of_texts, of_images), strict=True):
-            active[name].append((part > 0).float())
-        text_shares = 1 / torch.tensor(nodes.sizes, device=nodes.levels.device)[nodes.levels]
-        depth = of_texts @ text_shares[: len(of_texts)] + of_images @ rolled.shares[: len(of_images)]
-        penalty = params.vic * (vic @ rolled.shares) / (nodes.top + 1) + params.gap * depth / max(1, nodes.top)
-        share = (
-            sum(level <= nodes.top for level in perturbation.levels) / (nodes.top + 1) if perturbation.levels else 1.0
-        )
-        losses.append(alignment(placed, params, tau, perturbation.levels) + share * penalty)
+        below_top = nodes.parents[: -nodes.sizes[-1]]
+        of_texts = depth_gap(placed.text_norms, below_top, params.zeta_gap)
+        of_images = depth_gap(placed.point_norms, placed.rolled.parents, params.zeta_gap)
+        for parts, penalties in zip(active.values(), (vic, of_texts, of_images), strict=True):
+            parts.append((penalties > 0).float())
+        text_shares = 1 / nodes.levels.bincount()[nodes.levels]
+        depth = of_texts @ text_shares[: len(of_texts)] + of_images @ shares[: len(of_images)]
+        penalty = params.vic * (vic @ shares) / (nodes.top + 1)
+        penalty = penalty + params.gap * depth / max(1, nodes.top)
+        attacked = perturbation.levels or range(nodes.top + 1)
+        share = sum(level <= nodes.top for level in attacked) / (nodes.top + 1)
+        losses.append(alignment(placed, params, perturbation.levels) + share * penalty)
     for name, parts in active.items():
-        shares = torch.cat(parts)
-        if len(shares):  # a tree of leaves alone has no edges
-            context.counts[f"{name}_active"] = float(shares.mean())
+        acts = torch.cat(parts)
+        if len(acts):  # a tree of leaves alone has no edges
+            context.counts[name] = float(acts.mean())
     return torch.stack(losses).sum()
 
 
-def _head(context: Context) -> PoincareHead:
+def _place(
+    context: Context, perturbation: Perturbation, params: HierParams, train: bool = False
+) -> list[Placed]:
+    """Place texts and roll-ups of every tree.
+
+    train: compute norms too, and log the share of points that are clipped at the rim.
+    """
     head = context.head()
-    assert isinstance(head, PoincareHead)  # `make_head` gives it one
-    return head
-
-
-def _place(context: Context, perturbation: Perturbation, params: HierParams, train: bool = False) -> list[Placed]:
-    """Place texts and roll-ups of every tree. train: give norms too, and count the points projected from the rim."""
-    head, none = _head(context), torch.zeros(0)
-    embeddings, texts = context.see(perturbation)
+    assert isinstance(head, PoincareHead)  # `make_head` made it
+    embeddings, _, texts = context.towers(perturbation.images)
+    if perturbation.text_delta is not None:
+        texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
     images = head.image_tangents(embeddings)
     shares = torch.cat([nodes.levels / max(1, nodes.top) for nodes in context.nodes])
-    texts = head.text_tangents_at(texts, shares[:, None])
+    texts = head.text_tangents(texts, shares[:, None])
     if train:
         context.counts["rim_images"] = float(head.is_clipped(images).float().mean())
         context.counts["rim_texts"] = float(head.is_clipped(texts).float().mean())
     points, height = head.lift_tangents(images.double())
     lifted = torch.cat([points, 1 + height], dim=1)
-    text_pair, placed, start = head.lift_tangents(texts), [], 0
-    right = head.factors(*text_pair)[1]
+    text_points, text_height = head.lift_tangents(texts)
+    right = head.factors(text_points, text_height)[1]
+    text_norms = point_norms = torch.zeros(0)
+    placed = []
+    start = 0
     for nodes, rolled in zip(context.nodes, context.rolled_up(params.negatives), strict=True):
         rows = slice(start, start + len(nodes.parents))
-        levels = torch.cat(roll_up(head, lifted, rolled.groups))
-        points, height = levels[:, :-1].to(texts.dtype), (levels[:, -1:] - 1).to(texts.dtype)
-        distances = head.distance_of_factors(head.factors(points, height)[0], right[rows])
-        text_norms = head.norms_of(*(part[rows] for part in text_pair)) if train else none
-        point_norms = head.norms_of(points, height) if train else none
-        placed.append(Placed(nodes, rolled, distances, text_norms, point_norms))
         start = rows.stop
+        levels = torch.cat(roll_up(head, lifted, rolled.groups))
+        points = levels[:, :-1].to(texts.dtype)
+        height = (levels[:, -1:] - 1).to(texts.dtype)
+        distances = head.distance_of_factors(head.factors(points, height)[0], right[rows])
+        if train:
+            text_norms = head.norms_of(text_points[rows], text_height[rows])
+            point_norms = head.norms_of(points, height)
+        tree = Placed(nodes, rolled, head.tau, distances, text_norms, point_norms)
+        placed.append(tree)
     return placed

@@ -1,73 +1,77 @@
-"""A tree's nodes and a batch's points, those of all levels in one row, so that one operation serves all levels."""
+"""What a loss sees of a training step: the batch at every level of each tree, and the model.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The nodes of all levels are in one row, and so are a batch's points, so that one operation serves
+all levels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hierclip.model import PoincareHead
+from hierclip.model import Head, PoincareHead, Towers
 
 
-@dataclass(frozen=True)
-class Nodes:
+class Nodes(NamedTuple):
     """A tree's nodes in one row of K, leaves first.
 
-    sizes: by level. parents: (K,), each node's parent's place in the row, -1 for those of the coarsest level.
+    sizes: by level. parents: (K,), the place in the row of each node's parent, -1 for the coarsest
+    level. levels: (K,) int64. starts: (L + 1,) int64, where each level begins.
     """
 
     sizes: tuple[int, ...]
     parents: Tensor
+    levels: Tensor
+    starts: Tensor
 
     @property
     def top(self) -> int:
         return len(self.sizes) - 1
 
-    @cached_property
-    def levels(self) -> Tensor:
-        """(K,) int64: each node's level."""
-        levels = torch.arange(len(self.sizes), device=self.parents.device)
-        return levels.repeat_interleave(torch.tensor(self.sizes, device=levels.device))
 
-    @cached_property
-    def starts(self) -> Tensor:
-        """(L + 1,) int64: where each level begins."""
-        sizes = torch.tensor(self.sizes, device=self.parents.device)
-        return sizes.cumsum(0) - sizes
+def make_nodes(
+    parents: Sequence[Sequence[int]], size: int, device: torch.device | str = "cpu"
+) -> Nodes:
+    """Put a tree's nodes in one row.
 
-
-def make_nodes(parents: Sequence[Sequence[int]], size: int, device: torch.device | str = "cpu") -> Nodes:
-    """Make the row of a tree's nodes. parents: by level below the coarsest, each node's place at the level above; size:
-    of the coarsest level."""
-    sizes = [*(len(level) for level in parents), size]
-    places = [sum(sizes[: l + 1]) + parent for l, level in enumerate(parents) for parent in level]
-    return Nodes(tuple(sizes), torch.tensor([*places, *[-1] * size], device=device))
+    parents: by level below the coarsest, each node's place at the level above. size: of the
+    coarsest level.
+    """
+    sizes = torch.tensor([*(len(level) for level in parents), size], device=device)
+    starts = sizes.cumsum(0) - sizes
+    places = [torch.as_tensor(level, device=device) for level in parents]
+    row = [start + place for start, place in zip(starts[1:], places, strict=True)]
+    row.append(torch.full((size,), -1, device=device))
+    levels = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
+    return Nodes(tuple(sizes.tolist()), torch.cat(row), levels, starts)
 
 
 class Group(NamedTuple):
-    """A level of a batch that is rolled up: its nodes (N,), and which of them each point of the level below is in."""
+    """A level of a batch that is rolled up: its nodes (N,), and the group of each finer point."""
 
     nodes: Tensor
     members: Tensor
 
 
 def group_levels(paths: Tensor) -> list[Group]:
-    """Give the groups of every level above the leaves, of images with these paths (B, L + 1)."""
+    """Return the groups of every level above the leaves, of images with these paths (B, L + 1)."""
     groups = []
     for level in range(1, paths.shape[1]):
         nodes, members = paths[:, level].unique(return_inverse=True)
         groups.append(Group(nodes, members))
-        first = members.new_zeros(len(nodes)).scatter_(0, members, torch.arange(len(members), device=members.device))
-        paths = paths[first]  # any member will do: they share all that is above
+        order = torch.arange(len(members), device=members.device)
+        # Any member of a group will do: they share all coarser levels.
+        paths = paths[members.new_zeros(len(nodes)).scatter_(0, members, order)]
     return groups
 
 
 def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
-    """Give the points of every level: a class's is the HypAvg of those one level below that share that ancestor.
+    """Return the points of every level, (N_l, D + 1): HypAvg of the finer points of each group.
 
-    lifted: (B, D + 1), the images' points as `head.lift` has them. Gives (N_l, D + 1) each, the first of them `lifted`.
+    lifted: (B, D + 1), the images' points as `head.to_klein_sum` has them; the first level.
     """
     levels = [lifted]
     for nodes, members in groups:
@@ -75,13 +79,13 @@ def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list
     return levels
 
 
-@dataclass(frozen=True)
-class RolledUp:
-    """The points that a batch has at all levels of a tree, M in one row, and what the losses ask of each.
+class RolledUp(NamedTuple):
+    """The points of a batch at all levels of a tree, M in one row, and their targets.
 
-    groups: from `group_levels`. levels: (M,). nodes: (M,), their nodes' places in the row of `Nodes`. barred: (M, K)
-    float32, -inf for the nodes that a point is not told apart from, else 0. parents: (M - N_L,), the row of the point
-    that each one goes into.
+    groups: from `group_levels`. levels: (M,). nodes: (M,), their nodes' places in the row of
+    `Nodes`. barred: (M, K) float32, -inf for the nodes that are no negatives of a point, else 0.
+    parents: (M - N_L,), the row of the point that each one is rolled up into. shares: (M,), one
+    over the number of points at each one's level, so that a weighted sum adds means over levels.
     """
 
     groups: Sequence[Group]
@@ -89,18 +93,15 @@ class RolledUp:
     nodes: Tensor
     barred: Tensor
     parents: Tensor
-
-    @cached_property
-    def shares(self) -> Tensor:
-        """(M,): one over the number of points at each one's level, so that a sum is a sum of means over levels."""
-        return 1 / self.levels.bincount()[self.levels]
+    shares: Tensor
 
 
 def rolled_up(nodes: Nodes, paths: Tensor, sides: Sequence[str]) -> RolledUp:
-    """Say which points images with these paths (B, L + 1) have at every level.
+    """Return the points that images with these paths (B, L + 1) have at every level.
 
-    A point is told apart from the nodes of its own level and, as HNSA has it, from those of level l - 1 ("finer") and
-    l + 1 ("coarser") that share no edge with its own: one that stands on both levels shares one with itself.
+    The negatives of a point are the other nodes of its own level and, as HNSA has it, those of
+    levels l - 1 ("finer") and l + 1 ("coarser") that share no edge with its node; a node on both
+    levels shares one with itself.
     """
     groups = group_levels(paths)
     places = [paths[:, 0], *(group.nodes for group in groups)]
@@ -116,5 +117,59 @@ def rolled_up(nodes: Nodes, paths: Tensor, sides: Sequence[str]) -> RolledUp:
         rivals = rivals | ((step == 1) & (order != nodes.parents[own][:, None]))
     starts = counts.cumsum(0)
     parents = [group.members + start for group, start in zip(groups, starts, strict=False)]
-    barred = torch.where(rivals, 0.0, -torch.inf)
-    return RolledUp(groups, levels, own, barred, torch.cat(parents) if parents else own[:0])
+    return RolledUp(
+        groups=groups,
+        levels=levels,
+        nodes=own,
+        barred=torch.where(rivals, 0.0, -torch.inf),
+        parents=torch.cat([own[:0], *parents]),
+        shares=1 / levels.bincount()[levels],
+    )
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
+
+    images: Tensor
+    text_delta: Tensor | None = None  # in units of each text embedding's own norm
+    levels: tuple[int, ...] | None = None  # None: all
+
+
+@dataclass(frozen=True)
+class Context:
+    """A step's clean images, their nodes in each tree, and the trained and the original model."""
+
+    images: Tensor  # (B, 3, H, W) in [0, 1]
+    paths: Sequence[Tensor]  # by tree: (B, L + 1), the node of each image at every level
+    nodes: Sequence[Nodes]  # by tree
+    towers: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    original: Towers
+    head: Callable[[], Head]  # with its learned numbers as they are now
+    counts: dict[str, float] = field(default_factory=dict)  # what the last loss logged
+    _rolled: dict[tuple[str, ...], list[RolledUp]] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the leaf of each image, (B,)."""
+        return self.paths[0][:, 0]
+
+    def rolled_up(self, sides: tuple[str, ...]) -> list[RolledUp]:
+        """Return `rolled_up` of the batch by tree, computed once for all passes of a step."""
+        if sides not in self._rolled:
+            pairs = zip(self.nodes, self.paths, strict=True)
+            self._rolled[sides] = [rolled_up(nodes, paths, sides) for nodes, paths in pairs]
+        return self._rolled[sides]
+
+    def leaf_logits(self, embeddings: Tensor, texts: Tensor) -> Tensor:
+        """Return (B, leaves), from image embeddings and the text embeddings of all prompts."""
+        head = self.head()
+        leaves = self.original.by_tree(texts)[0]
+        points = head.text_points(leaves[0], 0, len(leaves) - 1)
+        return head.logits(head.image_points(embeddings), points)
+
+    @cached_property
+    def original_clean(self) -> tuple[Tensor, Tensor]:
+        """Compute the original model's embeddings of clean images (B, D) and of prompts (K, D)."""
+        with torch.no_grad():
+            return self.original(self.images)[::2]

@@ -4,6 +4,7 @@ from hierclip.model.backbone import (
     Backbone,
     ImageEncoder,
     ModelError,
+    Towers,
     create,
     encode_texts,
     load,
@@ -11,6 +12,22 @@ from hierclip.model.backbone import (
     save,
     text_features,
 )
-from hierclip.model.classifier import READINGS, Classifier, Model, accuracy, load_model, make_classifier, save_model
-from hierclip.model.heads import HEADS, CosineHead, EuclideanHead, Head, LearnedHead, PoincareHead, full
-from hierclip.model.towers import Towers
+from hierclip.model.classifier import (
+    HEAD,
+    READINGS,
+    Classifier,
+    Model,
+    load_model,
+    make_classifier,
+    read,
+    save_model,
+)
+from hierclip.model.heads import (
+    HEADS,
+    CosineHead,
+    EuclideanHead,
+    Head,
+    LearnedHead,
+    PoincareHead,
+    full,
+)

@@ -1,7 +1,7 @@
-"""How an image embedding and the texts of a level become logits: by angle, or by distance in a ball or a flat space."""
+"""How embeddings become logits: by angle, or by distance in a ball or a flat space."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,37 +13,26 @@ from hierclip.hyperbolic import Scalar
 
 
 def full(x: Tensor) -> Tensor:
-    """At least float32: the ball has no room for less."""
+    """Convert to at least float32: less is too coarse for the ball."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-class Head(Protocol):
-    def image_points(self, embeddings: Tensor) -> Tensor:
-        """Where images stand: (N, D)."""
-        ...
-
-    def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        """Where the texts of a level of 0..top stand: (K, D)."""
-        ...
-
-    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(N, K) float32 from image points (N, D) and text points (K, D)."""
-        ...
 
 
 @dataclass(frozen=True)
 class CosineHead:
-    """CLIP's own: logits are `scale` times the cosine."""
+    """CLIP's own head: logits are `scale` times the cosine."""
 
     scale: Scalar
 
     def image_points(self, embeddings: Tensor) -> Tensor:
+        """Return the points (N, D) of image embeddings."""
         return F.normalize(full(embeddings), dim=-1)
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
+        """Return the points (K, D) of the text embeddings of a level of 0..top."""
         return F.normalize(full(embeddings), dim=-1)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return (N, K) float32 from image points (N, D) and text points (K, D)."""
         return self.scale * images @ texts.T
 
 
@@ -51,11 +40,12 @@ class CosineHead:
 class PoincareHead:
     """Logits are -tau d in the Poincare ball of curvature -r.
 
-    A tangent vector has length `image_radius` for an image, and for a text a length that falls in even steps from
-    `text_radius` at the leaves to `top_radius` at the coarsest level: the depth that is asked for. Where `norms` is
-    "fixed" that is all, and embeddings give directions only. Where it is "free" the length is multiplied by
-    2n / (n + n0), n being the embedding's own norm and n0 the typical one before fine-tuning (`image_norm`,
-    `text_norm`), so that depth is learned; the factor rises with n and stays below 2, short of the rim.
+    The tangent vector of an image has length `image_radius`; that of a text falls in even steps
+    from `text_radius` at the leaves to `top_radius` at the coarsest level: the prescribed depth.
+    Where `norms` is "fixed", embeddings give directions only. Where it is "free", the length is
+    multiplied by 2n / (n + n0), n being the embedding's own norm and n0 the typical one before
+    fine-tuning (`image_norm`, `text_norm`), so that depth is learned; the factor rises with n and
+    stays below 2, short of the rim.
     """
 
     curvature: Scalar
@@ -68,7 +58,7 @@ class PoincareHead:
     text_norm: float = 1.0
 
     def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
-        """Tangent vectors at the centre, (..., D): of length `radius`, or around it where norms are free."""
+        """Return tangent vectors (..., D) of length `radius`, or around it where norms are free."""
         embeddings = full(embeddings)
         if self.norms == "fixed":
             return radius * F.normalize(embeddings, dim=-1)
@@ -77,83 +67,88 @@ class PoincareHead:
     def image_tangents(self, embeddings: Tensor) -> Tensor:
         return self.tangents(embeddings, self.image_radius, self.image_norm)
 
-    def text_tangents(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        return self.text_tangents_at(embeddings, level / top if top else 0.0)
+    def text_tangents(self, embeddings: Tensor, share: Scalar) -> Tensor:
+        """Return the tangent vectors of texts (K, D).
 
-    def text_tangents_at(self, embeddings: Tensor, share: Scalar) -> Tensor:
-        """Give the tangent vectors of texts (K, D) at a share of the way from the leaves to the coarsest level, or at
-        one of its own for each (K, 1).
+        share: of the way from the leaves to the coarsest level, for all texts or for each, (K, 1).
         """
-        return self.tangents(embeddings, (1 - share) * self.text_radius + share * self.top_radius, self.text_norm)
+        radius = (1 - share) * self.text_radius + share * self.top_radius
+        return self.tangents(embeddings, radius, self.text_norm)
 
     def image_points(self, embeddings: Tensor) -> Tensor:
         return self.place(self.image_tangents(embeddings))
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        return self.place(self.text_tangents(embeddings, level, top))
+        return self.place(self.text_tangents(embeddings, level / top if top else 0.0))
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
         return -self.tau * self.pairwise_distance(images, texts)
 
     def place(self, tangents: Tensor) -> Tensor:
-        """expmap0: the points that tangent vectors at the centre lead to."""
+        """Map tangent vectors at the centre to points: expmap0."""
         return hyperbolic.expmap0(tangents, self.curvature)
 
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
         return hyperbolic.pairwise_distance(u, v, self.curvature)
 
     def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what `lift` makes of the points that tangent vectors lead to: (..., D), and the last entry less 1."""
+        """Return `to_klein_sum` of `place`, its last entry less 1: (..., D) and (..., 1)."""
         return hyperbolic.lift_tangents(tangents, self.curvature)
 
     def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what distances are made of, for points that are the one or the other: (N, D + 2) each."""
+        """Return (N, D + 2) twice: what distances from and to lifted points are made of."""
         return hyperbolic.left_factor(x, height), hyperbolic.right_factor(x, height)
 
     def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
-        """Give the distances (N, K) of the points of which these are the factors."""
+        """Return the distances (N, K) between the points with these factors."""
         return hyperbolic.distance_of_factors(left, right, self.curvature)
 
     def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
-        """Give the norms (N,) of the points that were lifted."""
+        """Return the norms (N,) of lifted points."""
         return hyperbolic.norm_at_height(height, self.curvature)[:, 0]
 
     def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
-        """HypAvg of each group of lifted points: (count, D + 1), lifted too."""
+        """Return HypAvg of each group of lifted points, lifted too: (count, D + 1)."""
         return hyperbolic.einstein_midpoints(lifted, groups, count)
 
     def to_klein_sum(self, points: Tensor) -> Tensor:
-        """What the weighted sums go over whose `lower` is a midpoint: (..., D) to (..., D + 1)."""
+        """Lift points (..., D) to the terms (..., D + 1) of the sums that midpoints are made of."""
         return hyperbolic.to_klein_sum(points, self.curvature)
 
     def from_klein_sum(self, lifted: Tensor) -> Tensor:
-        """The midpoint (..., D) of weighted sums (..., D + 1)."""
+        """Return the midpoint (..., D) of weighted sums (..., D + 1)."""
         return hyperbolic.from_klein_sum(lifted, self.curvature)
 
     def is_clipped(self, tangents: Tensor) -> Tensor:
-        """Which tangent vectors `place` has to shorten: (...) bool."""
+        """Return (...) bool: which tangent vectors `place` shortens."""
         return hyperbolic.is_clipped(tangents, self.curvature)
 
     def points_are_clipped(self, points: Tensor) -> Tensor:
-        """Which points stand where `place` puts what it shortens: (...) bool."""
-        return self.curvature**0.5 * points.norm(dim=-1) > 1 - 1.01 * hyperbolic.BALL_EPS[torch.float32]
+        """Return (...) bool: which points are where `place` puts tangent vectors it shortens."""
+        return (
+            self.curvature**0.5 * points.norm(dim=-1)
+            > 1 - 1.01 * hyperbolic.BALL_EPS[torch.float32]
+        )
 
 
 @dataclass(frozen=True)
 class EuclideanHead(PoincareHead):
-    """The same without curvature: what `PoincareHead` tends to as r goes to 0, where d(u, v) is 2 |u - v|."""
+    """The limit of `PoincareHead` as r goes to 0, where d(u, v) is 2 |u - v|."""
 
     def place(self, tangents: Tensor) -> Tensor:
         return tangents
 
     def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
-        return self.distance_of_factors(self.factors(u, u[:, :1])[0], self.factors(v, v[:, :1])[1])
+        left, _ = self.factors(u, u[:, :1])
+        _, right = self.factors(v, v[:, :1])
+        return self.distance_of_factors(left, right)
 
     def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return tangents, torch.zeros_like(tangents[..., :1])
 
     def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-        square, one = x.square().sum(-1, keepdim=True), torch.ones_like(height)
+        square = x.square().sum(-1, keepdim=True)
+        one = torch.ones_like(height)
         return torch.cat([-2 * x, square, one], dim=1), torch.cat([x, one, square], dim=1)
 
     def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
@@ -179,38 +174,43 @@ class EuclideanHead(PoincareHead):
         return self.is_clipped(points)
 
 
+Head = CosineHead | PoincareHead
 HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}
 
 
 class LearnedHead(nn.Module):
-    """A head some of whose numbers are trained, each through its logarithm, so that it stays positive. Float32."""
+    """A head with trained numbers, each through its logarithm, so that it stays positive."""
 
     def __init__(self, head: Head, learned: tuple[str, ...] = ()):
         super().__init__()
         self.start = head
-        self.logs = nn.ParameterDict({name: torch.tensor(float(getattr(head, name))).log() for name in learned})
+        self.logs = nn.ParameterDict(
+            {name: torch.tensor(float(getattr(head, name))).log() for name in learned}
+        )
 
     def head(self) -> Head:
-        """The head with the numbers as they are now, differentiable in those that are learned."""
-        return replace(self.start, **{name: log.exp() for name, log in self.logs.items()})  # pyright: ignore
+        """Return the head with its numbers as they are now, differentiable in the learned ones."""
+        return replace(self.start, **{name: log.exp() for name, log in self.logs.items()})
 
     def fixed(self) -> Head:
-        """The same in plain numbers."""
-        return replace(self.start, **{name: float(log.detach().exp()) for name, log in self.logs.items()})  # pyright: ignore
+        """Return the same head in plain numbers."""
+        numbers = {name: float(log.detach().exp()) for name, log in self.logs.items()}
+        return replace(self.start, **numbers)
 
 
 def head_to_dict(head: Head) -> dict:
-    """A head as JSON can hold it."""
-    (kind,) = (kind for kind, cls in HEADS.items() if type(head) is cls)
-    return {"kind": kind} | vars(head)
+    """Return a head as JSON can hold it."""
+    kinds = {cls: kind for kind, cls in HEADS.items()}
+    return {"kind": kinds[type(head)]} | vars(head)
 
 
 def head_from_dict(entries: dict) -> Head:
-    """The head that `head_to_dict` wrote. Raises HierclipError, listing the known kinds, for another."""
-    entries = dict(entries)
-    kind = entries.pop("kind", None)
+    """Make the head of `head_to_dict`. Raises HierclipError for an unknown kind or number."""
+    kind = entries.get("kind")
     if kind not in HEADS:
         raise HierclipError(f"no head {kind!r}; known are {', '.join(HEADS)}")
-    if unknown := set(entries) - {field.name for field in fields(HEADS[kind])}:
-        raise HierclipError(f"a {kind} head has no {', '.join(sorted(unknown))}")
-    return HEADS[kind](**entries)
+    numbers = {name: value for name, value in entries.items() if name != "kind"}
+    unknown = sorted(set(numbers) - {field.name for field in fields(HEADS[kind])})
+    if unknown:
+        raise HierclipError(f"a {kind} head has no {', '.join(unknown)}")
+    return HEADS[kind](**numbers)

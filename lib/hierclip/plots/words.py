@@ -1,92 +1,71 @@
-"""Records in words: cells, tables in Markdown and in HTML, the attack, the audit."""
+"""Words and tables of records that two notebooks, or a notebook and the README, share."""
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from jinja2 import Environment
-from markupsafe import Markup
 
 from hierclip.evaluate import Record
+from hierclip.evaluate.masking import CHECKS
 from hierclip.evaluate.records import ThreatModel
-from hierclip.plots.frames import in_order
 
 READING = {"direct": "direct", "roll_up": "roll-up"}
-NUMBER = re.compile(r"[-+−]?\.?\d|–$")
-TABLE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
-{%- macro number(k) %}{% if numeric[k] %} class="number"{% endif %}{% endmacro -%}
-<table{% if name %} class="{{ name }}"{% endif %}>
-{% if caption %}
-<caption>{{ caption }}</caption>
-{% endif %}
-<thead>
-<tr>{% for column in columns %}<th scope="col"{{ number(loop.index0) }}>{{ column }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in rows %}
-<tr{% if loop.index0 in marked %} class="marked"{% endif %}><th scope="row">{{ row[0] }}</th>
-{%- for cell in row[1:] %}<td{{ number(loop.index) }}>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-""")
 
 
 def share(value: float, interval: tuple[float, float]) -> str:
-    """A fraction with its interval, in percent."""
+    """Write a fraction and its interval in percent."""
     low, high = interval
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def cell(value: object) -> str:
-    """Floats to three digits, None and NaN as a dash, an interval on one line; HTML as it is."""
-    if isinstance(value, Markup):
-        return value
-    if value is None or value != value:
-        return "–"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return re.sub(r"\[([^\s,]+), ([^\s,]+)\]", "[\\1,\N{NO-BREAK SPACE}\\2]", text)
-
-
 def pipes(frame: pd.DataFrame, even: bool = False) -> str:
-    """A frame as a table in Markdown; `even`: columns as wide as their cells, so that it reads well as plain text."""
-    rows = [list(frame.columns), *(list(map(str, row)) for row in frame.itertuples(index=False, name=None))]
-    widths = [max(map(len, column)) if even else 1 for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    """Write a frame of text as a Markdown table, without its index.
 
-
-def table_html(frame: pd.DataFrame, caption: str = "", marked: Collection[int] = (), name: str = "") -> Markup:
-    """A frame as a table in HTML, of a class `name`; the first column heads its rows, columns of numbers are set apart.
-
-    marked: places of rows. What is no Markup is escaped.
+    even: pad cells to the width of their column, so that the table reads well as plain text.
     """
-    rows = [[cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    numeric = [all(map(NUMBER.match, column)) for column in zip(*rows, strict=True)]
-    shown = {"columns": frame.columns, "rows": rows, "numeric": numeric, "marked": marked}
-    return Markup(TABLE.render(caption=caption, name=name, **shown))
+    rows = [list(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    widths = [max(map(len, column)) if even else 1 for column in zip(*rows, strict=True)]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def attack_words(threat: ThreatModel) -> str:
-    """The attack of a threat model in a few words."""
-    extra = [f"PGD's steps {threat.step}"] if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite) else []
-    extra += [f"{threat.queries} queries"] if "square" in threat.suite else []
-    if threat.prune:
-        extra.append(f"the next on pictures that the one before moved {100 * threat.prune:.0f} % of the way at least")
+    """Describe the attack of a threat model in a few words."""
     words = f"{threat.norm} {threat.eps}, {' then '.join(threat.suite)}, {threat.steps} steps each"
-    return ", ".join([words, f"random starts: {threat.restarts}", *extra])
+    words += f", random starts: {threat.restarts}"
+    if {"pgd_ce", "pgd_margin", "cw"} & set(threat.suite):
+        words += f", PGD's steps {threat.step}"
+    if "square" in threat.suite:
+        words += f", {threat.queries} queries"
+    if threat.prune:
+        least = f"{100 * threat.prune:.0f} % of the way at least"
+        words += f", the next on pictures that the one before moved {least}"
+    return words
 
 
 def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
-    """Which checks of the audit failed in which record, with the number and its limit."""
-    checks = [(r, name, check) for r in in_order(records, labels) for name, check in r.audit.checks.items()]
-    failed = [
-        f"{labels[r.method]}, seed {r.seed}, {r.split.replace('_', ' ')}: "
-        f"{name} ({check.value:.2f}, limit {check.limit:.2f})"
-        for r, name, check in checks
-        if not check.passed
-    ]
-    found = f"{len(checks) - len(failed)} of {len(checks)} checks passed."
-    count = records[0].audit.images
-    words = f"Audit of {count} picture{'s' * (count != 1)} a record: {found}"
+    """Say which checks of the audit failed in which record, with the value and its limit."""
+    failed = []
+    for record in records:
+        where = f"{labels[record.method]}, seed {record.seed}, {record.split.replace('_', ' ')}"
+        for name in record.audit.failed:
+            check = record.audit.checks[name]
+            failed.append(f"{where}: {name} ({check.value:.2f}, limit {check.limit:.2f})")
+    count, images = sum(len(r.audit.checks) for r in records), records[0].audit.images
+    words = f"Audit of {images} picture{'s' * (images != 1)} a record: "
+    words += f"{count - len(failed)} of {count} checks passed."
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
+
+
+def check_frame(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
+    """Tabulate the checks of the audit, a column for each record, in percent."""
+    names = [name for name in CHECKS if any(name in r.audit.checks for r in records)]
+    limits = [f"{100 * CHECKS[name][0]:.0f} %" for name in names]
+    table = pd.DataFrame({"check": names, "limit": limits})
+    for record in records:
+        cells = {}
+        for name, check in record.audit.checks.items():
+            cells[name] = f"{100 * check.value:.1f} %{'' if check.passed else ', failed'}"
+        column = f"{labels[record.method]}, seed {record.seed}"
+        table[column] = [cells.get(name) for name in names]
+    return table.assign(number=[CHECKS[name][1] for name in names])

@@ -1,27 +1,27 @@
-"""A class tree: leaves, nested levels of superclasses above them, a root.
+"""A class tree and its JSON file.
 
-Level 0 holds the leaves, level L the coarsest superclasses; the root says nothing and is no level.
+Level 0 holds the leaves, level L the coarsest superclasses. The root above them is no level.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
 
 from hierclip.errors import HierclipError
 
-LEVEL = "level"  # node attribute: the finest level at which the node stands
-NAME = "name"  # node attribute: the words a prompt uses for it
+LEVEL = "level"  # node attribute: the finest level that the node is on
+NAME = "name"  # node attribute: the words that a prompt uses for the node
+VERSION = 1  # of the file format
 
 
 class TreeError(HierclipError):
-    """What is wrong with a tree, naming the node and, where there is one, the file."""
+    """Say what is wrong with a tree, naming the node and, where there is one, the file."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Tree:
-    """Levels of nodes, each a partition of the leaves that the next one coarsens.
+    """Hold levels of nodes, each a partition of the leaves that the next one coarsens.
 
-    levels[l] holds the nodes of level l; parents[l][k] is the index, in level l + 1, of the node above
-    node k of level l. A node that nothing joins stands on several levels in a row, as itself.
+    levels[l] holds the nodes of level l; parents[l][k] is the index, in level l + 1, of the node
+    above node k of level l. A node without siblings to join is on several consecutive levels.
     """
 
     name: str
@@ -49,12 +49,11 @@ class Tree:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The leaves' identifiers, in order."""
         return tuple(leaf.id for leaf in self.leaves)
 
     @property
     def top(self) -> int:
-        """L, the number of the coarsest level."""
+        """Return L, the number of the coarsest level."""
         return len(self.levels) - 1
 
     @property
@@ -63,124 +62,145 @@ class Tree:
 
     @cached_property
     def paths(self) -> np.ndarray:
-        """(leaves, L + 1) int64: column l is each leaf's ancestor at level l, column 0 the leaf itself."""
+        """Return (leaves, L + 1) int64: column l is each leaf's ancestor at level l."""
         columns = [np.arange(len(self.leaves))]
         for parents in self.parents:
             columns.append(np.asarray(parents)[columns[-1]])
         return np.stack(columns, axis=1)
 
-    @cached_property
-    def nodes(self) -> dict[str, Node]:
-        """Every node once, by identifier, finest level first."""
-        return {node.id: node for level in self.levels for node in level}
+    def restrict(self, leaves: Collection[str]) -> "Tree":
+        """Return the tree over some of its leaves, in its order, without the nodes above no leaf.
 
-    def singletons(self, level: int) -> tuple[Node, ...]:
-        """The nodes of a level that hold one leaf only."""
-        counts = np.bincount(self.paths[:, level], minlength=len(self.levels[level]))
-        return tuple(node for node, count in zip(self.levels[level], counts, strict=True) if count == 1)
-
-    def restrict(self, leaves: Collection[str]) -> Tree:
-        """The same tree over some of its leaves, in the tree's order; nodes left without a leaf go.
-
-        Raises TreeError for a leaf the tree does not have.
+        Raises TreeError for a leaf that the tree does not have.
         """
-        unknown = sorted(set(leaves) - {leaf.id for leaf in self.leaves})
+        unknown = sorted(set(leaves) - set(self.ids))
         if unknown:
             raise TreeError(f"tree {self.name}: no leaf {', '.join(unknown)}")
-        graph, kept = self.graph(), [leaf.id for leaf in self.leaves if leaf.id in set(leaves)]
-        above = set(kept).union(*(nx.ancestors(graph, leaf) for leaf in kept))
-        return tree_from_graph(graph.subgraph(above), self.name, kept)
+        kept = [leaf for leaf in self.ids if leaf in set(leaves)]
+        graph = self.graph()
+        nodes = set(kept).union(*(nx.ancestors(graph, leaf) for leaf in kept))
+        return tree_from_graph(graph.subgraph(nodes), self.name, kept)
 
     def graph(self) -> nx.DiGraph:
-        """Edges from parent to child, the root on top; a node's `level` is the finest one at which it stands."""
+        """Return edges from parent to child, and nodes with `name` and finest `level`."""
         graph = nx.DiGraph()
         graph.add_node(self.root.id, **{NAME: self.root.name, LEVEL: self.top + 1})
-        finest = {node.id: l for l in reversed(range(self.top + 1)) for node in self.levels[l]}
+        for path in self.paths:
+            nodes = [self.levels[l][k].id for l, k in enumerate(path)]
+            nx.add_path(graph, [self.root.id, *dict.fromkeys(reversed(nodes))])
         for l in reversed(range(self.top + 1)):
-            fresh = [node for node in self.levels[l] if finest[node.id] == l]
-            graph.add_nodes_from((node.id, {NAME: node.name, LEVEL: l}) for node in fresh)
-        above = (*self.levels[1:], (self.root,))
-        for level, upper, parents in zip(self.levels, above, (*self.parents, (0,) * self.sizes[-1]), strict=True):
-            pairs = ((upper[k].id, node.id) for node, k in zip(level, parents, strict=True))
-            graph.add_edges_from((parent, child) for parent, child in pairs if parent != child)
+            for node in self.levels[l]:
+                graph.nodes[node.id].update({NAME: node.name, LEVEL: l})
         return graph
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of what the tree says, whatever its file looks like."""
-        said = [[[node.id, node.name] for node in level] for level in (*self.levels, (self.root,))]
-        return hashlib.sha256(json.dumps([said, self.parents]).encode()).hexdigest()
+        """Return the SHA-256 of nodes and edges, which no file layout changes."""
+        levels = [
+            [[node.id, node.name] for node in level] for level in (*self.levels, (self.root,))
+        ]
+        return hashlib.sha256(json.dumps([levels, self.parents]).encode()).hexdigest()
 
 
 def lca_heights(paths: np.ndarray) -> np.ndarray:
-    """(leaves, leaves) int64: the finest level at which two leaves meet, L + 1 where only the root joins them.
+    """Return (leaves, leaves) int64: the finest level at which two leaves have one ancestor.
 
-    paths: (leaves, L + 1), a tree's.
+    It is L + 1 where only the root joins them. paths: (leaves, L + 1), a tree's.
     """
     same = paths[:, None, :] == paths[None, :, :]
     return np.where(same.any(-1), same.argmax(-1), paths.shape[1])
 
 
 def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: str = "") -> Tree:
-    """The tree that `graph` draws, its leaves in the order given.
+    """Return the tree that `graph` draws, its leaves in the order given.
 
-    graph: edges from parent to child, node attributes `name` and `level`; a node stands from its own level
-    up to the one below its parent's, the root above them all.
-    Raises TreeError for cycles, two roots, two parents, leaves that are missing or unknown, empty names,
-    levels that do not rise; `where` (a file, say) opens the message.
+    graph: edges from parent to child, node attributes `name` and `level`; a node is on every level
+    from its own up to the one below its parent's, the root above them all.
+    Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, empty
+    names, and leaves that are missing or unknown.
     """
-    root = _check(graph, leaves, f"{where or 'tree ' + name}: ")
-    top = graph.nodes[root][LEVEL] - 1
+    for problem in _problems(graph, leaves):
+        raise TreeError(f"{where or 'tree ' + name}: {problem}")
+    root = next(nx.topological_sort(graph))
+    level = nx.get_node_attributes(graph, LEVEL)
     above = {child: parent for parent, child in graph.edges}
-    chains = [_chain(graph, leaf, above, top) for leaf in leaves]
-    levels = tuple(tuple(dict.fromkeys(chain[l] for chain in chains)) for l in range(top + 1))
-    index = [{node: k for k, node in enumerate(level)} for level in levels]
-    upward = [{chain[l]: index[l + 1][chain[l + 1]] for chain in chains} for l in range(top)]
-    node = {n: Node(n, graph.nodes[n][NAME]) for n in graph}
-    return Tree(
-        name=name,
-        root=node[root],
-        levels=tuple(tuple(node[n] for n in level) for level in levels),
-        parents=tuple(tuple(upward[l][n] for n in levels[l]) for l in range(top)),
-    )
+    columns = [list(leaves)]  # by level: each leaf's ancestor
+    for l in range(1, level[root]):
+        columns.append([above[n] if level[above[n]] == l else n for n in columns[-1]])
+    levels = [list(dict.fromkeys(column)) for column in columns]
+    parents = []
+    for l in range(len(levels) - 1):
+        upward = dict(zip(columns[l], columns[l + 1], strict=True))
+        parents.append(tuple(levels[l + 1].index(upward[node]) for node in levels[l]))
+    node = {identifier: Node(identifier, graph.nodes[identifier][NAME]) for identifier in graph}
+    named = tuple(tuple(node[identifier] for identifier in ids) for ids in levels)
+    return Tree(name, node[root], named, tuple(parents))
 
 
-def _chain(graph: nx.DiGraph, leaf: str, above: dict[str, str], top: int) -> list[str]:
-    """The node over `leaf` at every level 0..top."""
-    chain, node = [], leaf
-    for level in range(top + 1):
-        while graph.nodes[above[node]][LEVEL] <= level:
-            node = above[node]
-        chain.append(node)
-    return chain
-
-
-def _check(graph: nx.DiGraph, leaves: Sequence[str], say: str) -> str:
-    """Refuses what is no tree over `leaves`; gives the root."""
-    for node, parents in graph.in_degree():
-        if parents > 1:
-            names = ", ".join(sorted(graph.predecessors(node)))
-            raise TreeError(f"{say}node {node} has {parents} parents ({names}); a tree gives it one")
+def _problems(graph: nx.DiGraph, leaves: Sequence[str]) -> Iterator[str]:
+    """Yield what keeps `graph` from being a tree over `leaves`; a check relies on those before."""
+    roots = [node for node, parents in graph.in_degree() if parents == 0]
+    shared = [node for node, parents in graph.in_degree() if parents > 1]
+    if len(roots) != 1 or shared:
+        yield (
+            f"{len(roots)} roots ({', '.join(roots) or 'none'}), nodes with several parents: "
+            f"{', '.join(shared) or 'none'}; a tree has one root and a parent for each other node"
+        )
     if not nx.is_directed_acyclic_graph(graph):
         cycle = " > ".join(parent for parent, _ in nx.find_cycle(graph))
-        raise TreeError(f"{say}cycle {cycle}; no node may stand above itself")
-    roots = [node for node, parents in graph.in_degree() if parents == 0]
-    if len(roots) != 1:
-        raise TreeError(f"{say}{len(roots)} roots ({', '.join(roots) or 'none'}); a tree has one")
-    for node, attributes in graph.nodes(data=True):
-        if not str(attributes.get(NAME) or "").strip():
-            raise TreeError(f"{say}node {node} has an empty name; a prompt needs words")
-    for parent, child in graph.edges:
-        low, high = graph.nodes[child][LEVEL], graph.nodes[parent][LEVEL]
-        if high <= low:
-            raise TreeError(f"{say}node {child} (level {low}) is not below its parent {parent} (level {high})")
+        yield f"cycle {cycle}; no node may stand above itself"
+    for node, name in graph.nodes(data=NAME):
+        if not str(name or "").strip():
+            yield f"node {node} has an empty name; a prompt needs words"
     ends = {node for node, children in graph.out_degree() if children == 0}
-    for problem, names in (
-        ("missing from the tree", set(leaves) - set(graph)),
-        ("unknown to the dataset", ends - set(leaves)),
-        ("above other nodes, and a leaf is the end of its path", (set(leaves) & set(graph)) - ends),
-        ("not at level 0", {leaf for leaf in ends if graph.nodes[leaf][LEVEL]}),
-    ):
-        if names:
-            raise TreeError(f"{say}leaf {', '.join(sorted(names))} is {problem}")
-    return roots[0]
+    missing = sorted(set(leaves) - ends)
+    if missing:
+        yield f"leaf {', '.join(missing)} is missing from the tree, or above other nodes"
+    unknown = sorted(ends - set(leaves))
+    if unknown:
+        yield f"leaf {', '.join(unknown)} is unknown to the dataset"
+
+
+def save_tree(tree: Tree, path: Path) -> None:
+    """Write every node once, coarsest first: its identifier, name, finest level and parent."""
+    graph = tree.graph()
+    rows = []
+    for node, level in sorted(graph.nodes(data=LEVEL), key=lambda entry: -entry[1]):
+        parent = next(graph.predecessors(node), None)
+        row = {"id": node, NAME: graph.nodes[node][NAME], LEVEL: level, "parent": parent}
+        rows.append("  " + json.dumps(row, ensure_ascii=False))
+    head = {"version": VERSION, "name": tree.name, "hash": tree.hash}
+    opening = json.dumps(head, ensure_ascii=False).removesuffix("}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{opening}, "nodes": [\n' + ",\n".join(rows) + "\n]}\n", encoding="utf8")
+
+
+def load_tree(path: Path) -> Tree:
+    """Return the tree of a file that `save_tree` wrote, its leaves in the file's order.
+
+    Raises TreeError, naming file and node, for anything else, and for a file that was changed
+    after its hash was taken.
+    """
+    graph = nx.DiGraph()
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+        if content["version"] != VERSION:
+            raise TreeError(f"version {content['version']!r}; this program reads version {VERSION}")
+        for node in content["nodes"]:
+            graph.add_node(node["id"], **{NAME: node["name"], LEVEL: int(node["level"])})
+            if node["parent"] is not None:
+                graph.add_edge(node["parent"], node["id"])
+        ends = [node for node, children in graph.out_degree() if children == 0]
+        tree = tree_from_graph(graph, content["name"], ends)
+        if content["hash"] != tree.hash:
+            raise TreeError(
+                "its hash is not that of its content; save a changed one by `save_tree`"
+            )
+    except (OSError, ValueError) as error:
+        raise TreeError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise TreeError(
+            f"{path}: no tree file ({error}); it needs version, name, hash and nodes, "
+            "a node id, name, level and parent"
+        ) from error
+    return tree

@@ -2,8 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -12,179 +11,168 @@ import networkx as nx
 import nltk
 import yaml
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader, WordNetError
+from nltk.data import SeekableUnicodeStreamReader
 
-from hierclip.trees.cut import assign_levels, end_at_leaves, halving_widths, keep_one_parent, remove_unary_chains
-from hierclip.trees.tree import NAME, Tree, TreeError, tree_from_graph
+from hierclip.trees.graphs import assign_levels, keep_one_parent
+from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
-HEADER = "  1 Excerpt of WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.  \n"
-NAMES = "names.yaml"  # beside the excerpt: words for synsets whose own do not stand after "a"
+NAMES = "names.yaml"  # only in the excerpt: words for synsets whose own do not fit after "a"
 WNID = re.compile(r"n\d{8}", re.ASCII)
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index
-INSTALL = 'a full WordNet 3.0: nltk.download("wordnet"), or Debian\'s wordnet-base and wordnet-sense-index'
+INSTALL = (
+    'a full WordNet 3.0: nltk.download("wordnet"), or '
+    "Debian's wordnet-base and wordnet-sense-index"
+)
 
 
 class WordNet(WordNetCorpusReader):
-    """NLTK's reader, in English, of a folder in WordNet's own file format.
+    """Read a folder in WordNet's own file format, in English.
 
-    root: the project whose excerpt fills in what the folder lacks; the checkout's if None.
+    root: the project whose excerpt fills in what the folder lacks; by default the checkout's.
+    An excerpt lacks synsets, and of the synsets that it has, the senses of other words.
     """
 
     def __init__(self, folder: Path, root: Path | None = None):
-        self._folder, self.project = folder, root
-        with _allowed(folder), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The multilingual functions are not available")
-            super().__init__(str(folder), None)
+        self.folder = folder
+        self.excerpt = excerpt_folder(root)
+        self.is_excerpt = (folder / NAMES).exists()
+        self.more = f"; this is an excerpt, more are in {INSTALL}" if self.is_excerpt else ""
+        nltk.data.path.append(str(folder))  # NLTK accepts a corpus nowhere else
+        super().__init__(str(folder), False)  # False: no other languages, without a warning of it
+        nltk.data.path.remove(str(folder))
 
-    @property
-    def is_excerpt(self) -> bool:
-        """Whether this is an excerpt: it lacks synsets, and of the synsets that it has, other words' senses."""
-        with (self._folder / "data.noun").open(encoding="ascii") as lines:
-            return next(lines, "") == HEADER
-
-    def open(self, file: str):
-        """Debian leaves `lexnames` out: it is taken from the excerpt then."""
-        if file == "lexnames" and not (self._folder / file).exists() and (own := beside_excerpt(file, self.project)):
-            return own.open(encoding="utf8")
-        with _allowed(self._folder):
-            return super().open(file)
+    def open(self, file: str) -> SeekableUnicodeStreamReader:
+        """Open a file of the corpus; `lexnames`, which Debian leaves out, is the excerpt's."""
+        folder = self.excerpt if file == "lexnames" and self.excerpt else self.folder
+        return SeekableUnicodeStreamReader((folder / file).open("rb"), "utf8")
 
     def map_wn(self, version: str = "wordnet") -> None:
-        """No mapping to other languages' WordNets, which would want the sense index."""
-
-
-@contextmanager
-def _allowed(folder: Path) -> Iterator[None]:
-    """Let NLTK open a corpus in this folder, inside: it opens none outside its data path."""
-    nltk.data.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        nltk.data.path.remove(str(folder))
+        """Map nothing to other languages' WordNets, which would need the sense index."""
 
 
 def full_folder() -> Path | None:
-    """Where a full WordNet 3.0 is installed: NLTK's data path, then Debian's; None where it is not."""
+    """Find a full WordNet 3.0: in NLTK's data path, then Debian's."""
     known = [Path(path) / "corpora" / "wordnet" for path in nltk.data.path] + [DEBIAN]
     return next((folder for folder in known if (folder / "data.noun").exists()), None)
 
 
-def beside_excerpt(file: str, root: Path | None = None) -> Path | None:
-    """A file of the excerpt: of the project `root`, else of the checkout that this package is in, if any."""
-    roots = [*filter(None, [root]), Path(__file__).parents[3]]
-    return next((path for place in roots if (path := place / EXCERPT / file).exists()), None)
+def excerpt_folder(root: Path | None = None) -> Path | None:
+    """Find the excerpt: of the project `root`, else of the checkout of this package, if any."""
+    known = [place / EXCERPT for place in (root, Path(__file__).parents[3]) if place]
+    return next((folder for folder in known if (folder / NAMES).exists()), None)
+
+
+_opened = cache(WordNet)  # opening takes a second
 
 
 def open_wordnet(root: Path | None = None) -> WordNet:
-    """The full WordNet where there is one, else the excerpt (`beside_excerpt`), which has the classes of OpenMoji,
-    ImageNet-1k, Tiny-ImageNet and the tables of `SETS`. Raises TreeError, saying what to install, where there is none.
+    """Open the full WordNet where there is one, else the excerpt.
+
+    root: the project whose excerpt it is, as in `excerpt_folder`. The excerpt has the classes of
+    OpenMoji, ImageNet-1k, Tiny-ImageNet and the tables of data/source/sets.
+    Raises TreeError, saying what to install, where there is none.
     """
-    nouns = beside_excerpt("data.noun", root)
-    if (folder := full_folder() or (nouns and nouns.parent)) is None:
+    folder = full_folder() or excerpt_folder(root)
+    if folder is None:
         raise TreeError(f"no WordNet here; install {INSTALL}")
     return _opened(folder, root)
 
 
-@cache
-def _opened(folder: Path, root: Path | None) -> WordNet:
-    """Read once: that takes a second, and the reader keeps its files open."""
-    return WordNet(folder, root)
-
-
 def find_synset(wordnet: WordNet, identifier: str) -> Synset:
-    """The synset whose own name is `identifier` ("dog.n.01"). Raises TreeError where WordNet has none."""
+    """Return the noun whose own name is `identifier` ("dog.n.01"). Raises TreeError if none is."""
     try:
         synset = wordnet.synset(identifier)
-    except (WordNetError, ValueError) as error:
-        more = f"; this is an excerpt, more are in {INSTALL}" if wordnet.is_excerpt else ""
-        raise TreeError(f"WordNet has no synset {identifier!r}; names look like dog.n.01{more}") from error
-    if synset is None or synset.name() != identifier:
-        raise TreeError(f"synset {identifier} goes by the name {synset and synset.name()}; use that")
+    except (WordNetError, ValueError):
+        synset = None
+    if synset is None or synset.pos() != "n":
+        raise TreeError(
+            f"WordNet has no synset {identifier!r} of a noun; "
+            f"names look like dog.n.01{wordnet.more}"
+        )
+    if synset.name() != identifier:
+        raise TreeError(f"synset {identifier} goes by the name {synset.name()}; use that")
     return synset
 
 
 def synsets_by_name(
     names: Iterable[str], chosen: Mapping[str, str] = {}, wordnet: WordNet | None = None
 ) -> dict[str, str]:
-    """Class name to synset ("poodle" to "poodle.n.01"): the one chosen for it, else its only noun sense.
+    """Map class names to synsets ("poodle" to "poodle.n.01"): the chosen, else the only noun sense.
 
-    Nothing is guessed: raises one TreeError for all names that WordNet does not have or that have several senses
-    there, with these; and for a choice that is no noun or fits no name, for two names of one synset, and for
-    names without a choice where WordNet is the excerpt, which lacks senses.
+    Nothing is guessed: raises one TreeError for all names without a choice that WordNet does not
+    have or that have several senses there, with these; an excerpt, which lacks senses, looks none
+    up.
     """
-    wordnet, names = wordnet or open_wordnet(), list(dict.fromkeys(names))
-    if stray := [name for name in chosen if name not in names]:
-        raise TreeError(f"synset chosen for {', '.join(stray)}, which is no class name here")
-    if wordnet.is_excerpt and (bare := [name for name in names if name not in chosen]):
+    wordnet = wordnet or open_wordnet()
+    bare = [name for name in dict.fromkeys(names) if name not in chosen]
+    if wordnet.is_excerpt and bare:
         raise TreeError(f"no synset chosen for {', '.join(bare)}; to look names up takes {INSTALL}")
-    senses = {name: _senses(wordnet, name, chosen) for name in names}
-    if unclear := [f"{name}: {_describe(senses[name])}" for name in names if len(senses[name]) != 1]:
-        hint = 'choose as in chosen={"dog": "dog.n.01"}'
-        raise TreeError("\n  ".join([f"{len(unclear)} of {len(names)} class names need a synset; {hint}", *unclear]))
-    synsets = {name: str(found[0].name()) for name, found in senses.items()}
-    if twice := [name for name in names if list(synsets.values()).count(synsets[name]) > 1]:
-        same = ", ".join(f"{name} ({synsets[name]})" for name in twice)
-        raise TreeError(f"class names of one synset: {same}; each needs its own")
+    synsets = dict(chosen)
+    unclear = []
+    for name in bare:
+        senses = [sense for sense in wordnet.synsets(name.strip().replace(" ", "_"), "n") if sense]
+        glosses = [f"{sense.name()} ({shorten(str(sense.definition()), 60)})" for sense in senses]
+        if len(senses) == 1:
+            synsets[name] = str(senses[0].name())
+        else:
+            unclear.append(f"\n  {name}: {'; '.join(glosses) or 'no noun of WordNet'}")
+    if unclear:
+        raise TreeError(
+            f"{len(unclear)} of {len(bare)} class names need a synset; "
+            'choose as in chosen={"dog": "dog.n.01"}' + "".join(unclear)
+        )
     return synsets
 
 
-def _senses(wordnet: WordNet, name: str, chosen: Mapping[str, str]) -> list[Synset]:
-    if name not in chosen:
-        return [synset for synset in wordnet.synsets(name.strip().replace(" ", "_"), "n") if synset]
-    synset = find_synset(wordnet, chosen[name])
-    if synset.pos() != "n":
-        raise TreeError(f"class name {name}: {chosen[name]} is no noun; a class needs one, such as dog.n.01")
-    return [synset]
-
-
-def _describe(senses: Sequence[Synset]) -> str:
-    said = [f"{sense.name()} ({shorten(str(sense.definition()), 60, placeholder=' ...')})" for sense in senses]
-    return "; ".join(said) or "no noun of WordNet"
-
-
 def synsets_by_wnid(wnids: Iterable[str], wordnet: WordNet | None = None) -> dict[str, str]:
-    """WordNet id ("n02084071") to synset ("dog.n.01"), in the order given.
+    """Map WordNet ids ("n02084071") to synsets ("dog.n.01"), in the order given.
 
-    The digits are the synset's byte offset in WordNet 3.0's data.noun, and the excerpt has the id for a gloss.
-    Raises TreeError, listing all, for ids that are badly written and for those that WordNet does not have.
+    The digits are the synset's byte offset in WordNet 3.0's data.noun; the excerpt has the id for
+    a gloss. Raises TreeError, listing all, for ids that are badly written and for those that
+    WordNet does not have.
     """
-    wordnet, wnids = wordnet or open_wordnet(), list(wnids)
-    if bad := [str(wnid) for wnid in wnids if not re.fullmatch(WNID, str(wnid))]:
-        raise TreeError(f"no WordNet id: {', '.join(bad)}; ids are n and eight digits, such as n02084071")
+    wordnet = wordnet or open_wordnet()
+    wnids = list(wnids)
     if wordnet.is_excerpt:
-        by_wnid = {synset.definition(): synset for synset in wordnet.all_synsets("n")}
+        pairs = [(synset.definition(), synset) for synset in wordnet.all_synsets("n")]
     else:
-        with warnings.catch_warnings(action="ignore"):  # NLTK warns of an offset at which no synset starts
-            by_wnid = {wnid: wordnet.synset_from_pos_and_offset("n", int(wnid[1:])) for wnid in wnids}
-    found = {wnid: str(synset.name()) for wnid in wnids if (synset := by_wnid.get(wnid))}
-    if unknown := [wnid for wnid in wnids if wnid not in found]:
-        remedy = f"this is an excerpt, more are in {INSTALL}" if wordnet.is_excerpt else "ids are of version 3.0"
-        raise TreeError(f"no synset in WordNet: {', '.join(unknown)}; {remedy}")
-    return found
+        good = [wnid for wnid in wnids if WNID.fullmatch(wnid)]
+        with warnings.catch_warnings(action="ignore"):  # of an offset at which no synset starts
+            pairs = [(i, wordnet.synset_from_pos_and_offset("n", int(i[1:]))) for i in good]
+    known = {wnid: str(synset.name()) for wnid, synset in pairs if synset}
+    unknown = [wnid for wnid in wnids if wnid not in known]
+    if unknown:
+        raise TreeError(
+            f"no synset in WordNet: {', '.join(unknown)}; ids are n and eight digits, such as "
+            f"n02084071, of version 3.0{wordnet.more}"
+        )
+    return {wnid: known[wnid] for wnid in wnids}
 
 
-def hypernym_graph(synsets: Sequence[Synset]) -> nx.DiGraph:
-    """Every hypernym path of the synsets: edges from hypernym to hyponym, nodes by synset name."""
-    graph, todo = nx.DiGraph(), list(synsets)
-    graph.add_nodes_from(synset.name() for synset in synsets)
-    while todo:
-        synset = todo.pop()
-        for parent in synset.hypernyms() + synset.instance_hypernyms():
-            if parent.name() not in graph:
-                todo.append(parent)
-            graph.add_edge(parent.name(), synset.name())
+def hypernym_graph(synsets: Iterable[Synset]) -> nx.DiGraph:
+    """Join all hypernym paths of the synsets: edges from hypernym to hyponym, nodes by name."""
+    graph = nx.DiGraph()
+    for synset in synsets:
+        for path in synset.hypernym_paths():
+            nx.add_path(graph, [node.name() for node in path])
     return graph
 
 
-def node_names(wordnet: WordNet, identifiers: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Words for each node: the name given, else that of NAMES, else its first lemma that no other node here uses."""
-    file = beside_excerpt(NAMES, wordnet.project)
+def node_names(
+    wordnet: WordNet, identifiers: Iterable[str], given: Mapping[str, str]
+) -> dict[str, str]:
+    """Return words for each node: those given, else those of NAMES, else a lemma.
+
+    The lemma is the node's first that no other node here uses.
+    """
+    file = wordnet.excerpt and wordnet.excerpt / NAMES
     known = yaml.safe_load(file.read_text(encoding="utf8")) if file else {}
-    names = {identifier: known[identifier] for identifier in identifiers if identifier in known} | dict(given)
-    for identifier in identifiers:
-        lemmas = [lemma.replace("_", " ") for lemma in find_synset(wordnet, identifier).lemma_names()]
+    names = {node: known[node] for node in identifiers if node in known} | dict(given)
+    for node in identifiers:
+        lemmas = [lemma.replace("_", " ") for lemma in find_synset(wordnet, node).lemma_names()]
         free = [lemma for lemma in lemmas if lemma not in names.values()]
-        names.setdefault(identifier, (free or lemmas)[0])
+        names.setdefault(node, (free or lemmas)[0])
     return names
 
 
@@ -197,44 +185,36 @@ def wordnet_tree(
     synsets: Mapping[str, str] | None = None,
     under: Mapping[str, str] = {},
 ) -> Tree:
-    """The tree of WordNet over `leaves` (identifier to name), cut to 1 + len(widths) levels.
+    """Return WordNet's tree over `leaves` (identifier to name), in the order of the tree.
 
-    widths: those of `halving_widths` if None. synsets: each leaf's, by identifier; by default identifiers are synsets,
-    or WordNet ids. under: for leaves that WordNet lacks, a synset to stand under instead.
-    Hypernym paths are joined to a graph, a leaf above another is put beside it (`end_at_leaves`), one parent
-    is kept (`keep_one_parent` states the rule), unary chains are removed, levels are cut (`assign_levels`).
-    Leaves come in the order of the tree. Raises TreeError for an unknown synset, widths that cannot be reached.
+    widths: of `assign_levels`, which cuts the levels. synsets: each leaf's, by identifier; by
+    default identifiers are synsets, or WordNet ids. under: for leaves that WordNet lacks, a synset
+    to be placed under. Hypernym paths are joined to a graph, of which `keep_one_parent` makes a
+    tree. Raises TreeError for an unknown synset and for widths that cannot be reached.
     """
     wordnet = wordnet or open_wordnet()
     if synsets is None:
-        by_wnid = bool(leaves) and all(re.fullmatch(WNID, identifier) for identifier in leaves)
-        synsets = synsets_by_wnid(leaves, wordnet) if by_wnid else {identifier: identifier for identifier in leaves}
-    under = {leaf: synset for leaf, synset in under.items() if leaf in leaves and leaf not in synsets}
-    if bare := [leaf for leaf in leaves if leaf not in synsets and leaf not in under]:
+        by_wnid = leaves and all(WNID.fullmatch(leaf) for leaf in leaves)
+        synsets = synsets_by_wnid(leaves, wordnet) if by_wnid else {leaf: leaf for leaf in leaves}
+    bare = [leaf for leaf in leaves if leaf not in synsets and leaf not in under]
+    if bare:
         raise TreeError(f"tree {name}: no synset, nor one to stand under, for {', '.join(bare)}")
-    node_of = {leaf: synsets[leaf] if leaf in synsets else f"{leaf}, under {under[leaf]}" for leaf in leaves}
-    if twice := [leaf for leaf, node in node_of.items() if list(node_of.values()).count(node) > 1]:
+    own = {leaf: synsets[leaf] for leaf in leaves if leaf in synsets}
+    twice = [leaf for leaf, synset in own.items() if list(own.values()).count(synset) > 1]
+    if twice:
         raise TreeError(f"tree {name}: one synset for {', '.join(twice)}; each needs its own")
-    names = {node_of[leaf]: words for leaf, words in leaves.items()}
-    known = dict.fromkeys(synsets.get(leaf) or under[leaf] for leaf in leaves)
-    drawn = hypernym_graph([find_synset(wordnet, synset) for synset in known])
-    drawn.add_edges_from((synset, node_of[leaf]) for leaf, synset in under.items())
-    ragged = keep_one_parent(end_at_leaves(drawn, names), list(names))
-    short = remove_unary_chains(ragged)
-    graph = assign_levels(short, halving_widths(short) if widths is None else widths)
-    coarse_first = sorted(set(graph) - set(names), key=lambda node: (-graph.nodes[node]["level"], node))
-    nx.set_node_attributes(graph, node_names(wordnet, coarse_first, names), NAME)
-    graph = nx.relabel_nodes(graph, {node: leaf for leaf, node in node_of.items()})
-    order = [node for node in nx.dfs_preorder_nodes(_sorted(graph)) if node in leaves]
-    return tree_from_graph(graph, name, order)
-
-
-def _sorted(graph: nx.DiGraph) -> nx.DiGraph:
-    """The same graph, children by size and then by name, so that the order of leaves is one and the same."""
-    out = nx.DiGraph()
-    root = next(nx.topological_sort(graph))
+    parents = {leaf: under[leaf] for leaf in leaves if leaf not in own}
+    known = [find_synset(wordnet, synset) for synset in (*own.values(), *parents.values())]
+    graph = hypernym_graph(known)
+    graph.add_edges_from((parent, leaf) for leaf, parent in parents.items())
+    graph = nx.relabel_nodes(graph, {synset: leaf for leaf, synset in own.items()})
+    graph = assign_levels(keep_one_parent(graph, leaves), widths)
+    level = dict(graph.nodes(data=LEVEL))
+    inner = sorted(set(graph) - set(leaves), key=lambda node: (-level[node], node))
+    nx.set_node_attributes(graph, node_names(wordnet, inner, leaves), NAME)
     size = {node: len(nx.descendants(graph, node)) for node in graph}
-    out.add_node(root)
-    for node in nx.topological_sort(graph):
-        out.add_edges_from((node, child) for child in sorted(graph.successors(node), key=lambda c: (-size[c], c)))
-    return out
+    root = next(nx.topological_sort(graph))
+    nodes = nx.dfs_preorder_nodes(
+        graph, root, sort_neighbors=lambda nodes: sorted(nodes, key=lambda n: (-size[n], n))
+    )
+    return tree_from_graph(graph, name, [node for node in nodes if node in leaves])

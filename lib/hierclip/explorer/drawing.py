@@ -1,0 +1,131 @@
+"""What the page shows of a model and an image: the data of the disk, images and tables."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from math import isfinite
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from hierclip.explorer.view import ImageState, ModelView
+from hierclip.model.heads import head_to_dict
+from hierclip.plots.pictures import magnified
+
+NEAREST = Markup(
+    '<span style="color:{0}">{1}</span> {2:.0%}'
+    '<div style="height:4px;width:{3}px;background:{0}"></div>'
+)
+TABLE = Environment(autoescape=True).from_string("""<table class="{{ name }}"><thead>
+<tr>{% for column in rows[0] %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in rows %}<tr{% if loop.index0 == marked %} class="marked"{% endif %}>
+{%- for cell in row.values() %}{% if loop.first %}<th scope="row">{{ cell }}</th>
+{%- else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{% endfor %}</tbody></table>""")
+
+
+def scene(view: ModelView) -> dict:
+    """List the tree's nodes for disk.js, leaves first; parent: a place in the list, or -1."""
+    tree = view.tree
+    norms = [points.norm(dim=-1).tolist() for points in view.classifier.text_points]
+    starts = np.cumsum([0, *tree.sizes])
+    nodes = []
+    for level, names in enumerate(tree.levels):
+        for k, node in enumerate(names):
+            leaves = np.flatnonzero(tree.paths[:, level] == k)
+            parent = starts[level + 1] + tree.parents[level][k] if level < tree.top else -1
+            nodes.append(
+                {
+                    "level": level,
+                    "name": node.name,
+                    "parent": int(parent),
+                    "norm": norms[level][k],
+                    "angle": float(view.angles[level][k]),
+                    "family": int(tree.paths[leaves[0], -1]),
+                    "leaves": leaves[:6].tolist(),  # the pointer shows an image of each
+                    "count": len(leaves),
+                }
+            )
+    return {"head": head_to_dict(view.model.head), "nodes": nodes, "families": tree.sizes[-1]}
+
+
+def marks(view: ModelView, states: Sequence[ImageState]) -> dict:
+    """List for disk.js the true path and each state's nearest nodes and points, leaves first."""
+    starts = np.cumsum([0, *view.tree.sizes[:-1]])
+    path = starts + view.tree.paths[states[0].label]
+    drawn = [
+        {
+            "nodes": (starts + state.nodes).tolist(),
+            "norms": state.norms.tolist(),
+            "angles": state.angles.tolist(),
+        }
+        for state in states
+    ]
+    return {"path": path.tolist(), "states": drawn}
+
+
+def png(image: Tensor, longest: int = 1000) -> str:
+    """Encode an image (3, H, W) in [0, 1] as the address of an <img>, at most `longest` pixels."""
+    picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy())
+    picture.thumbnail((longest, longest))
+    buffer = BytesIO()
+    picture.save(buffer, "png")
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def image_strip(states: Sequence[ImageState], credit: str) -> str:
+    """Show the clean image and, of an attacked one, the magnified change and the image."""
+    images = {"clean": states[0].image}
+    if len(states) == 2:
+        change, factor = magnified(states[0].image, states[1].image)
+        images |= {f"the change, {factor:.0f} times": change, "attacked": states[1].image}
+    cells = [
+        f'<figure><img src="{png(image)}"><figcaption>{name}</figcaption></figure>'
+        for name, image in images.items()
+    ]
+    return f'<div class="strip">{"".join(cells)}</div><small>{escape(credit)}</small>'
+
+
+def path_table(view: ModelView, states: Sequence[ImageState], level: int) -> str:
+    """List the right and the nearest node of every level, and the margin against its bound.
+
+    level: the row that is marked.
+    """
+    rows = []
+    for l, (_, pair, _) in enumerate(view.bounds()):
+        right = view.tree.levels[l][view.tree.paths[states[0].label, l]].name
+        row = {"level": str(l), "right": right}
+        for name, state in zip(("clean", "attacked"), states, strict=False):
+            row[name] = nearest_cell(view, state, l)
+        rows.append(row | {"margin": margin_cell(states, l), "bound": number(pair)})
+    return TABLE.render(rows=rows, name="hierclip-path", marked=level)
+
+
+def nearest_cell(view: ModelView, state: ImageState, level: int) -> Markup:
+    """Show the nearest node and its confidence; also the predicted leaf's ancestor if it
+    differs.
+    """
+    names = [node.name for node in view.tree.levels[level]]
+    right, rolled_up = view.tree.paths[[state.label, state.nodes[0]], level]
+    nearest = state.nodes[level]
+    colour, sign = ("#187018", "✓") if nearest == right else ("#d00000", "✗")
+    share = state.confidence[level]
+    cell = NEAREST.format(colour, f"{sign} {names[nearest]}", share, round(80 * share))
+    if rolled_up != nearest:
+        cell += Markup("<small>its leaf says {}</small>").format(names[rolled_up])
+    return cell
+
+
+def margin_cell(states: Sequence[ImageState], level: int) -> str:
+    """Show a level's margin, clean and attacked."""
+    arrow = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
+    return arrow.join(number(state.margins[level]) for state in states)
+
+
+def number(value: float) -> str:
+    """Format logits with one digit; a level of one text has no margin and no bound."""
+    return f"{round(value, 1) + 0.0:.1f}" if isfinite(value) else "none"  # no minus before 0.0
