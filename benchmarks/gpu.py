@@ -14,7 +14,7 @@ typing-inspection, nltk, defusedxml, and typing-extensions as new as pydantic as
 their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
 
 Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own
-(`train.Finetuning`); beside it TeCoA's released way
+(`train.set_up`); beside it TeCoA's released way
 (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all weights in
 every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way,
 as it is there, and off for ours, as the library leaves it. Times are medians over rounds in which
@@ -50,13 +50,13 @@ from hierclip import model, train
 from hierclip.attacks import Budget, attack
 from hierclip.data import Leaf, Pictures
 from hierclip.data.sources import imagenet_names
+from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
 from hierclip.evaluate import LevelMatrix
 from hierclip.evaluate.records import git_revision, hardware, versions
 from hierclip.losses import make_head
 from hierclip.model import Backbone, Classifier, make_classifier
 from hierclip.params import Params, load_params
-from hierclip.progress import quiet
 from hierclip.trees import Tree, level_prompts, set_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -354,14 +354,8 @@ def library_step(
         case.params.model.model_copy(update={"precision": precision, "accelerator": accelerator})
     )
     settings = case.params.finetune.model_copy(update={"batch": batch})
-    inputs = (
-        copy.deepcopy(backbone),
-        RandomImages(case, batch),
-        [case.tree],
-        case.params.model.template,
-        0,
-    )
-    work = train.Finetuning(fabric, method, settings, *inputs)
+    task = Task("tuned", RandomImages(case, batch), [case.tree], case.params.model.template)
+    work = train.set_up(fabric, method, settings, copy.deepcopy(backbone), task, 0)
     places = itertools.count()
 
     def step() -> None:
@@ -920,8 +914,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no GPU here, so nothing is measured; a trial on the CPU: --device cpu --small")
         return 0
     case = make_case(chosen, start)
-    with quiet():
-        rows = run_parts(case, chosen.parts)
+    rows = run_parts(case, chosen.parts)
     result = describe(case, rows, chosen.minutes)
     print(
         f"{result['card']}, torch {result['torch']}, CUDA {result['cuda']}, git {result['git'][:8]}"

@@ -12,11 +12,11 @@ from benchmarks.default import base_model
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from benchmarks.synthetic import make_forest, make_tree_loss
 from hierclip.data import ids_of, load_dataset
+from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
 from hierclip.model import load_model
 from hierclip.params import HierParams, MethodParams, NoneParams, Params, find_root, load_params
-from hierclip.progress import quiet
-from hierclip.train import Finetuning
+from hierclip.train import set_up
 from hierclip.trees import load_forest
 
 ROUNDS = 9
@@ -60,10 +60,8 @@ def make_step(params: Params, method: MethodParams) -> Callable[[], None]:
     forest = load_forest(root / "data/trees", params.trees_of(method))
     trees = [tree.restrict(ids_of(dataset, "tuned")) for tree in forest]
     backbone = load_model(base_model()).backbone
-    with quiet():
-        work = Finetuning(
-            fabric, method, params.finetune, backbone, dataset, trees, params.model.template, 0
-        )  # pyright: ignore
+    task = Task("tuned", dataset, trees, params.model.template)
+    work = set_up(fabric, method, params.finetune, backbone, task, 0)  # pyright: ignore
     place = 0
 
     def step() -> None:

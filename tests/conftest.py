@@ -15,8 +15,10 @@ from hypothesis import settings
 from hierclip import model
 from hierclip.data import Dataset, Leaf, load_dataset
 from hierclip.data.openmoji import SHEET, SOURCE
+from hierclip.data.tasks import Task
+from hierclip.model import Head
 from hierclip.params import Params, load_params
-from hierclip.train import Finetuning
+from hierclip.train import History, fit, set_up
 from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,11 +87,14 @@ def notebook_functions(name: str, **given) -> dict:
     return names
 
 
-def finetune(fabric, method, params, backbone, dataset, trees, template, seed, checkpoint):
+def finetune(
+    fabric, method, params, backbone, dataset, trees, template, seed, checkpoint
+) -> tuple[Head, History]:
     """Fine-tune `backbone` in place; return the head, and what every step logged."""
-    work = Finetuning(fabric, method, params, backbone, dataset, trees, template, seed)
-    history = work.run(work.step_loss, checkpoint)
-    return work.head, history
+    task = Task("tuned", dataset, trees, template)
+    work = set_up(fabric, method, params, backbone, task, seed)
+    history = fit(work, work.step_loss, checkpoint)
+    return work.trainee.numbers.fixed(), history
 
 
 class Stripes:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hierclip import model
 from hierclip.data import load_dataset, places_of
 from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
-from hierclip.evaluate.tasks import MODELS, TREES
+from hierclip.data.tasks import MODELS, TREES
 from hierclip.model import CosineHead, Model, PoincareHead
 from hierclip.params import Params, load_params
 from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree

@@ -25,7 +25,6 @@ from hierclip.errors import HierclipError
 from hierclip.evaluate.records import RecordError
 from hierclip.model import Model, ModelError
 from hierclip.params import ParamsError
-from hierclip.processes import ProcessError
 from hierclip.progress import HEADLESS
 from hierclip.train import TrainingError
 from hierclip.trees import TreeError, load_tree
@@ -242,12 +241,11 @@ def test_debug_changes_nothing_else(place, run):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [ParamsError, DataError, TreeError, ModelError, TrainingError, RecordError, ProcessError],
+    "kind", [ParamsError, DataError, TreeError, ModelError, TrainingError, RecordError]
 )
 def test_the_projects_own_errors_have_one_base(kind):
     assert issubclass(kind, HierclipError) and issubclass(kind, ValueError)
-    assert issubclass(kind, RuntimeError) == (kind in (TrainingError, ProcessError))
+    assert issubclass(kind, RuntimeError) == (kind is TrainingError)
 
 
 def test_the_defaults_that_help_shows_are_those_of_the_function():

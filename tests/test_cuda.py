@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from hierclip import hyperbolic, model, train
 from hierclip.attacks import ATTACKS, Budget, attack
 from hierclip.data import Pictures
+from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric, mean
 from hierclip.evaluate import LevelMatrix
 from hierclip.losses import gradient_evaluations, make_head
@@ -291,9 +292,9 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
     method, backbone = PARAMS.method[name], model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.to(dtype)
     with computing_in(dtype):
-        inputs = two_steps(method), backbone, Stripes(), [tiny_tree()], TEMPLATE, 0
+        task = Task("tuned", Stripes(), [tiny_tree()], TEMPLATE)
         fabric = fabric_on(device)
-        work = train.Finetuning(fabric, method, *inputs)
+        work = train.set_up(fabric, method, two_steps(method), backbone, task, 0)
         loss, _ = work.step_loss(0)
         fabric.backward(loss)
     weights = work.trainee.towers.encoder.parameters()

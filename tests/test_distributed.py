@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hierclip.distributed import agreed, gathered, mean, merged, own, rank, world
+from hierclip.distributed import agreed, gathered, mean, merged, rank, rank_slice, world
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
 from tests.conftest import ROOT
 from tests.together import measured, trained
@@ -104,14 +104,6 @@ def test_an_evaluation_gives_identical_outcomes(both):
 
 def test_alone_nothing_happens():
     part = torch.arange(6.0)
-    assert (world(), rank(), own(6)) == (1, 0, slice(0, 6))
+    assert (world(), rank(), rank_slice(6)) == (1, 0, slice(0, 6))
     assert gathered(part) is part and mean(part) is part and agreed(part) is part
     assert merged({1: "b", 0: "a"}) == ["a", "b"]
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch):
-    monkeypatch.setattr("hierclip.distributed.world", lambda: 4)
-    with pytest.raises(
-        ValueError, match="^a batch of 6 cannot be shared out evenly among 4 processes$"
-    ):
-        own(6)

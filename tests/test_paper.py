@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import save_file
 
 from hierclip.data import load_dataset
+from hierclip.data.tasks import MODELS, TREES
 from hierclip.evaluate import RECORDS, load_records
-from hierclip.evaluate.tasks import MODELS, TREES
 from hierclip.model.backbone import WEIGHTS
 from hierclip.params import load_params
 from hierclip.trees import save_tree, set_tree

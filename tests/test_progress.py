@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 
 from hierclip import progress as module
-from hierclip.progress import cache_key, fingerprint, progress
+from hierclip.progress import HEADLESS, cache_key, fingerprint, progress
 
 
 def test_under_dvc_progress_is_lines_and_every_item_comes_through(monkeypatch, capsys):
@@ -18,7 +18,8 @@ def test_under_dvc_progress_is_lines_and_every_item_comes_through(monkeypatch, c
 
 
 def test_where_someone_watches_progress_prints_no_lines(monkeypatch, capsys):
-    monkeypatch.delenv("DVC_STAGE", raising=False)
+    for name in ("DVC_STAGE", HEADLESS):
+        monkeypatch.delenv(name, raising=False)
     assert list(progress(range(3), "work")) == [0, 1, 2]
     assert capsys.readouterr().out == ""
 

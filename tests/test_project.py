@@ -13,13 +13,14 @@ from hierclip import model
 from hierclip.cli import app, main
 from hierclip.data import PREPARED, load_dataset
 from hierclip.data.openmoji import SOURCE
-from hierclip.distributed import make_fabric
+from hierclip.data.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
+from hierclip.distributed import make_fabric, run_in_processes, run_script
+from hierclip.errors import HierclipError
 from hierclip.evaluate import RECORDS, Record, load_records
-from hierclip.evaluate.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
 from hierclip.model import CosineHead, Model, load_model
 from hierclip.params import load_params
-from hierclip.processes import ProcessError, run_in_processes, run_script
-from hierclip.train import Finetuning
+from hierclip.progress import HEADLESS
+from hierclip.train import set_up
 from hierclip.trees import save_tree, wordnet_tree
 from tests.conftest import ROOT, notebook_functions
 from tests.miniatures import folders
@@ -56,6 +57,7 @@ def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HIERCLIP_ROOT", str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv(HEADLESS, "yes")  # so that what a command sets goes with the test
     return tmp_path
 
 
@@ -103,14 +105,9 @@ def test_notebook_40_writes_the_model_and_what_each_step_logged(project):
 def test_notebook_40_shows_the_step_that_worker_processes_take(project, method):
     params = settings(project)
     task = load_task(project, params, "tuned")
-    given = (
-        make_fabric(params.model),
-        params.method[method],
-        params.finetune,
-        load_model(project / BASE).backbone,
-    )
-    work = Finetuning(*given, task.dataset, task.trees[:1], task.template, seed=0)
-    step_loss = notebook_functions("40_finetune", work=work)["step_loss"]
+    backbone, settings_of = load_model(project / BASE).backbone, params.method[method]
+    work = set_up(make_fabric(params.model), settings_of, params.finetune, backbone, task, seed=0)
+    step_loss = notebook_functions("40_finetune", work=work, settings=settings_of)["step_loss"]
     (shown, shown_log), (loss, log) = step_loss(1), work.step_loss(1)
     assert torch.equal(shown, loss) and shown_log == log
 
@@ -199,7 +196,7 @@ def test_other_processes_read_the_file(project):
     params = settings(project, devices=2)
     changed = params.model_copy(update={"seeds": (5,)})
     with pytest.raises(
-        ProcessError, match=r"read their parameters from .*params\.yaml; change them there$"
+        HierclipError, match=r"read their parameters from .*params\.yaml; change them there$"
     ):
         run_in_processes(changed, project, "40_finetune", method="tecoa")
 
@@ -213,18 +210,16 @@ def test_several_machines_meet(project, monkeypatch, capsys):
     )
     params = settings(project, devices=8, nodes=2, address="one:29500")
     assert run_in_processes(params, project, "40_finetune", method="tecoa")
-    assert (
-        " --nproc-per-node 8 --nnodes 2 --rdzv-backend c10d --rdzv-endpoint one:29500 -m "
-        in " ".join(lines[0])
-    )
+    meeting = "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint one:29500 --nproc-per-node 8"
+    assert f" {meeting} -m hierclip run 40_finetune " in " ".join(lines[0])
     command = "hierclip run 40_finetune -p method=tecoa"
     assert f"waiting for 2 machines; on each run: {command}" in capsys.readouterr().out
 
 
 def test_a_process_that_fails_is_said(project, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 7))
-    message = r"^run 40_finetune -p seed=0 failed in one of 2 processes \(exit 7\)$"
-    with pytest.raises(ProcessError, match=message):
+    message = r"^hierclip run 40_finetune -p seed=0 failed in one of 2 processes \(exit 7\)$"
+    with pytest.raises(HierclipError, match=message):
         run_in_processes(settings(project, devices=2), project, "40_finetune", seed=0)
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from hierclip.attacks import Budget
 from hierclip.cli import app
 from hierclip.data import ids_of, places_of
+from hierclip.data.tasks import Task
 from hierclip.evaluate import (
     RECORDS,
     Evaluation,
@@ -27,7 +28,6 @@ from hierclip.evaluate import (
     verify,
 )
 from hierclip.evaluate.records import better_reading
-from hierclip.evaluate.tasks import Task
 from hierclip.model import READINGS, Classifier, CosineHead
 from hierclip.params import SPLITS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree

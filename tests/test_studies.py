@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import yaml
 
 from hierclip import model, studies
 from hierclip.data import Pictures, ids_of, load_dataset, places_of
-from hierclip.model import CosineHead, Model
+from hierclip.model import CosineHead, LearnedHead, Model
 from hierclip.studies import (
     KEPT,
     STUDIES,
@@ -21,7 +22,6 @@ from hierclip.studies import (
     best_points,
     load_studies,
     run_study,
-    save_study,
 )
 from hierclip.trees import save_tree
 from tests.conftest import notebook_functions
@@ -53,9 +53,9 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
             for key, value in run.labels.items()
             if key != "method"
         )
-        assert run.settings.label == content["method"][run.method]["label"]
+        assert run.settings.label == content["method"][run.labels["method"]]["label"]
         # Choices are made on validation pictures of the fine-tuning classes, by their leaves.
-        assert (run.part, run.left_out, run.leaves_only) == ("val", params.sweep.left_out, True)
+        assert (run.part, run.left_out) == ("val", params.sweep.left_out)
         assert (run.gradients, run.seed) == (params.sweep.gradients, params.sweep.seed)
 
 
@@ -74,7 +74,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
     assert len(runs) == len(variants) * len(params.ablation.seeds)
     assert len({(run.labels["variant"], run.seed) for run in runs}) == len(runs)
     for run in runs:
-        assert (run.part, run.left_out, run.leaves_only) == ("test", 0, False)
+        assert (run.part, run.left_out) == ("test", 0)
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
@@ -144,7 +144,7 @@ def untimed(rows):
 
 def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
     *runs, dear = ablation_runs(small, small.ablation)
-    assert [(run.method, run.gradients) for run in (*runs, dear)] == [
+    assert [(run.settings.loss, run.gradients) for run in (*runs, dear)] == [
         ("tecoa", 8),
         ("hier", 8),
         ("tecoa", 16),
@@ -180,7 +180,9 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     again = run_study(runs, small, small.ablation, project, "ablation")
     assert untimed(again.rows) == untimed(record.rows)
 
-    save_study(record, project / STUDIES / "ablation.json")
+    (project / STUDIES).mkdir(parents=True)
+    text = record.model_dump_json(indent=1)
+    (project / STUDIES / "ablation.json").write_text(text, encoding="utf8")
     assert load_studies(project / STUDIES) == {"ablation": record}
 
 
@@ -230,21 +232,24 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
         off[places[::3]] = (places.roll(-1) - places)[::3]
     trained = []
 
-    class Finetuning:
-        head = CosineHead(1.0)
+    class Untrained:
+        """A fine-tuning of five steps that change nothing."""
 
-        def __init__(self, fabric, method, params, backbone, dataset, trees, template, seed):
-            trained.append(
-                (method, params.gradients, [tree.name for tree in trees], set(trees[0].ids), seed)
-            )
+        trainee = SimpleNamespace(numbers=LearnedHead(CosineHead(1.0)))
 
         def step_loss(self, step):
             return torch.zeros(()), {}
 
-        def run(self, step_loss, checkpoint):
-            return [{"loss": float(step_loss(step)[0])} for step in range(5)]
+    def set_up(fabric, method, params, backbone, task, seed):
+        trees = [tree.name for tree in task.trees]
+        trained.append((method, params.gradients, trees, set(task.trees[0].ids), seed))
+        return Untrained()
 
-    monkeypatch.setattr(studies, "Finetuning", Finetuning)
+    def fit(work, step_loss, checkpoint):
+        return [{"loss": float(step_loss(step)[0])} for step in range(5)]
+
+    monkeypatch.setattr(studies, "set_up", set_up)
+    monkeypatch.setattr(studies, "fit", fit)
     monkeypatch.setattr(
         studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels])
     )

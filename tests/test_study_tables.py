@@ -82,7 +82,7 @@ def test_half_an_interval_of_three_seeds_by_hand(small):
     runs = [
         run
         for run in ablation_runs(small, small.ablation)
-        if run.method == "tecoa" and run.gradients == 8
+        if run.settings.loss == "tecoa" and run.gradients == 8
     ]
     rows = [
         {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)

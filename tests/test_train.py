@@ -5,15 +5,17 @@ import torch
 from torch import nn
 
 from hierclip import train
+from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
 from hierclip.losses import OBJECTIVES, Objective, gradient_evaluations, make_head
 from hierclip.model import CosineHead, Towers
 from hierclip.params import OptimParams, load_params
-from hierclip.train import TrainingError, fit, pretrain
+from hierclip.train import Training, TrainingError, fit, loss_batch, set_up
 from hierclip.trees import TreeError, tree_from_graph
-from tests.conftest import LEAVES, ROOT, Stripes, finetune, sizes_graph
+from tests.conftest import LEAVES, ROOT, Stripes, finetune, notebook_functions, sizes_graph
 
 TEMPLATE = "a picture of a {}"
+pretrain = notebook_functions("30_pretrain")["pretrain"]
 SHORT = {"batch": 6, "warmup": 0.5, "checkpoint_every": 2}
 METHOD = load_params(ROOT / "params.yaml").method
 TRAINED = [name for name, method in METHOD.items() if method.loss != "none"]
@@ -44,23 +46,14 @@ class Regression:
         module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
         with torch.no_grad():
             module[0].weight.mul_(scale)
-        self.module, self.optimizer = fabric.setup(
+        self.module, optimizer = fabric.setup(
             module, torch.optim.AdamW(module.parameters(), lr=0.25)
         )
         optim = OptimParams(batch=1, weight_decay=0, warmup=0.25, checkpoint_every=2)
-        self.run = lambda: fit(
-            fabric,
-            self.module,
-            self.optimizer,
-            self.loss_at,
-            steps,
-            optim,
-            checkpoint,
-            config,
-            "regression",
-        )
+        work = Training(fabric, self.module, optimizer, optim, steps, "regression", config)
+        self.run = lambda: fit(work, self.step_loss, checkpoint)
 
-    def loss_at(self, step):
+    def step_loss(self, step):
         if step == self.stop:
             raise KeyboardInterrupt
         self.seen.append(step)
@@ -367,9 +360,8 @@ def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(
 
     def key() -> str:
         made = copy.deepcopy(backbone)
-        return train.Finetuning(
-            fabric, METHOD["hier"], few, made, Stripes(), forest, TEMPLATE, 0
-        ).key
+        task = Task("tuned", Stripes(), forest, TEMPLATE)
+        return set_up(fabric, METHOD["hier"], few, made, task, 0).key
 
     before = key()
     assert key() == before
@@ -424,10 +416,8 @@ def test_pretraining_lowers_the_loss_and_changes_both_towers(
     few = params.pretrain.model_copy(
         update=SHORT | {"steps": 15, "batch": 16, "warmup": 0.2, "lr": 2e-3}
     )
-    losses = [
-        entry["loss"]
-        for entry in pretrain(fabric, few, backbone, Stripes(), forest, TEMPLATE, checkpoint)
-    ]
+    history = pretrain(fabric, few, backbone, Task("all", Stripes(), forest, TEMPLATE), checkpoint)
+    losses = [entry["loss"] for entry in history]
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
     wanted = {
         "visual.conv1.weight",
@@ -454,5 +444,17 @@ def test_pretraining_weighs_the_levels_of_all_trees_alike_beside_the_leaves(
             logits = clip.logit_scale.exp() * seen @ said.T
             own = torch.from_numpy(forest[k].paths)[labels, level]
             total -= weight * logits.log_softmax(1)[torch.arange(16), own].mean().item()
-    history = pretrain(fabric, few, backbone, Stripes(), forest, TEMPLATE, checkpoint)
+    history = pretrain(fabric, few, backbone, Task("all", Stripes(), forest, TEMPLATE), checkpoint)
     assert history[0]["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "accumulate", "processes"), [(6, 1, 4), (6, 4, 1), (12, 2, 4)])
+def test_a_batch_that_cannot_be_shared_out_is_refused(
+    params, monkeypatch, batch, accumulate, processes
+):
+    monkeypatch.setattr(train, "world", lambda: processes)
+    settings = params.finetune.model_copy(update={"batch": batch, "accumulate": accumulate})
+    among = f"{accumulate} parts and {processes} processes"
+    message = f"^a batch of {batch} cannot be shared out evenly among {among}$"
+    with pytest.raises(TrainingError, match=message):
+        loss_batch(settings)

@@ -11,12 +11,20 @@ import open_clip
 import torch
 
 from hierclip import model, train
-from hierclip.distributed import gathered, make_fabric, mean, own, rank
+from hierclip.data.tasks import Task
+from hierclip.distributed import gathered, make_fabric, mean, rank, rank_slice
 from hierclip.losses import gradient_evaluations
 from hierclip.params import MachineParams, load_params
-from hierclip.train import pretrain
 from hierclip.trees import tree_from_graph
-from tests.conftest import LEAVES, ROOT, Stripes, finetune, sizes_graph, tiny_graph
+from tests.conftest import (
+    LEAVES,
+    ROOT,
+    Stripes,
+    finetune,
+    notebook_functions,
+    sizes_graph,
+    tiny_graph,
+)
 from tests.test_run import judged, knowing_model
 
 STEPS = 20
@@ -59,7 +67,7 @@ def machine(processes: int) -> MachineParams:
 
 def gradient() -> dict[str, object]:
     """Of a weight through gathered places (B, D, h, w), meaned over processes as DDP does."""
-    images = torch.arange(24.0).view(4, 2, 1, 3)[own(4)]
+    images = torch.arange(24.0).view(4, 2, 1, 3)[rank_slice(4)]
     weight = torch.ones(2, 1, 1, requires_grad=True)
     gathered(images * weight).square().prod(1).sum().backward()
     return {"gradient": mean(weight.grad)}
@@ -110,8 +118,9 @@ def captioned(fabric, folder: Path) -> dict[str, object]:
         update={"steps": STEPS, "batch": 12, "lr": 1e-4, "accumulate": 2}
     )
     tree = tree_from_graph(tiny_graph(), "tiny", LEAVES)
-    history = pretrain(
-        fabric, few, backbone, Stripes(), [tree], "a picture of a {}", folder / "kept.ckpt"
+    task = Task("all", Stripes(), [tree], "a picture of a {}")
+    history = notebook_functions("30_pretrain")["pretrain"](
+        fabric, few, backbone, task, folder / "kept.ckpt"
     )
     return {"losses": [step["loss"] for step in history], **backbone.clip.state_dict()}
 

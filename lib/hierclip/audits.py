@@ -26,10 +26,10 @@ from hierclip.data import (
     class_folders,
     write_squares,
 )
+from hierclip.data.tasks import Task
 from hierclip.errors import HierclipError
 from hierclip.evaluate import Evaluation, Record, outcomes_path, save_record
 from hierclip.evaluate.records import git_revision, parse_record, threat_model
-from hierclip.evaluate.tasks import Task
 from hierclip.model import CosineHead, ImageEncoder, Model, load, load_model, open_backbone
 from hierclip.model.classifier import HEAD
 from hierclip.params import AttackParams, parse_budget

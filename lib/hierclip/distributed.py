@@ -1,9 +1,12 @@
-"""Several processes at one job: which one this is, what its share is, what the others have. Alone
-nothing happens.
-"""
+"""Several processes at one job: each one's share, and what they exchange. Alone nothing happens."""
 
 import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,14 +16,18 @@ from torch import Tensor
 from torch import distributed as dist
 
 from hierclip.errors import HierclipError
-from hierclip.params import MachineParams, ModelParams
+from hierclip.params import FILE, MachineParams, ModelParams, Params, load_params
+from hierclip.progress import forget_output
 
 T = TypeVar("T")
 
 
 class _HalfTowers(Precision):
-    """bfloat16 inside the towers. Fabric's own kind rounds pixels to it too, whose spacing near
-    white is a budget of 1/255, and lets no attack take a gradient."""
+    """bfloat16 inside the towers, on pixels as they are.
+
+    Fabric's own MixedPrecision rounds pixels too: near white, bfloat16 is as coarse as a budget of
+    1/255. And it refuses the gradients that attacks take.
+    """
 
     precision = "bf16-mixed"
 
@@ -32,10 +39,10 @@ class _HalfTowers(Precision):
 
 
 def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fabric:
-    """The accelerator and precision of `params`; in each of the processes of `machine` that
-    torchrun started, or alone.
+    """Return a Fabric of the accelerator and precision of `params`.
 
-    Raises HierclipError where there are not as many processes as `machine` says.
+    machine: that of the processes that torchrun started, of which this is one; None: alone.
+    Raises HierclipError where there are not as many processes as it says.
     """
     place: dict[str, Any] = {"devices": 1}
     if machine and (found := int(os.environ.get("WORLD_SIZE", "1"))) != machine.processes:
@@ -56,28 +63,22 @@ def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fa
 
 
 def device_of(params: ModelParams) -> torch.device:
-    """The device that `params.accelerator` means here."""
+    """Return the device that `params.accelerator` means here."""
     return Fabric(accelerator=params.accelerator, devices=1).device
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Return the number of this process."""
     return dist.get_rank() if world() > 1 else 0
 
 
-def own(size: int) -> slice:
-    """Give the rows of a batch of `size` that are this process's. Raises HierclipError where they
-    come out uneven.
-    """
-    if size % world():
-        raise HierclipError(
-            f"a batch of {size} cannot be shared out evenly among {world()} processes"
-        )
+def rank_slice(size: int) -> slice:
+    """Return this process's rows of a batch of `size`, which the processes divide evenly."""
     each = size // world()
     return slice(rank() * each, (rank() + 1) * each)
 
@@ -85,10 +86,9 @@ def own(size: int) -> slice:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, part: Tensor) -> Tensor:
-        parts = [
-            torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world())
-        ]
-        dist.all_gather(parts, part.contiguous())
+        rows = part.contiguous()
+        parts = [torch.empty_like(rows) for _ in range(world())]
+        dist.all_gather(parts, rows)
         return torch.cat(parts)
 
     @staticmethod
@@ -97,19 +97,16 @@ class _Gather(torch.autograd.Function):
 
 
 def gathered(part: Tensor) -> Tensor:
-    """All processes' rows, in the order of their ranks: (B / world, ...) to (B, ...).
+    """Return the rows of all processes, in the order of their ranks: (B / world, ...) to (B, ...).
 
-    What every process then computes of them is the same, so the gradient comes back without talk: a
-    process's own rows of it, times the number of processes, because the mean over processes is what
-    steps the weights.
+    All processes compute the same from these rows, so backward needs no communication: it returns
+    this process's rows of the gradient, times the number of processes, which undoes DDP's mean.
     """
     return _Gather.apply(part) if world() > 1 else part  # pyright: ignore[reportReturnType]
 
 
 def merged(found: dict[int, T]) -> list[T]:
-    """What all processes found, each for some of the places 0, 1, ..., in the order of the
-    places.
-    """
+    """Return the results 0, 1, ... in their order, of which each process has some."""
     parts: list = [found] * world()
     if world() > 1:
         dist.all_gather_object(parts, found)
@@ -118,7 +115,7 @@ def merged(found: dict[int, T]) -> list[T]:
 
 
 def agreed(value: T) -> T:
-    """The first process's value, everywhere."""
+    """Return the first process's value in all processes."""
     box = [value]
     if world() > 1:
         dist.broadcast_object_list(box)
@@ -126,9 +123,66 @@ def agreed(value: T) -> T:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of a tensor over processes."""
+    """Return the mean of a tensor over processes."""
     if world() == 1:
         return value
     total = value.clone()
     dist.all_reduce(total)
     return total / world()
+
+
+def run_in_processes(params: Params, root: Path, notebook: str, **parameters: object) -> bool:
+    """Run a notebook of `root` in a process for each device; return whether it did.
+
+    It does not where `params.machine` asks for one process, or this is one of several already. With
+    several machines, which share the project's folder, run on each the command that is printed;
+    they wait for one another.
+    Raises HierclipError where a process fails, and where `params` are not those of the project's
+    file, which the processes read.
+    """
+    machine = params.machine
+    if machine.processes == 1 or dist.is_torchelastic_launched():
+        return False
+    if params != load_params(root / FILE):
+        file = root / FILE
+        raise HierclipError(
+            f"several processes read their parameters from {file}; change them there"
+        )
+    command = ["hierclip", "run", notebook]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}={value}"]
+    place = ["--standalone"]
+    if machine.nodes > 1:
+        print(
+            f"waiting for {machine.nodes} machines; on each run: {shlex.join(command)}", flush=True
+        )
+        place = ["--nnodes", str(machine.nodes), "--rdzv-backend", "c10d"]
+        place += ["--rdzv-endpoint", machine.address]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
+    torchrun += ["--nproc-per-node", str(machine.devices)]
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // machine.devices))}
+    run = subprocess.run([*torchrun, "-m", *command], cwd=root, env={**threads, **os.environ})
+    if run.returncode:
+        failed = f"failed in one of {machine.processes} processes (exit {run.returncode})"
+        raise HierclipError(f"{shlex.join(command)} {failed}")
+    forget_output()
+    return True
+
+
+def run_script(notebook: Path, parameters: Mapping[str, object]) -> None:
+    """Run a notebook's code in this process, with these parameters.
+
+    It ends after the cell tagged `processes`, which holds the work that processes share: the cells
+    after it are for the notebook that started them.
+    """
+    import nbformat
+
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code":
+            exec(compile(cell.source, str(notebook), "exec"), names)
+        if "parameters" in tags:
+            names |= parameters
+        if "processes" in tags:
+            return

@@ -1,5 +1,9 @@
-"""The base of all errors that a user can correct."""
+"""The base of every error that is a user's mistake."""
 
 
 class HierclipError(ValueError):
     """Say in one line what is wrong with what was given, and what would be right."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows of it in a notebook: the line, and no traceback."""
+        return [f"hierclip: {self}"]

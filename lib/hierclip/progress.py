@@ -1,10 +1,10 @@
-"""Long work: how far it is, and whether what is kept of it may be gone on with."""
+"""Long work: how far it is, and whether what was kept of it can be resumed."""
 
 import hashlib
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -12,47 +12,28 @@ from typing import Any, TypeVar
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hierclip.distributed import rank
-
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
-FORMAT = (
-    2  # of what is kept of unfinished work; raise it when the same inputs would give other numbers
-)
-
-_shown = True
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Shows no progress inside: for one of several processes at work."""
-    global _shown
-    before, _shown = _shown, False
-    try:
-        yield
-    finally:
-        _shown = before
+FORMAT = 2  # of kept work; raise it when the same inputs would give other numbers
 
 
 def headless() -> bool:
-    """Tell whether DVC, which names its stage in the environment, or `hierclip audit` runs this
-    notebook.
-    """
+    """Tell whether nobody watches this notebook: DVC or a command of `hierclip` runs it."""
     return "DVC_STAGE" in os.environ or HEADLESS in os.environ
 
 
 def progress(
     items: Collection[T], what: str, done: int = 0, note: Callable[[], str] = str
 ) -> Iterator[T]:
-    """The items one by one, showing how many of them, and of the `done` before them, are through.
+    """Return the items one by one, and show how many of them, after `done` earlier ones, are done.
 
-    note: called after an item, says what else to show. A bar where someone watches; under DVC a
-    line now and then, which its log keeps and the executed notebook does not: two runs of that are
-    to be the same to the byte.
+    note: called after an item, says what else to show. Somebody who watches sees a bar. Headless,
+    the log gets a line now and then; the executed notebook does not, so that two runs leave the
+    same bytes. Of several processes the first one shows it, and a worker process shows nothing.
     """
     total, start = done + len(items), monotonic()
-    if not _shown or rank():  # of several processes the first one shows it
+    if os.environ.get("RANK", "0") != "0" or parent_process():
         yield from items
         return
     if not headless():
@@ -72,7 +53,7 @@ def progress(
 
 
 def forget_output() -> None:
-    """Takes out of the executed notebook what a cell has shown so far, under DVC."""
+    """Remove from the executed notebook what a cell has printed so far, where nobody watches."""
     if not headless():
         return
     from IPython import get_ipython
@@ -94,32 +75,24 @@ def fingerprint(*parts: object) -> str:
 
 
 def cache_key(*parts: object) -> str:
-    """Hash all that kept work rests on, configuration, data and weights, with FORMAT; each part for
-    itself.
-    """
-    kinds = [
-        (str(part.dtype), tuple(part.shape)) if isinstance(part, Tensor) else () for part in parts
-    ]
-    return fingerprint(
-        FORMAT, [(*kind, fingerprint(part)) for kind, part in zip(kinds, parts, strict=True)]
-    )
+    """Hash what kept work depends on: configuration, data and weights, each by itself; FORMAT."""
+    kinds = [(str(p.dtype), tuple(p.shape)) if isinstance(p, Tensor) else () for p in parts]
+    hashes = [(*kind, fingerprint(p)) for kind, p in zip(kinds, parts, strict=True)]
+    return fingerprint(FORMAT, hashes)
 
 
 def kept_under(
     key: str, path: Path, read: Callable[[Path], Mapping[str, Any]], what: str
 ) -> Mapping[str, Any] | None:
-    """What `read` finds in a file whose entry "key" is `key`; None where it is another or there is
-    no file.
+    """Return what `read` finds in a file if its entry "key" is `key`, else None.
 
-    A file that cannot be read is as none: a warning names it, and says that `what` starts from the
-    beginning.
+    A file that cannot be read counts as none: a warning names it, and says that `what` starts anew.
     """
     try:
         found = read(path) if path.exists() else {"key": None}
         return found if str(found["key"]) == key else None
     except Exception as error:  # each reader raises its own kinds for a damaged file
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        warnings.warn(
-            f"{path} cannot be read ({said}); {what} starts from the beginning", stacklevel=2
-        )
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        message = f"{path} cannot be read ({reason}); {what} starts from the beginning"
+        warnings.warn(message, stacklevel=2)
         return None

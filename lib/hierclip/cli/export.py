@@ -33,7 +33,7 @@ def export(
       hierclip export hier-0 my-clip
       hierclip export data/models/tecoa-0 my-clip
     """
-    from hierclip.evaluate.tasks import MODELS
+    from hierclip.data.tasks import MODELS
     from hierclip.model import load_model, save_model
     from hierclip.model.classifier import HEAD
     from hierclip.params import find_root

@@ -1,5 +1,6 @@
 """Notebooks of a project, run without JupyterLab."""
 
+import builtins
 import os
 import sys
 from collections.abc import Mapping
@@ -23,56 +24,53 @@ def run(
     notebook: Annotated[str, typer.Argument(help="its name, such as 40_finetune")],
     parameters: Given = None,
 ) -> None:
-    """Run a notebook of this project, or of the preset whose folder this is; under torchrun as a
-    script.
+    """Run a notebook of this project, or of the preset whose folder this is.
 
-    The executed copy goes to data/executed. A training or an attack that was stopped resumes. `make
-    repro` runs all of them in order.
+    The executed copy goes to data/executed. A training or an attack that was stopped resumes.
+    `make repro` runs all of them in order. Under torchrun a notebook runs as a script.
 
     \b
     Examples:
       hierclip run 40_finetune -p method=tecoa
       hierclip run 50_attack -p method=hier -p seed=1
     """
+    import papermill
     import yaml
     from torch import distributed as dist
 
+    from hierclip.distributed import run_script
     from hierclip.params import find_root
-    from hierclip.processes import parameters_of, run_script
 
     root = find_root()
     path = root / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"
     if not path.exists():
-        known = sorted(file.stem for file in path.parent.glob("*.ipynb"))
-        raise HierclipError(f"no notebook {notebook!r}; known are {', '.join(known)}")
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.ipynb")))
+        raise HierclipError(f"no notebook {notebook!r}; known are {known}")
+    known = papermill.inspect_notebook(path)
     values: dict[str, object] = {}
     for text in parameters or []:
         name, equals, value = text.partition("=")
-        if not equals or name not in parameters_of(path):
-            known = ", ".join(parameters_of(path))
-            raise HierclipError(
-                f"-p {text}: write NAME=VALUE with a parameter of {path.name}: {known}"
-            )
+        if not equals or name not in known:
+            right = f"write NAME=VALUE with a parameter of {path.name}"
+            raise HierclipError(f"-p {text}: {right}: {', '.join(known) or 'it has none'}")
         values[name] = yaml.safe_load(value)
     if dist.is_torchelastic_launched():
         run_script(path, values)
         return
-    executed = (
-        root / "data/executed" / ("-".join([path.stem, *map(str, values.values())]) + ".ipynb")
-    )
+    name = "-".join([path.stem, *map(str, values.values())])
+    executed = root / f"data/executed/{name}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
     run_notebook(path, values, executed)
-    near = executed.is_relative_to(Path.cwd())
-    typer.echo(f"executed: {executed.relative_to(Path.cwd()) if near else executed}")
+    typer.echo(f"executed: {os.path.relpath(executed)}")
 
 
 def run_notebook(
     notebook: Path, parameters: Mapping[str, object], executed: Path | None = None
 ) -> "NotebookNode":
-    """Run a notebook in a kernel of its own; return it with its outputs, which go to `executed`
-    too.
+    """Run a notebook in a kernel of its own; return it with its outputs, kept in `executed` too.
 
-    What it prints goes to stderr while it runs. An error of the user's making is raised as a
-    HierclipError, any other as papermill raises it, with its traceback.
+    What it prints goes to stderr while it runs. A user's mistake is raised as a HierclipError, any
+    other error as papermill raises it, with its traceback.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -83,25 +81,11 @@ def run_notebook(
     settings = {"engine_name": "clean", "kernel_name": "python3", "progress_bar": False}
     settings |= {"stdout_file": sys.stderr, "stderr_file": sys.stderr}
     settings |= {"extra_arguments": ["--log-level=CRITICAL"]}  # the kernel's own messages
-    if executed:
-        executed.parent.mkdir(parents=True, exist_ok=True)
-    plain = {
-        name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()
-    }
+    plain = {k: str(value) if isinstance(value, Path) else value for k, value in parameters.items()}
     try:
         return papermill.execute_notebook(notebook, executed, plain, **settings)
     except PapermillExecutionError as error:
-        if error.ename in user_errors():
+        refused = issubclass(getattr(builtins, error.ename, object), OSError)
+        if refused or error.traceback == [f"hierclip: {error.evalue}"]:
             raise HierclipError(error.evalue) from error
         raise
-
-
-def user_errors() -> list[str]:
-    """Return the names of the exceptions that are a user's mistake."""
-    import hierclip.evaluate
-    import hierclip.train  # noqa: F401 - with these all of them are known
-
-    kinds: list[type] = [HierclipError, *OSError.__subclasses__()]
-    for kind in kinds:
-        kinds += [sub for sub in kind.__subclasses__() if issubclass(sub, HierclipError)]
-    return [kind.__name__ for kind in kinds]

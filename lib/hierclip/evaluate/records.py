@@ -24,12 +24,12 @@ from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
 from hierclip.data import places_of
+from hierclip.data.tasks import Task
 from hierclip.distributed import rank
 from hierclip.errors import HierclipError
 from hierclip.evaluate.masking import Audit, gradient_masking_checks
 from hierclip.evaluate.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluate.metrics import ALL, Levels, figures, intervals, mistakes
-from hierclip.evaluate.tasks import Task
 from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams, format_budget
 from hierclip.progress import fingerprint

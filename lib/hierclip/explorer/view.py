@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, budget_of, margin
 from hierclip.data import Pictures, places_of
+from hierclip.data.tasks import MODELS, Task, load_task
 from hierclip.distributed import device_of
 from hierclip.evaluate.matrix import attacked
-from hierclip.evaluate.tasks import MODELS, Task, load_task
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
 from hierclip.model import Classifier, Model, ModelError, PoincareHead, load_model

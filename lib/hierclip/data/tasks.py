@@ -1,4 +1,4 @@
-"""What models are attacked on: classes, their images and their trees."""
+"""What models are trained and attacked on: classes, their images and their trees."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ ZERO_SHOT = "data/zero_shot"  # images and trees of the sets that no stage train
 
 @dataclass(frozen=True)
 class Task:
-    """Classes to tell apart. name: one of `Params.tasks`. trees: over these classes."""
+    """Classes to tell apart. trees: over these classes; template: of their prompts."""
 
     name: str
     dataset: Dataset
@@ -23,9 +23,7 @@ class Task:
 
 
 def load_task(root: Path, params: Params, name: str) -> Task:
-    """Load a task of a project. Raises HierclipError for a name that is not among
-    `params.tasks`.
-    """
+    """Load a task of a project. Raises HierclipError for a name that is not in `params.tasks`."""
     if name not in params.tasks:
         raise HierclipError(f"no task {name!r}; known are {', '.join(params.tasks)}")
     if name in params.splits:
