@@ -50,10 +50,10 @@ slow: $(READY)
 	@$(BIN)/pytest -m slow -s
 
 # Speed, memory and cost beside the peers' and the limit: one table, some 20 minutes, and benchmarks/results.md.
-# It trains the default's base and TeCoA where they are missing. PARTS="pgd-10 matrix" measures some parts alone.
+# It trains the default's base and TeCoA where they are missing. SPLITS="pgd-10 matrix" measures some parts alone.
 bench: $(READY)
 	@$(BIN)/dvc repro finetune@tecoa-0
-	@$(BIN)/python -m benchmarks $(PARTS)
+	@$(BIN)/python -m benchmarks $(SPLITS)
 
 # Style, types, and notebooks without outputs.
 lint: $(READY)
@@ -66,7 +66,7 @@ lint: $(READY)
 lab: $(READY)
 	@HIERCLIP_ROOT=$(CURDIR)/$(ROOT) $(BIN)/jupyter lab --notebook-dir=notebooks --config=notebooks/jupyter_server_config.py $(LAB)
 
-# Learning rate and logit scale of every method, on validation pictures; the choice goes into params.yaml by hand.
+# Learning rate and logit scale of every method, on validation images; the choice goes into params.yaml by hand.
 sweep: $(READY)
 	@cd $(ROOT) && $(BIN)/dvc repro pretrain
 	@cd $(ROOT) && $(RUN) notebooks/35_sweep.ipynb data/executed/35_sweep.ipynb

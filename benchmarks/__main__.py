@@ -22,7 +22,7 @@ from hierclip.evaluate.records import git_revision, hardware, versions
 from hierclip.params import find_root
 
 RESULTS = Path(__file__).with_name("results.json")
-PARTS: dict[str, Callable[[], list[Row]]] = {
+SPLITS: dict[str, Callable[[], list[Row]]] = {
     "start": pipeline.start_up,
     "distance": hyperbolic.distances,
     "step": training.steps,
@@ -76,19 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts one after the other, say how far it is, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all"
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(SPLITS)}; default: all"
     )
     parser.add_argument(
         "--out", type=Path, help="a JSON file; a run of all parts writes benchmarks/results.json"
     )
     chosen = parser.parse_args(arguments)
-    unknown = [name for name in chosen.parts if name not in PARTS]
+    unknown = [name for name in chosen.parts if name not in SPLITS]
     if unknown:
-        parser.error(f"no part {', '.join(unknown)}; known are {', '.join(PARTS)}")
+        parser.error(f"no part {', '.join(unknown)}; known are {', '.join(SPLITS)}")
     rows, start = [], perf_counter()
-    for name in chosen.parts or PARTS:
+    for name in chosen.parts or SPLITS:
         print(f"{perf_counter() - start:5.0f} s  measuring {name}", file=sys.stderr, flush=True)
-        rows += PARTS[name]()
+        rows += SPLITS[name]()
     seconds = perf_counter() - start
     machine = f"{hardware('cpu')}, torch {torch.__version__}"
     head = f"{machine}. Ratios: medians of interleaved rounds. {seconds:.0f} s in all."

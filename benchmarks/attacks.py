@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from benchmarks.default import LevelLogits, Task, load_task
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from hierclip.attacks import STANDARD, Budget, aims, budget_of, frozen
-from hierclip.evaluate import LevelMatrix, Outcomes, figures
+from hierclip.evaluate import LevelMatrix, Outcomes, level_metrics
 from hierclip.evaluate import matrix as evaluate_matrix
 from hierclip.evaluate.matrix import CLEAN, READ, attacked, read_logits
 from hierclip.model import READINGS
@@ -191,7 +191,7 @@ def matrix() -> list[Row]:
         with count_tries(tries):
             ours("ours", budget, True)
     robust = {
-        name: {r: figures(o, r)["path_robust"] for r in READINGS} for name, o in found.items()
+        name: {r: level_metrics(o, r)["path_robust"] for r in READINGS} for name, o in found.items()
     }
     for reading in READINGS:
         difference = robust["ours"][reading] - robust["torchattacks"][reading]
@@ -208,7 +208,7 @@ def matrix() -> list[Row]:
             )
         )
     given = sum(count for count, _ in tries)
-    skipped = 1 - given / ((2 * task.tree.top + 1) * len(task.images))
+    skipped = 1 - given / ((2 * task.tree.max_level + 1) * len(task.images))
     far = sum(count for _, count in tries) / given
     note = "an earlier attack on the level below did not bring the image near"
     rows.append(
@@ -227,7 +227,7 @@ def torchattacks_matrix(task: Task) -> Outcomes:
     """
     images, settings = task.images.floats(), task.params.attack
     readouts = {CLEAN: read_logits(task.classifier(images))}
-    for level in range(task.tree.top + 1):
+    for level in range(task.tree.max_level + 1):
         for reading in READINGS if level else ("direct",):
             logits = LevelLogits(task.classifier, task.paths, level, reading)
             labels = task.paths[task.images.labels, level]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hierclip.data import Pictures, ids_of, load_dataset, places_of
+from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
 from hierclip.model import Classifier, Model, load_model
 from hierclip.params import Params, find_root, load_params
 from hierclip.trees import Tree, load_forest
@@ -23,7 +23,7 @@ class Task:
     tree: Tree
     model: Model
     classifier: Classifier
-    images: Pictures
+    images: ImageSet
 
     @property
     def paths(self) -> Tensor:
@@ -38,13 +38,11 @@ def load_task(count: int) -> Task:
     """
     root, params = find_root(), load_params()
     dataset = load_dataset(params.data, root)
-    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(
-        ids_of(dataset, "tuned")
-    )
+    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(ids_of(dataset, "seen"))
     model = load_model(root / "data/models" / METHOD)
-    test = dataset.pictures("test").of(places_of(dataset, tree.ids))
+    test = dataset.images("test").select_classes(class_indices(dataset, tree.ids))
     classifier = model.classifier(tree, params.model.template)
-    return Task(params, tree, model, classifier, test[test.spread(count)])
+    return Task(params, tree, model, classifier, test[test.evenly_spaced(count)])
 
 
 def base_model() -> Path:

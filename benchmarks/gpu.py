@@ -48,7 +48,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hierclip import model, train
 from hierclip.attacks import Budget, attack
-from hierclip.data import Leaf, Pictures
+from hierclip.data import ImageSet, Leaf
 from hierclip.data.sources import imagenet_names
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
@@ -236,15 +236,15 @@ class RandomImages:
     credit = ""
 
     def __init__(self, case: Case, batch: int):
-        self.leaves = tuple(Leaf(node.id, node.name, "tuned") for node in case.tree.leaves)
+        self.leaves = tuple(Leaf(node.id, node.name, "seen") for node in case.tree.leaves)
         self.images, self.labels = random_images(case, batch), random_labels(case, batch)
 
     def batch(
-        self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
+        self, places: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        return self.images[own], self.labels
+        return self.images[rows], self.labels
 
-    def pictures(self, part: str) -> Pictures:
+    def images(self, part: str) -> ImageSet:
         raise NotImplementedError("only batches to train on")
 
 
@@ -354,7 +354,7 @@ def library_step(
         case.params.model.model_copy(update={"precision": precision, "accelerator": accelerator})
     )
     settings = case.params.finetune.model_copy(update={"batch": batch})
-    task = Task("tuned", RandomImages(case, batch), [case.tree], case.params.model.template)
+    task = Task("seen", RandomImages(case, batch), [case.tree], case.params.model.template)
     work = train.set_up(fabric, method, settings, copy.deepcopy(backbone), task, 0)
     places = itertools.count()
 
@@ -672,10 +672,10 @@ def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
         case.sizes.attack_steps,
         case.sizes.batch,
     )
-    pictures = Pictures((255 * images.cpu()).byte(), random_labels(case, len(images)))
-    paths, aims = torch.from_numpy(case.tree.paths), 2 * case.tree.top + 1
+    images = ImageSet((255 * images.cpu()).byte(), random_labels(case, len(images)))
+    paths, aims = torch.from_numpy(case.tree.paths), 2 * case.tree.max_level + 1
     what, budget = f"level matrix, PGD-{steps}, {aims} aims, float32", attack_budget(1 / 255, steps)
-    matrix = LevelMatrix(classifier, pictures, paths, budget, seed=0, batch=count, prune=False)
+    matrix = LevelMatrix(classifier, images, paths, budget, seed=0, batch=count, prune=False)
     passes = partial(encoder_passes, classifier.encoder, images, steps)
     with computing(tf32=False):
         passes()
@@ -765,7 +765,7 @@ def is_fooled(
     return predict(classifier, moved) != labels
 
 
-PARTS: dict[str, Part] = {
+SPLITS: dict[str, Part] = {
     "tests": Part(run_tests, 110),
     "fine-tuning": Part(measure_finetuning, 190),
     "attacks": Part(measure_attacks, 110),
@@ -787,7 +787,7 @@ def run_parts(case: Case, names: Sequence[str]) -> list[Row]:
             rows.append(skipped(name, "", "all"))
             continue
         try:
-            for row in PARTS[name].rows(case, min(case.end, now + PARTS[name].seconds)):
+            for row in SPLITS[name].rows(case, min(case.end, now + SPLITS[name].seconds)):
                 rows.append(row)
                 print(
                     f"{monotonic() - now:5.0f} s  {row.part}: {row.model} {row.what}",
@@ -882,7 +882,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="a trial at toy size")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=SPLITS, default=list(SPLITS))
     chosen = parser.parse_args(arguments)
     if chosen.device == "cpu" and not chosen.small:
         parser.error("--device cpu takes hours at full size; add --small")

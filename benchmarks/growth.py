@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.measure import peak_memory
 from benchmarks.synthetic import make_forest, make_tree_loss
 from hierclip.attacks import Budget
-from hierclip.data import Pictures
+from hierclip.data import ImageSet
 from hierclip.evaluate import LevelMatrix
 from hierclip.model import Classifier, CosineHead, ImageEncoder, create
 from hierclip.params import load_params
@@ -39,7 +39,7 @@ paths = forest.all_paths
 texts = [F.normalize(torch.randn(int(column.max()) + 1, 64), dim=1) for column in paths.T]
 classifier = Classifier(ImageEncoder(backbone, fold=True), CosineHead(20.0), texts).eval()
 pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
-shown = Pictures(pixels, torch.randint(leaves, (images,)))
+shown = ImageSet(pixels, torch.randint(leaves, (images,)))
 budget = Budget(0.01, 0.01, 2, 1, ("pgd_margin",), 1, stop_margin=float("inf"))
 LevelMatrix(classifier, shown, paths[:, :1], budget, seed=0, batch=images, prune=False).outcomes()
 start = perf_counter()

@@ -1,5 +1,5 @@
 """Trees, texts and images of any size, made of random numbers: what cost grows with depends on no
-picture.
+image.
 """
 
 from dataclasses import dataclass

@@ -58,9 +58,9 @@ def make_step(params: Params, method: MethodParams) -> Callable[[], None]:
     root = find_root()
     dataset, fabric = load_dataset(params.data, root), make_fabric(params.model)
     forest = load_forest(root / "data/trees", params.trees_of(method))
-    trees = [tree.restrict(ids_of(dataset, "tuned")) for tree in forest]
+    trees = [tree.restrict(ids_of(dataset, "seen")) for tree in forest]
     backbone = load_model(base_model()).backbone
-    task = Task("tuned", dataset, trees, params.model.template)
+    task = Task("seen", dataset, trees, params.model.template)
     work = set_up(fabric, method, params.finetune, backbone, task, 0)  # pyright: ignore
     place = 0
 

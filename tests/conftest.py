@@ -1,4 +1,4 @@
-"""Small things that many tests share: two trees of five leaves, pictures of them, the project's
+"""Small things that many tests share: two trees of five leaves, images of them, the project's
 parameters.
 """
 
@@ -91,25 +91,25 @@ def finetune(
     fabric, method, params, backbone, dataset, trees, template, seed, checkpoint
 ) -> tuple[Head, History]:
     """Fine-tune `backbone` in place; return the head, and what every step logged."""
-    task = Task("tuned", dataset, trees, template)
+    task = Task("seen", dataset, trees, template)
     work = set_up(fabric, method, params, backbone, task, seed)
     history = fit(work, work.step_loss, checkpoint)
     return work.trainee.numbers.fixed(), history
 
 
 class Stripes:
-    """Pictures of five leaves that a model can tell apart: a random pattern for each, and noise."""
+    """ImageSet of five leaves that a model can tell apart: a random pattern for each, and noise."""
 
     name = "stripes"
     credit = ""
-    leaves = tuple(Leaf(leaf, leaf, "tuned") for leaf in LEAVES)
+    leaves = tuple(Leaf(leaf, leaf, "seen") for leaf in LEAVES)
 
-    def batch(self, places, size, seed, step, own=slice(None)):
+    def batch(self, places, size, seed, step, rows=slice(None)):
         generator = torch.Generator().manual_seed(1000 * seed + step)
         patterns = torch.rand(len(LEAVES), 3, 32, 32, generator=torch.Generator().manual_seed(0))
         labels = torch.randint(len(places), (size,), generator=generator)
         noise = 0.1 * torch.randn(size, 3, 32, 32, generator=generator)
-        return (patterns[places[labels]] + noise).clamp(0, 1)[own], labels
+        return (patterns[places[labels]] + noise).clamp(0, 1)[rows], labels
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def explored(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def openmoji(params, tmp_path_factory) -> Dataset:
-    """The embedded dataset, prepared in a folder of its own, with few pictures."""
+    """The embedded dataset, prepared in a folder of its own, with few images."""
     folder = tmp_path_factory.mktemp("openmoji")
     (folder / SOURCE).parent.mkdir(parents=True)
     for file in (SOURCE, SHEET):

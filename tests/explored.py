@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from hierclip import model
-from hierclip.data import load_dataset, places_of
+from hierclip.data import class_indices, load_dataset
 from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.model import CosineHead, Model, PoincareHead
@@ -57,7 +57,7 @@ def write_project(folder: Path) -> Params:
         save_tree(tree, folder / TREES / f"{tree.name}.json")
     backbone = _knowing(params, trees, dataset)
     for name, head in zip(
-        MODEL_NAMES, _heads(backbone, dataset.pictures("val"), trees[0], params), strict=True
+        MODEL_NAMES, _heads(backbone, dataset.images("val"), trees[0], params), strict=True
     ):
         model.save_model(Model(backbone, head, name.partition("-")[0]), folder / MODELS / name)
     return params
@@ -67,7 +67,10 @@ def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
     """Some steps towards a direction for each leaf; each text is then fitted to the mean direction
     of its leaves.
     """
-    backbone, places = model.create(params.model, seed=0, size=32), places_of(dataset, trees[0].ids)
+    backbone, places = (
+        model.create(params.model, seed=0, size=32),
+        class_indices(dataset, trees[0].ids),
+    )
     encoder, visual = model.ImageEncoder(backbone), backbone.clip.visual.train()
     codes = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0][
         : len(places)
@@ -98,8 +101,8 @@ def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
 
 
 @torch.no_grad()
-def _heads(backbone, pictures, tree: Tree, params: Params):
-    image = float(model.ImageEncoder(backbone)(pictures.floats()).norm(dim=-1).median())
+def _heads(backbone, images, tree: Tree, params: Params):
+    image = float(model.ImageEncoder(backbone)(images.floats()).norm(dim=-1).median())
     texts = model.encode_texts(backbone, level_prompts(tree, params.model.template)[0])
     typical = {"image_norm": image, "text_norm": float(texts.norm(dim=-1).median())}
     return CosineHead(20.0), PoincareHead(1.0, 2.0, 2.0, 1.0, 7.0, "free", **typical)

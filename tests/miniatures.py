@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-COUNT = 3  # pictures of a class in each part
+COUNT = 3  # images of a class in each part
 
 
 def noise(seed: int, side: int = 40) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hierclip.attacks import STANDARD, Budget, aims, frozen
-from hierclip.data import ids_of, load_dataset, places_of
+from hierclip.data import class_indices, ids_of, load_dataset
 from hierclip.evaluate.matrix import attacked
 from hierclip.model import load_model
 from hierclip.params import find_root, load_params
@@ -32,11 +32,9 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
     if not (root / "data/models/tecoa-0").exists():
         pytest.skip("needs data/models/tecoa-0, which `make repro` trains")
     dataset = load_dataset(params.data, root)
-    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(
-        ids_of(dataset, "tuned")
-    )
-    test = dataset.pictures("test").of(places_of(dataset, tree.ids))
-    images, labels = (values[test.spread(COUNT)] for values in (test.floats(), test.labels))
+    tree = load_forest(root / "data/trees", params.trees.names)[0].restrict(ids_of(dataset, "seen"))
+    test = dataset.images("test").select_classes(class_indices(dataset, tree.ids))
+    images, labels = (values[test.evenly_spaced(COUNT)] for values in (test.floats(), test.labels))
     classifier = load_model(root / "data/models/tecoa-0").classifier(tree, params.model.template)
     eps, aim = params.attack.eps, aims(torch.from_numpy(tree.paths), 0)[0]
     budget = Budget(eps=eps, step=eps, steps=100, restarts=1, suite=STANDARD, queries=5000)
@@ -58,6 +56,6 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
             judge.run_standard_evaluation(images.contiguous(), labels, batch_size=250)[0]
         )
     print(
-        f"\nleaf accuracy of {COUNT} pictures at {255 * eps:g}/255: ours {ours:.4f}, AutoAttack {theirs:.4f}"
+        f"\nleaf accuracy of {COUNT} images at {255 * eps:g}/255: ours {ours:.4f}, AutoAttack {theirs:.4f}"
     )
     assert abs(ours - theirs) <= 0.005

@@ -65,7 +65,7 @@ def needing(shares, slope, norm):
     )
 
 
-def pictures(count, low=0.0, high=1.0, seed=1):
+def random_images(count, low=0.0, high=1.0, seed=1):
     return low + (high - low) * torch.rand(count, *SHAPE, generator=generator(seed))
 
 
@@ -88,7 +88,7 @@ def budget(
 @pytest.mark.parametrize("name", BY_GRADIENT)
 def test_a_gradient_attack_reaches_the_optimum_of_a_linear_model(name, norm):
     score, weight = linear(bias=10.0)
-    images, slope = pictures(5, 0.3, 0.7), weight[1] - weight[0]
+    images, slope = random_images(5, 0.3, 0.7), weight[1] - weight[0]
     moved, _ = attack(score, images, own(5), budget((name,), norm, steps=60), 0)
     fall = margin(*score(images), *own(5)) - margin(*score(moved), *own(5))
     close(fall, reach(slope, norm).expand(5), rtol=2e-2, atol=0.0)
@@ -119,7 +119,7 @@ def test_an_attack_never_leaves_its_budget_nor_makes_an_image_easier(
     names, norm, eps, seed, **limits
 ):
     score, _ = linear(bias=1.0, classes=5, seed=seed)
-    images = pictures(6, seed=seed)
+    images = random_images(6, seed=seed)
     before = images.clone()
     moved, worst = attack(score, images, own(6, 5), budget(tuple(names), norm, eps, **limits), seed)
     assert (
@@ -159,7 +159,7 @@ def test_what_an_image_draws_does_not_depend_on_the_others(name, norm):
         2.0,
         2.0,
     )  # the first has fallen from the start, the second falls on the way
-    images = needing(needs, slope, norm) + 0.01 * pictures(4).double()
+    images = needing(needs, slope, norm) + 0.01 * random_images(4).double()
     together, _ = attack(score, images, own(4), few, 7)
     for row in range(4):
         alone, _ = attack(score, images[[row]], own(1), few, 7, [row])
@@ -171,7 +171,9 @@ def test_a_seed_alike_gives_the_attack_alike(norm):
     score, _ = linear(bias=100.0)
     for name in ATTACKS:
         few = budget((name,), norm, step=0.001, steps=1, restarts=2, queries=10)
-        one, same, other = (attack(score, pictures(3), own(3), few, seed)[0] for seed in (0, 0, 1))
+        one, same, other = (
+            attack(score, random_images(3), own(3), few, seed)[0] for seed in (0, 0, 1)
+        )
         assert torch.equal(one, same)
         if not name.startswith("apgd"):  # whose first step reaches the same corner from anywhere
             assert not torch.equal(one, other)
@@ -181,10 +183,10 @@ def test_a_seed_alike_gives_the_attack_alike(norm):
 def test_the_weights_get_no_gradient_and_may_be_frozen(norm):
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     whole = budget(tuple(ATTACKS), norm, eps=0.01, steps=3)
-    attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, 0)
+    attack(lambda x: [module(x)], random_images(4), own(4, 5), whole, 0)
     assert all(weight.grad is None and weight.requires_grad for weight in module.parameters())
     with frozen(module):
-        moved, _ = attack(lambda x: [module(x)], pictures(4), own(4, 5), whole, 0)
+        moved, _ = attack(lambda x: [module(x)], random_images(4), own(4, 5), whole, 0)
     assert not moved.requires_grad
 
 
@@ -200,7 +202,7 @@ def test_an_attack_works_in_float64(name, norm):
 @each_attack
 def test_an_attack_on_no_images_is_none(name):
     score, _ = linear(classes=5)
-    moved, worst = attack(score, pictures(0), own(0, 5), budget((name,)), 0)
+    moved, worst = attack(score, random_images(0), own(0, 5), budget((name,)), 0)
     assert moved.shape == (0, *SHAPE) and worst.shape == (0,)
 
 
@@ -247,7 +249,9 @@ def test_how_far_an_image_was_brought_is_its_share_of_the_way_to_the_boundary(no
 
 
 def test_an_image_whose_margin_was_no_number_went_no_way():
-    state = AttackState(lambda x: [torch.full((2, 2), torch.nan)], pictures(2), own(2), budget())
+    state = AttackState(
+        lambda x: [torch.full((2, 2), torch.nan)], random_images(2), own(2), budget()
+    )
     assert state.fraction_to_boundary().tolist() == [0.0, 0.0]
 
 
@@ -261,7 +265,7 @@ def test_common_sizes_are_few_and_less_than_a_quarter_too_large():
 
 def test_a_batch_filled_to_a_common_size_gives_what_each_image_has_alone():
     score, _ = linear(classes=5)
-    images, seen = pictures(20), []
+    images, seen = random_images(20), []
     state = AttackState(lambda x: seen.append(len(x)) or score(x), images, own(20, 5), budget())
     rows = torch.arange(5, 14)  # nine
     margins, values, gradient = state.loss_and_grad(
@@ -279,7 +283,7 @@ def test_a_batch_filled_to_a_common_size_gives_what_each_image_has_alone():
 @pytest.mark.parametrize("first", ATTACKS)
 def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first, norm):
     score, _ = linear(bias=3.0, classes=5)
-    images, settings = pictures(8), {"norm": norm, "steps": 4, "queries": 15}
+    images, settings = random_images(8), {"norm": norm, "steps": 4, "queries": 15}
     _, alone = attack(score, images, own(8, 5), budget((first,), **settings), 0)
     for later in ATTACKS:
         _, both = attack(score, images, own(8, 5), budget((first, later), **settings), 0)
@@ -295,7 +299,7 @@ def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first,
 )
 def test_an_unknown_attack_or_norm_is_named_beside_the_known(settings, message):
     with pytest.raises(ValueError, match=message):
-        attack(linear()[0], pictures(1), own(1), budget(**settings), 0)
+        attack(linear()[0], random_images(1), own(1), budget(**settings), 0)
 
 
 # Several levels at once
@@ -303,7 +307,7 @@ def test_an_unknown_attack_or_norm_is_named_beside_the_known(settings, message):
 
 def test_an_image_falls_only_when_all_levels_are_wrong():
     first, second = linear(bias=1.0, seed=1)[0], linear(bias=1.0, seed=2)[0]
-    images = pictures(30, 0.3, 0.7)
+    images = random_images(30, 0.3, 0.7)
     for name in ATTACKS:
         moved, worst = attack(
             lambda x: [*first(x), *second(x)], images, 2 * own(30), budget((name,)), 0
@@ -315,7 +319,7 @@ def test_an_image_falls_only_when_all_levels_are_wrong():
 
 def test_a_level_that_is_wrong_already_pulls_no_more():
     images, wrong = (
-        pictures(2),
+        random_images(2),
         torch.tensor([[1.0, -1.0], [-2.0, -3.0]]),
     )  # minus the margins of two levels for two images
 
@@ -355,7 +359,7 @@ def test_winning_a_level_costs_the_cross_entropy_of_several_nothing():
     ]  # both levels right, by little
     won = [torch.tensor([[0.0, 0.1, 0.0]]), torch.tensor([[0.5, 0.0]])]
     rights = [*own(1, 3), *own(1, 2)]
-    state = AttackState(lambda _: scores, pictures(1), rights, budget(("apgd_ce",)))
+    state = AttackState(lambda _: scores, random_images(1), rights, budget(("apgd_ce",)))
     total = over_levels(state, cross_entropy)
     assert total(won, torch.tensor([0])) >= total(scores, torch.tensor([0]))
 
@@ -412,7 +416,7 @@ def test_an_image_without_a_gradient_or_a_clean_margin_is_given_to_the_second_at
     assert two_attacks(("pgd_margin", "apgd_ce"), images, weight, first=unknown)[0] == 0
     flat = AttackState(
         lambda x: [0 * x.flatten(1)[:, :2] + torch.tensor([1.0, 0.0])],
-        pictures(2),
+        random_images(2),
         own(2),
         replace(budget(), prune=0.5),
     )
@@ -422,7 +426,7 @@ def test_an_image_without_a_gradient_or_a_clean_margin_is_given_to_the_second_at
 
 
 def test_known_clean_margins_are_kept_as_the_images_are_and_not_asked_for():
-    images, asked = pictures(3).double(), []
+    images, asked = random_images(3).double(), []
     score, _ = linear()
     first = margin(*score(images), *own(3)).float()
     state = AttackState(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)

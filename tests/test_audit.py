@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hierclip.attacks import Budget
-from hierclip.data import Pictures
+from hierclip.data import ImageSet
 from hierclip.evaluate import LevelMatrix, gradient_masking_checks
 from hierclip.evaluate.masking import BUDGETS, CHECKS
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
@@ -39,12 +39,12 @@ def model(head, quantised=False) -> Classifier:
     return Classifier(Colours(quantised), head, texts).eval()
 
 
-def shown(strength, n=9, wrong=0) -> Pictures:
+def shown(strength, n=9, wrong=0) -> ImageSet:
     labels = torch.arange(n) % 3
     images = torch.full((n, 3, 8, 8), 40, dtype=torch.uint8)
     images[torch.arange(n), labels] = int(40 + 200 * strength)
     labels[:wrong] += 1
-    return Pictures(images, labels)
+    return ImageSet(images, labels)
 
 
 def checked(classifier, images, paths, budget, count, batch):
@@ -61,10 +61,10 @@ def test_an_honest_model_passes_every_check(head):
     found = checked(model(head), shown(0.2, wrong=2), PATHS, BUDGET, count=9, batch=2)
     assert found.failed == [] and found.images == 9
     flat = {"unclamped", "clamps"}  # nothing is projected, so there is nothing to look at
-    left_out = {CosineHead: {*flat, "cosine", "above: cosine"}, EuclideanHead: flat}.get(
+    left = {CosineHead: {*flat, "cosine", "above: cosine"}, EuclideanHead: flat}.get(
         type(head), set()
     )
-    assert set(found.checks) == set(CHECKS) - left_out
+    assert set(found.checks) == set(CHECKS) - left
     for name, check in found.checks.items():
         assert check.limit == CHECKS[name][0] and check.passed == (check.value <= check.limit)
 
@@ -163,7 +163,7 @@ def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_wit
     brightness = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 1, bias=False))
     nn.init.constant_(brightness[2].weight, 3**-0.5)
     hidden = Classifier(brightness, head, [head.place(torch.tensor([[4.0], [3.0]]))]).eval()
-    grey = Pictures(
+    grey = ImageSet(
         torch.full((27, 3, 8, 8), 52, dtype=torch.uint8), torch.zeros(27, dtype=torch.long)
     )
     found = checked(hidden, grey, torch.tensor([[0], [1]]), BUDGET, count=27, batch=7)

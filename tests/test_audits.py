@@ -357,27 +357,27 @@ def test_a_tree_over_some_of_the_classes_or_others_is_refused_by_name(tree):
 
 def test_the_first_images_of_a_class_are_audited_and_the_next_one_chooses_the_reading(place):
     some = read_folder(place / "zoo", 16, 2, place / "some")
-    every = read_folder(place / "zoo", 16, None, place / "every")
-    images = every.pictures("test").read()
+    every = read_folder(place / "zoo", 16, None, place / "all_levels")
+    images = every.images("test").read()
     assert images.shape == (5 * COUNT, 3, 16, 16) and images.dtype == torch.uint8
     assert torch.equal(
-        some.pictures("test").read(), images[[k for k in range(5 * COUNT) if k % COUNT < 2]]
+        some.images("test").read(), images[[k for k in range(5 * COUNT) if k % COUNT < 2]]
     )
-    assert some.pictures("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
-    assert torch.equal(some.pictures("val").read(), images[2::COUNT])
-    assert every.pictures("val") is every.pictures("test")
+    assert some.images("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
+    assert torch.equal(some.images("val").read(), images[2::COUNT])
+    assert every.images("val") is every.images("test")
 
 
 def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
-    images = read_folder(place / "zoo", 16, None, place / "whole").pictures("test").read()
+    images = read_folder(place / "zoo", 16, None, place / "whole").images("test").read()
     (place / "zoo/cat/1.jpg").write_text("none", encoding="utf8")
     some = read_folder(place / "zoo", 16, 1, place / "some")
     firsts = [k * COUNT + (sorted(LEAVES)[k] == "cat") for k in range(5)]
-    assert some.pictures("test").labels.tolist() == list(range(5)) and some.broken == [
+    assert some.images("test").labels.tolist() == list(range(5)) and some.broken == [
         str(place / "zoo/cat/1.jpg")
     ]
-    assert torch.equal(some.pictures("test").read(), images[firsts])
-    assert torch.equal(some.pictures("val").read(), images[[first + 1 for first in firsts]])
+    assert torch.equal(some.images("test").read(), images[firsts])
+    assert torch.equal(some.images("val").read(), images[[first + 1 for first in firsts]])
 
 
 def test_the_one_image_of_a_class_also_chooses_the_reading_and_it_is_said(place, weights, capsys):

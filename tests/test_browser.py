@@ -101,7 +101,7 @@ def answers(port):
 def known(explored):
     """Return the name of a leaf whose first image the model knows with a large margin."""
     params = load_params(explored / "params.yaml")
-    data = open_task(explored, params, "tuned")
+    data = open_task(explored, params, "seen")
     tree = data.task.trees[0]
     view = open_model(explored, params, "hier-0", data, tree)
     images = enumerate(data.references.floats())
@@ -172,7 +172,7 @@ def names(part):
 def test_the_explorer_answers_in_a_browser(opened, explored, known):
     trees = {
         tree.name: tree
-        for tree in load_task(explored, load_params(explored / "params.yaml"), "tuned").trees
+        for tree in load_task(explored, load_params(explored / "params.yaml"), "seen").trees
     }
     page, tree = opened("90_explore.ipynb"), trees["wordnet"]
     part = page.locator(".hierclip-explorer")

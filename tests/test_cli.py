@@ -102,7 +102,7 @@ BAD = {  # what is given instead, and what the line has to say
     "a file for images": ({"--images": "tree.json"}, "tree.json: no such folder"),
     "images without classes": (
         {"--images": "zoo/dog"},
-        "zoo/dog: no class folders; put the pictures of each",
+        "zoo/dog: no class folders; put the images of each",
     ),
     "empty class": ({"--images": "empty"}, "empty: no images in class folder nothing, words"),
     "one class": ({"--images": "one"}, "one: one class only (dog); there must be two"),

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from hierclip import hyperbolic, model, train
 from hierclip.attacks import ATTACKS, Budget, attack
-from hierclip.data import Pictures
+from hierclip.data import ImageSet
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric, mean
 from hierclip.evaluate import LevelMatrix
@@ -37,7 +37,7 @@ from tests.conftest import LEAVES, ROOT, Stripes, finetune, tiny_graph
 PARAMS = load_params(ROOT / "params.yaml")
 TEMPLATE = "a picture of a {}"
 BATCH = 8
-EPS = 6 / 255  # at which attacks succeed on some pictures of the small classifier
+EPS = 6 / 255  # at which attacks succeed on some images of the small classifier
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 each_device = pytest.mark.parametrize(
     "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, no_gpu])]
@@ -148,7 +148,7 @@ def logits_and_gradient(head, device: str, dtype: torch.dtype) -> list[torch.Ten
     """
     tree = tiny_tree()
     texts = [normal(size, 16, seed=size).to(device, dtype) for size in tree.sizes]
-    points = [head.text_points(text, level, tree.top) for level, text in enumerate(texts)]
+    points = [head.text_points(text, level, tree.max_level) for level, text in enumerate(texts)]
     classifier = Classifier(nn.Identity(), head, points).to(device)
     embeddings = normal(6, 16, seed=0).to(device, dtype).requires_grad_(True)
     logits = classifier(embeddings)
@@ -187,15 +187,15 @@ def small_encoder() -> nn.Module:
 
 
 def class_patterns() -> torch.Tensor:
-    """Draw a picture for each leaf: (5, 3, 16, 16) in [0, 1]."""
+    """Draw a image for each leaf: (5, 3, 16, 16) in [0, 1]."""
     return torch.rand(len(LEAVES), 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def noisy_pictures(count: int) -> Pictures:
-    """Make pictures of the leaves in turn: their patterns, and noise."""
+def noisy_pictures(count: int) -> ImageSet:
+    """Make images of the leaves in turn: their patterns, and noise."""
     labels = torch.arange(count) % len(LEAVES)
     images = class_patterns()[labels] + 0.05 * normal(count, 3, 16, 16, seed=1)
-    return Pictures((255 * images.clamp(0, 1)).round().byte(), labels)
+    return ImageSet((255 * images.clamp(0, 1)).round().byte(), labels)
 
 
 def small_classifier(device: str, dtype: torch.dtype) -> Classifier:
@@ -212,7 +212,7 @@ def small_classifier(device: str, dtype: torch.dtype) -> Classifier:
     for level, size in enumerate(tree.sizes):
         nodes = torch.from_numpy(tree.paths[:, level])
         sums = texts.new_zeros(size, texts.shape[1]).index_add(0, nodes, texts)
-        points.append(head.text_points(sums, level, tree.top).to(dtype))
+        points.append(head.text_points(sums, level, tree.max_level).to(dtype))
     return Classifier(Cast(encoder.to(dtype), dtype), head, points).to(device).eval()
 
 
@@ -228,16 +228,14 @@ class Cast(nn.Module):
 
 
 def attacked(name: str, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attack the leaves of twelve pictures: perturbed images (12, 3, 16, 16), and their margins
+    """Attack the leaves of twelve images: perturbed images (12, 3, 16, 16), and their margins
     (12,).
     """
-    pictures, classifier = noisy_pictures(12), small_classifier(device, dtype)
-    truth = F.one_hot(pictures.labels, len(LEAVES)).bool().to(device)
-    eps = (
-        4 * EPS if name == "square" else EPS
-    )  # random search needs more to succeed on some pictures
+    images, classifier = noisy_pictures(12), small_classifier(device, dtype)
+    truth = F.one_hot(images.labels, len(LEAVES)).bool().to(device)
+    eps = 4 * EPS if name == "square" else EPS  # random search needs more to succeed on some images
     budget = Budget(eps=eps, step=eps / 4, steps=8, restarts=1, suite=(name,), queries=60)
-    images = pictures.floats().to(device, dtype)
+    images = images.floats().to(device, dtype)
     return attack(lambda x: classifier(x, [0]), images, [truth], budget, 0)
 
 
@@ -279,12 +277,12 @@ def fabric_on(device: str, precision: str = "32-true") -> Fabric:
 
 def two_steps(method) -> FinetuneParams:
     """Take the settings of fine-tuning for two steps of a small batch."""
-    gradients = 2 * gradient_evaluations(method, tiny_tree().top)
+    gradients = 2 * gradient_evaluations(method, tiny_tree().max_level)
     return PARAMS.finetune.model_copy(update={"batch": BATCH, "gradients": gradients})
 
 
 def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Take the gradients of a step's loss on attacked pictures; this process's share of them where
+    """Take the gradients of a step's loss on attacked images; this process's share of them where
     there are several.
 
     Gives the loss, and the image encoder's gradient as one vector.
@@ -292,7 +290,7 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
     method, backbone = PARAMS.method[name], model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.to(dtype)
     with computing_in(dtype):
-        task = Task("tuned", Stripes(), [tiny_tree()], TEMPLATE)
+        task = Task("seen", Stripes(), [tiny_tree()], TEMPLATE)
         fabric = fabric_on(device)
         work = train.set_up(fabric, method, two_steps(method), backbone, task, 0)
         loss, _ = work.step_loss(0)
@@ -391,7 +389,7 @@ def test_finetuning_agrees(name, device, tmp_path):
 
 
 def matrix_outcomes(device: str, dtype: torch.dtype):
-    """Attack every level of 30 pictures in the tiny tree."""
+    """Attack every level of 30 images in the tiny tree."""
     budget = Budget(eps=EPS, step=EPS / 4, steps=5, restarts=1, suite=("apgd_ce",), queries=1)
     paths = torch.from_numpy(tiny_tree().paths)
     classifier, images = small_classifier(device, dtype), noisy_pictures(30)
@@ -403,7 +401,7 @@ def test_the_level_matrix_agrees(device):
     expected, found = matrix_outcomes("cpu", torch.float64), matrix_outcomes(device, torch.float32)
     assert found.conditions.tolist() == expected.conditions.tolist()
     same = found.nodes == expected.nodes
-    assert 0.2 < expected.robust["direct"].mean() < 0.98  # attacks succeed on some pictures
+    assert 0.2 < expected.robust["direct"].mean() < 0.98  # attacks succeed on some images
     assert same[0].all() and same.mean() > 0.98
     np.testing.assert_allclose(found.confidence[same], expected.confidence[same], atol=1e-3)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hierclip.data import DATASETS, PARTS, DataError, Pictures, load_dataset
-from hierclip.data.dataset import places_of, step_seed
+from hierclip.data import DATASETS, SPLITS, DataError, ImageSet, load_dataset
+from hierclip.data.dataset import class_indices, step_seed
 from hierclip.data.openmoji import FIXED, HARD, SHEET, SOURCE, TRAIN, draw
 from hierclip.errors import HierclipError
 from tests.conftest import ROOT
@@ -27,8 +27,8 @@ def test_no_two_leaves_share_their(column):
 
 def test_leaves_are_the_rows_of_the_table(openmoji):
     assert pd.DataFrame(openmoji.leaves).equals(
-        pd.read_csv(ROOT / SOURCE)[["synset", "name", "split"]].set_axis(
-            ["id", "name", "split"], axis=1
+        pd.read_csv(ROOT / SOURCE)[["synset", "name", "subset"]].set_axis(
+            ["id", "name", "subset"], axis=1
         )
     )
 
@@ -75,12 +75,10 @@ def test_pictures_are_drawn_alike_from_a_generator_alike(openmoji, variation):
 def test_a_picture_shows_its_glyph(openmoji):
     glyphs = openmoji.tensors["glyphs"]
     still = type(TRAIN)(rotation=0, scale=(1, 1), shift=0, shear=0, colour=0, noise=0)
-    picture = draw(glyphs, SOME, 40, still, generator())
+    image = draw(glyphs, SOME, 40, still, generator())
     opaque = glyphs[SOME, 3:] == 255
     colours = glyphs[SOME, :3].float() / 255
-    torch.testing.assert_close(
-        picture[opaque.expand_as(picture)], colours[opaque.expand_as(picture)]
-    )
+    torch.testing.assert_close(image[opaque.expand_as(image)], colours[opaque.expand_as(image)])
 
 
 def test_a_batch_is_the_same_whatever_was_drawn_before(openmoji):
@@ -117,7 +115,7 @@ def test_no_two_steps_share_a_seed_and_the_odd_ones_are_free():
 
 
 def test_the_fixed_pictures_differ_by_part(openmoji):
-    val, test = (openmoji.pictures(part) for part in PARTS)
+    val, test = (openmoji.images(part) for part in SPLITS)
     assert (len(val), len(test)) == (400, 400)
     assert torch.equal(test.labels, torch.arange(200).repeat_interleave(2))
     assert not torch.equal(val.read(), test.read())
@@ -131,31 +129,31 @@ def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
 
 
 def test_floats_are_the_bytes_over_255(openmoji):
-    pictures = openmoji.pictures("val")
-    assert torch.equal((pictures.floats() * 255).round().byte(), pictures.read())
-    assert pictures.floats().is_contiguous(memory_format=torch.channels_last)
+    images = openmoji.images("val")
+    assert torch.equal((images.floats() * 255).round().byte(), images.read())
+    assert images.floats().is_contiguous(memory_format=torch.channels_last)
 
 
 def test_pictures_of_some_leaves_are_theirs_relabelled():
-    pictures = Pictures(torch.arange(5).view(5, 1, 1, 1).byte(), torch.tensor([0, 1, 2, 1, 3]))
-    some = pictures.of(torch.tensor([3, 1]))
+    images = ImageSet(torch.arange(5).view(5, 1, 1, 1).byte(), torch.tensor([0, 1, 2, 1, 3]))
+    some = images.select_classes(torch.tensor([3, 1]))
     assert some.read().flatten().tolist() == [1, 3, 4] and some.labels.tolist() == [1, 1, 0]
-    assert len(pictures.of(torch.tensor([9]))) == 0
+    assert len(images.select_classes(torch.tensor([9]))) == 0
 
 
 def test_places_are_where_the_leaves_stand(openmoji):
     ids = (openmoji.leaves[7].id, openmoji.leaves[2].id)
-    assert places_of(openmoji, ids).tolist() == [7, 2]
+    assert class_indices(openmoji, ids).tolist() == [7, 2]
 
 
 def test_an_unknown_leaf_is_named(openmoji):
     with pytest.raises(ValueError, match="dataset openmoji has no leaf unicorn.n.01"):
-        places_of(openmoji, (openmoji.leaves[0].id, "unicorn.n.01"))
+        class_indices(openmoji, (openmoji.leaves[0].id, "unicorn.n.01"))
 
 
 def test_an_unknown_part_is_named_beside_the_known(openmoji):
     with pytest.raises(ValueError, match="no part 'train'; known are val, test"):
-        openmoji.pictures("train")
+        openmoji.images("train")
 
 
 def test_an_unknown_dataset_is_named_beside_the_known(params, root):

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from hierclip.distributed import agreed, gathered, mean, merged, rank, rank_slice, world
+from hierclip.distributed import (
+    all_gather,
+    broadcast,
+    mean,
+    merge_by_index,
+    rank,
+    rank_slice,
+    world,
+)
 from hierclip.evaluate import Outcomes, load_records, outcomes_path
 from tests.conftest import ROOT
 from tests.together import measured, trained
@@ -96,7 +104,7 @@ def test_an_evaluation_gives_identical_outcomes(both):
     )
     for name in ("test", "val", "forest", "levels"):
         a, b = (
-            Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name))
+            Outcomes.load(outcomes_path(folder, "tecoa", 3, "unseen", name))
             for folder in (alone, both)
         )
         assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Outcomes))
@@ -105,5 +113,5 @@ def test_an_evaluation_gives_identical_outcomes(both):
 def test_alone_nothing_happens():
     part = torch.arange(6.0)
     assert (world(), rank(), rank_slice(6)) == (1, 0, slice(0, 6))
-    assert gathered(part) is part and mean(part) is part and agreed(part) is part
-    assert merged({1: "b", 0: "a"}) == ["a", "b"]
+    assert all_gather(part) is part and mean(part) is part and broadcast(part) is part
+    assert merge_by_index({1: "b", 0: "a"}) == ["a", "b"]

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hierclip.attacks import Budget
-from hierclip.data import Pictures
+from hierclip.data import ImageSet
 from hierclip.evaluate import (
     Outcomes,
-    figures,
     holm,
     intervals,
+    level_metrics,
     mcnemar,
     mistakes,
     paired_difference,
@@ -77,16 +77,16 @@ def classifier() -> Classifier:
     return Classifier(encoder, CosineHead(10.0), texts)
 
 
-def pictures(strength=0.8, n=6) -> Pictures:
+def random_images(strength=0.8, n=6) -> ImageSet:
     labels = torch.arange(n) % 3
     images = torch.full((n, 3, 4, 4), 40, dtype=torch.uint8)
     images[torch.arange(n), labels] = int(40 + 200 * strength)
-    return Pictures(images, labels)
+    return ImageSet(images, labels)
 
 
 def test_figures_are_means_of_outcomes():
     out = outcomes()
-    found = figures(out, "direct")
+    found = level_metrics(out, "direct")
     assert np.allclose(found["robust"], out.robust["direct"].mean(1))
     assert found["worst_level"] == pytest.approx(min(np.diag(out.robust["direct"].mean(1))))
     assert found["path_robust"] == pytest.approx(path_robust(out, "direct").mean())
@@ -94,7 +94,7 @@ def test_figures_are_means_of_outcomes():
 
 def test_path_robust_asks_for_every_level_under_every_attack():
     robust = np.ones((2, 2, 2), bool)
-    robust[1, 0, 0] = False  # a superclass attack breaks the leaf of picture 0
+    robust[1, 0, 0] = False  # a superclass attack breaks the leaf of image 0
     assert path_robust(judged(np.ones((2, 2), bool), robust), "direct").tolist() == [False, True]
 
 
@@ -102,7 +102,7 @@ def test_intervals_hold_the_figures_and_shrink_with_more_images():
     def width(n):
         out = outcomes(n=n)
         low, high = intervals(out, "direct", 500, 0)["path_robust"]
-        assert low <= figures(out, "direct")["path_robust"] <= high
+        assert low <= level_metrics(out, "direct")["path_robust"] <= high
         return high - low
 
     assert width(1600) < width(100) / 2
@@ -125,7 +125,7 @@ def test_interval_of_nothing_follows_the_rule_of_three():
 @pytest.mark.parametrize("n", [6, 49, 60, 1000])
 def test_interval_of_everything_follows_the_rule_of_three_and_is_not_stuck_at_one(n):
     sure = judged(np.ones((n, 2), bool), np.ones((2, n, 2), bool))
-    assert figures(sure, "direct")["path_robust"] == 1
+    assert level_metrics(sure, "direct")["path_robust"] == 1
     bounds = intervals(sure, "direct", 100, 0)
     assert bounds["path_robust"] == bounds["worst_level"] == [1 - 3 / n, 1]
     assert np.array_equal(bounds["clean"], [[1 - 3 / n, 1]] * 2)
@@ -144,7 +144,7 @@ def test_intervals_of_very_few_pictures_stay_between_nothing_and_everything(n):
 def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     rng = np.random.default_rng(0)
     theirs = rng.random(1000) < 0.5
-    ours = theirs | (rng.random(1000) < 0.04)  # better on a few pictures, worse on none
+    ours = theirs | (rng.random(1000) < 0.04)  # better on a few images, worse on none
     mean, low, high = paired_difference(ours, theirs, 500, 0)
     assert mean == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < low < mean < high < 0.04
@@ -154,7 +154,7 @@ def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
 
 def test_intervals_are_shaped_like_their_figures():
     out = outcomes()
-    found, bounds = figures(out, "roll_up"), intervals(out, "roll_up", 50, 0)
+    found, bounds = level_metrics(out, "roll_up"), intervals(out, "roll_up", 50, 0)
     for name, value in found.items():
         assert np.shape(bounds[name]) == (*np.shape(value), 2)
 
@@ -219,10 +219,10 @@ def tree(direct: float, roll_up: float) -> dict:
 
 def record(**changes) -> Record:
     out = outcomes()
-    both = {reading: figures(out, reading) for reading in out.clean}
+    both = {reading: level_metrics(out, reading) for reading in out.clean}
     entries = {
         "dataset": "openmoji",
-        "split": "tuned",
+        "subset": "seen",
         "method": "tecoa",
         "seed": 0,
         "images": 40,
@@ -239,7 +239,7 @@ def record(**changes) -> Record:
             "wordnet": tree(0.5, 0.3),
             "emoji": tree(0.4, 0.6),
         },
-        "superclass": {"stay-1": (0.8, 0.7, 0.9), "stay-2": (0.7, 0.6, 0.8), "every-2": (0.5, 0.4, 0.6)},
+        "superclass": {"within_superclass-1": (0.8, 0.7, 0.9), "within_superclass-2": (0.7, 0.6, 0.8), "all_levels-2": (0.5, 0.4, 0.6)},
         "levels_transfer": {reading: out.robust_to([reading])[reading].mean(1).tolist() for reading in out.clean},
         "mistakes": {key: mistakes(out, c, 200, 0) for key, c in (("clean", "clean"), ("attacked", "direct-0"))},
         "audit": {
@@ -263,7 +263,7 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
 def test_record_comes_back_from_its_file(tmp_path):
     made = record()
     path = save_record(made, tmp_path)
-    assert path == tmp_path / "tecoa-0/tuned.json"
+    assert path == tmp_path / "tecoa-0/seen.json"
     back = load_records(tmp_path)[0]
     assert back.path_robust["direct"] == pytest.approx(made.path_robust["direct"], abs=1e-6)
 
@@ -300,7 +300,7 @@ def test_record_agrees_with_itself():
 
 def differing(new: Record, old: Record) -> list[str]:
     table = compare(new, old)
-    return [name.removeprefix("tecoa-0/tuned ") for name in table.index[~table["agrees"]]]
+    return [name.removeprefix("tecoa-0/seen ") for name in table.index[~table["agrees"]]]
 
 
 def worse(made: Record, images: float) -> Record:
@@ -317,7 +317,7 @@ def test_metrics_of_the_same_images_may_be_two_of_them_or_half_a_percent_apart(i
 
 
 def test_metrics_of_other_images_may_differ_by_the_interval_of_a_difference_of_shares():
-    made, other = record(hashes={"pictures": "a"}), record(hashes={"pictures": "b"})
+    made, other = record(hashes={"images": "a"}), record(hashes={"images": "b"})
     allowed = 1.96 * np.sqrt(2 * 0.25 / 40) * 40
     assert differing(worse(made, 0.99 * allowed), other) == []
     assert differing(worse(made, 1.01 * allowed), other) == ["path_robust direct"]

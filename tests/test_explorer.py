@@ -35,7 +35,7 @@ def choices(explored):
 
 @pytest.fixture(scope="module")
 def data(explored, choices):
-    return open_task(explored, choices, "tuned")
+    return open_task(explored, choices, "seen")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_another_curvature_keeps_a_pairs_bound_and_moves_norms_and_siblings(ball
 
 def test_gaps_add_up_from_the_coarsest_level_downwards(ball, notebook):
     norms = notebook["ordered_norms"](ball, 0.1)
-    coarsest, top = ball.bounds()[-1, 0], ball.tree.top
+    coarsest, top = ball.bounds()[-1, 0], ball.tree.max_level
     assert norms == pytest.approx([coarsest + 0.1 * (top - level) for level in range(top + 1)])
 
 
@@ -235,14 +235,14 @@ def test_marks_are_the_true_path_and_the_nearest_nodes_of_each_state(ball, data)
     nearest = [nodes[k] for k in drawn["states"][1]["nodes"]]
     names = [ball.tree.levels[l][k].name for l, k in enumerate(states[1].nodes)]
     assert [node["name"] for node in nearest] == names
-    assert [node["level"] for node in nearest] == list(range(ball.tree.top + 1))
+    assert [node["level"] for node in nearest] == list(range(ball.tree.max_level + 1))
     assert drawn["states"][1]["norms"] == states[1].norms.tolist()
     json.dumps(drawn)  # plain numbers
 
 
 def known_leaf(page):
     """Return a leaf whose first image the page's first model calls right."""
-    references = page.open_task("tuned").references
+    references = page.open_task("seen").references
     return int(references.labels[known(page.panels[0].view, references)])
 
 
@@ -268,7 +268,9 @@ def test_every_control_changes_what_it_is_for_and_to_what_it_says(notebook):
     assert chart.value != before[1] and panel.disk.scene == before[0]
 
     notebook["zeta"].value = 0.05
-    least = [f"{curved[-1] + 0.05 * (tree.top - level):.3f}" for level in range(tree.top + 1)]
+    least = [
+        f"{curved[-1] + 0.05 * (tree.max_level - level):.3f}" for level in range(tree.max_level + 1)
+    ]
     cells = columns(numbers.value)["by zeta_gap: norm, bound"]
     assert [cell.split(",")[0] for cell in cells] == least
 
@@ -288,17 +290,17 @@ def test_every_control_changes_what_it_is_for_and_to_what_it_says(notebook):
     page.tree.value = "use"
     names = [node.name for level in panel.view.tree.levels for node in level]
     assert [node["name"] for node in panel.disk.scene["nodes"]] == names
-    assert page.level.max == page.attacked.max == panel.view.tree.top
+    assert page.level.max == page.attacked.max == panel.view.tree.max_level
     panel.method.value = "tecoa-0"
     assert panel.disk.scene["head"]["kind"] == "cosine"
     assert notebook["curvature"].disabled and notebook["zeta"].disabled
     panel.method.value = "hier-0"
     assert notebook["curvature"].value == 1.0 and notebook["zeta"].value == 0.01
     assert not notebook["curvature"].disabled
-    page.task.value = "held_out"
-    leaves = page.open_task("held_out").task.trees[0].leaves
+    page.task.value = "unseen"
+    leaves = page.open_task("unseen").task.trees[0].leaves
     assert dict(page.leaf.options) == {leaf.name: k for k, leaf in enumerate(leaves)}
-    page.task.value = "tuned"
+    page.task.value = "seen"
 
 
 def test_sliders_answer_when_they_are_let_go(notebook):
@@ -351,7 +353,7 @@ def test_a_level_of_one_text_has_nothing_to_be_taken_for_and_no_bound(
     small = tree.restrict([leaf for leaf, path in paths if not path[-1]])
     places = torch.tensor([tree.ids.index(leaf) for leaf in small.ids])
     task = replace(data.task, trees=[small])
-    part = replace(data, task=task, references=data.references.of(places))
+    part = replace(data, task=task, references=data.references.select_classes(places))
     view = open_model(explored, choices, "hier-0", part, small)
     state = image_state(view, data.images.floats()[0], 0)
     bounds = view.bounds()[:, 1]
@@ -362,7 +364,7 @@ def test_a_level_of_one_text_has_nothing_to_be_taken_for_and_no_bound(
 
 
 def test_a_click_on_a_node_takes_an_image_of_it(explored, choices):
-    page = Explorer(explored, choices, ["hier-0"], "wordnet", "tuned")
+    page = Explorer(explored, choices, ["hier-0"], "wordnet", "seen")
     page.panels[0].disk._handle_custom_msg({"leaf": 6}, [])
     assert page.leaf.value == 6 == page.panels[0].states[0].label
 
@@ -384,7 +386,7 @@ def test_two_methods_are_shown_on_the_same_image_each_under_its_name(explored, c
 
 
 def test_what_is_shown_in_place_of_what_is_not_there_is_said(explored, choices):
-    page = Explorer(explored, choices, ("fare-0", "hier-0"), "none", "tuned")
+    page = Explorer(explored, choices, ("fare-0", "hier-0"), "none", "seen")
     notes = [child.value for child in page.children[:2]]
     label = page.panels[0].method.label
     assert f"There is no method fare-0 here: {label} is shown instead." in notes[0]

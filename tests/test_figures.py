@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from hierclip.plots.images import magnified
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
@@ -15,7 +16,6 @@ from matplotlib.text import Text
 from hierclip.params import find_root, load_params
 from hierclip.plots import STYLE, save
 from hierclip.plots.figures import audit_figure, bars, level_bars, matrices, reading_panels
-from hierclip.plots.pictures import magnified
 from hierclip.plots.tree import sunburst
 from hierclip.trees import graph_tree
 from tests.conftest import notebook_functions
@@ -144,7 +144,7 @@ def test_a_check_is_filled_where_it_failed():
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_strip_shows_what_is_read_and_in_bold_what_is_wrong(tree, count):
     def classify(images):
-        """The last picture's leaf is another, once it was made brighter."""
+        """The last image's leaf is another, once it was made brighter."""
         leaves = torch.eye(5)[[*[0] * (count - 1), int(images[-1].mean() > 0.4)]]
         return [leaves, torch.eye(3)[[0] * count], torch.eye(2)[[0] * count]]
 

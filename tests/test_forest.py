@@ -140,7 +140,7 @@ def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_ow
     leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data, root).leaves}
     for name in params.trees.names[1:]:
         tree = read_tree(root / f"data/source/trees/openmoji/{name}.yaml", leaves)
-        assert tree.ids == tuple(leaves) and tree.top == 2
+        assert tree.ids == tuple(leaves) and tree.max_level == 2
         assert list(tree.sizes) == sorted(tree.sizes, reverse=True)
         words = [node.name for level in tree.levels for node in level]
         assert len(set(words)) == len(words)

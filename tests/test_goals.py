@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierclip.attacks import ATTACKS, GOALS, NORMS, aims, attack, margin
-from tests.test_attacks import budget, generator, linear, pictures
+from tests.test_attacks import budget, generator, linear, random_images
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_an_aim_is_broken_where_its_words_say_so(paths):
         words = {
             "direct": nodes[:, l] != right[:, l],
             "roll_up": outside,
-            "stay": (nodes[:, 0] != labels) & ~outside,
-            "every": (nodes != right)[:, : l + 1].all(1),
+            "within_superclass": (nodes[:, 0] != labels) & ~outside,
+            "all_levels": (nodes != right)[:, : l + 1].all(1),
         }
         for kind, broken in words.items():
             aim = GOALS[kind](paths, l)
@@ -65,11 +65,11 @@ def test_the_margin_is_negative_exactly_where_an_aim_is_reached(seed):
 
 
 def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
-    aim, (score, _) = GOALS["stay"](paths, 1), linear(classes=5)
+    aim, (score, _) = GOALS["within_superclass"](paths, 1), linear(classes=5)
     labels = torch.tensor([2, 0, 2, 3])  # the eagle is alone
     for norm in NORMS:
         whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)
-        moved, worst = attack(score, pictures(4), aim.masks(labels), whole, 0)
+        moved, worst = attack(score, random_images(4), aim.masks(labels), whole, 0)
         assert (
             (worst[[0, 2]] == torch.inf).all()
             and (worst[[1, 3]] < 0).all()

@@ -106,7 +106,7 @@ class Book:
         return k / (1 + np.sqrt(1 - r * k @ k))
 
     def tree(self, tree, embeddings, texts, paths):
-        head, params, top, edges = self.head, self.params, tree.top, tree.graph().edges
+        head, params, top, edges = self.head, self.params, tree.max_level, tree.graph().edges
         radii = [
             head.text_radius + (head.top_radius - head.text_radius) * l / top
             for l in range(top + 1)
@@ -141,7 +141,7 @@ class Book:
                         if k == l or not joined:
                             scores.append(-head.tau * self.d(z, place))
                 losses.append(np.log(np.exp(scores).sum()) - right)
-            weight = (1 - l / (top + 1)) * (params.upper_weight if l else 1)
+            weight = (1 - l / (top + 1)) * (params.superclass_weight if l else 1)
             terms.append(weight * np.mean(losses))
             vic.append(
                 np.mean(
@@ -182,7 +182,7 @@ def shift_like(case, seed=0):
 @pytest.mark.parametrize("sides", [(), ("finer",), ("coarser",), ("finer", "coarser")])
 @pytest.mark.parametrize("r", [0.3, 1.0])
 def test_hita_is_the_sum_that_the_formulas_give(forest, r, sides, norms):
-    case = make(forest, curvature=r, negatives=sides, norms=norms, upper_weight=0.7)
+    case = make(forest, curvature=r, negatives=sides, norms=norms, superclass_weight=0.7)
     close(
         hita(case.context, Perturbation(case.images), case.params).item(),
         Book(case).hita,
@@ -417,7 +417,7 @@ def test_descending_the_loss_makes_every_level_right(tree):
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
         assert torch.equal(
             head.logits(
-                head.from_klein_sum(levels[l]).float(), head.text_points(texts, l, tree.top)
+                head.from_klein_sum(levels[l]).float(), head.text_points(texts, l, tree.max_level)
             ).argmax(1),
             own[l],
         )

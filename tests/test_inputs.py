@@ -252,7 +252,7 @@ def test_every_committed_outline_is_a_tree_over_its_classes(request, data, colum
     assert len(paths) == count and len(leaves) == 200
     for path in paths:
         tree = read_tree(path, leaves)
-        assert list(tree.ids) == list(leaves) and tree.name == path.stem and tree.top >= 1
+        assert list(tree.ids) == list(leaves) and tree.name == path.stem and tree.max_level >= 1
 
 
 def test_a_graph_without_attributes_is_a_tree():

@@ -29,7 +29,7 @@ def slowed(trees, template):
     return classifier
 
 model.classifier = slowed
-judged(model, dataset, forest, "held_out", params, Path(sys.argv[2]))
+judged(model, dataset, forest, "unseen", params, Path(sys.argv[2]))
 """
 
 
@@ -39,7 +39,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
 ):
     inputs, again, whole = tmp_path / "inputs", tmp_path / "again", tmp_path / "whole"
     inputs.write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
-    kept = again / f"data/checkpoints/attack-tecoa-3-held_out/{part}/direct-0.npz"
+    kept = again / f"data/checkpoints/attack-tecoa-3-unseen/{part}/direct-0.npz"
 
     def start(pause: float) -> subprocess.Popen:
         return subprocess.Popen(
@@ -55,14 +55,14 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
     )
     assert start(0.0).wait() == 0
     assert not list((again / "data/checkpoints").iterdir())
-    judged(knowing_model(openmoji), openmoji, openmoji_forest, "held_out", params, whole)
+    judged(knowing_model(openmoji), openmoji, openmoji_forest, "unseen", params, whole)
     (made,), (expected,) = (
         load_records(folder / "data/results/records") for folder in (again, whole)
     )
     assert made.model_dump(exclude={"git"}) == expected.model_dump(exclude={"git"})
     for name in ("test", "val", "forest", "levels"):
         a, b = (
-            Outcomes.load(outcomes_path(folder, "tecoa", 3, "held_out", name))
+            Outcomes.load(outcomes_path(folder, "tecoa", 3, "unseen", name))
             for folder in (again, whole)
         )
         assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Outcomes))

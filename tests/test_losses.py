@@ -30,7 +30,7 @@ CLEAN, MOVED = torch.zeros(IMAGES, 3, 2, 2), torch.ones(IMAGES, 3, 2, 2)
 
 
 class Told:
-    """Towers that say of the clean pictures and of the moved ones what they were told."""
+    """Towers that say of the clean images and of the moved ones what they were told."""
 
     def __init__(self, seed: int):
         generator = torch.Generator().manual_seed(seed)
@@ -135,7 +135,9 @@ def tga_zsr_by_hand(c, params):
 
 def agft_by_hand(c, params):
     soft = np.exp(log_softmax(params.gamma * leaf_logits(c.original_clean, c.original_texts)))
-    target = (1 - params.hard) * soft + params.hard * np.eye(LEAVES)[c.labels]
+    target = (1 - params.hard_label_weight) * soft + params.hard_label_weight * np.eye(LEAVES)[
+        c.labels
+    ]
     return -(target * log_softmax(leaf_logits(c.own_moved, c.own_texts))).sum(1).mean()
 
 
@@ -143,7 +145,7 @@ def anchored_by_hand(c, params):
     moved, clean = (
         v / np.linalg.norm(v, axis=1, keepdims=True) for v in (c.own_moved, c.original_clean)
     )
-    return agft_by_hand(c, params) + params.anchor * (1 - (moved * clean).sum(1)).mean()
+    return agft_by_hand(c, params) + params.anchor_weight * (1 - (moved * clean).sum(1)).mean()
 
 
 BY_HAND = {

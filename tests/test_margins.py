@@ -23,7 +23,7 @@ from hierclip.hyperbolic import (
 from hierclip.margins import level_bounds
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.conftest import notebook_functions
-from tests.test_evaluate import PATHS, pictures
+from tests.test_evaluate import PATHS, random_images
 
 curvatures = st.floats(0.1, 4)
 notebook = SimpleNamespace(**notebook_functions("60_margin_depth"))
@@ -242,7 +242,7 @@ def classifier(head=None) -> Classifier:
 
 
 def test_measured_margins_lie_under_their_bounds_and_tell_right_from_wrong():
-    shown = pictures(0.5)
+    shown = random_images(0.5)
     rows = notebook.measured_margins(classifier(), shown, PATHS, batch=4)
     assert len(rows) == 2 * len(shown)
     assert (rows["margin"] <= rows["bound"]).all()
@@ -266,7 +266,7 @@ def test_levels_are_bounded_at_their_longest_text_in_the_geometry_of_the_head():
 
 
 def test_summary_and_figure_keep_trees_apart():
-    rows = notebook.measured_margins(classifier(), pictures(0.5), PATHS, batch=4)
+    rows = notebook.measured_margins(classifier(), random_images(0.5), PATHS, batch=4)
     rows = rows.assign(curvature=1.0, tau=5.0, tree="b")
     one = notebook.summary(rows)
     both = pd.concat([rows, rows.assign(tree="a", margin=rows["margin"] / 2)])
@@ -282,7 +282,9 @@ def test_summary_and_figure_keep_trees_apart():
 
 
 def test_the_summary_of_no_margins_has_its_columns_and_no_rows():
-    rows = notebook.measured_margins(classifier(), pictures(0.5), PATHS, batch=4).assign(tree="a")
+    rows = notebook.measured_margins(classifier(), random_images(0.5), PATHS, batch=4).assign(
+        tree="a"
+    )
     empty = notebook.summary(pd.DataFrame(columns=rows.columns, dtype=float))
     assert empty.empty and list(empty.columns) == list(notebook.summary(rows).columns)
 

@@ -1,4 +1,4 @@
-"""How bad mistakes are: by hand on four pictures, and against plain loops."""
+"""How bad mistakes are: by hand on four images, and against plain loops."""
 
 import networkx as nx
 import numpy as np
@@ -6,12 +6,12 @@ import pytest
 
 from hierclip.evaluate import Outcomes, mistakes
 
-KEYS = ["severity", "hd_1", "hd_5", "hd_20", "consistent", "contradictions", "ece"]
+KEYS = ["severity", "hd_1", "hd_5", "hd_20", "consistent", "path_inconsistency", "ece"]
 
 
 def one(tree, labels, nodes, confidence, ranked) -> Outcomes:
     """Outcomes of a single condition."""
-    spread = np.asarray(confidence, np.float32)[None, :, None].repeat(tree.top + 1, 2)
+    spread = np.asarray(confidence, np.float32)[None, :, None].repeat(tree.max_level + 1, 2)
     return Outcomes(
         np.array(["clean"]),
         tree.paths,
@@ -57,7 +57,7 @@ def test_figures_of_four_pictures_by_hand(tree):
             "hd_5": (9 + 9 + 10 + 10) / 5 / 4,
             "hd_20": (9 + 9 + 10 + 10) / 5 / 4,  # of five, that is all
             "consistent": 2 / 4,
-            "contradictions": 1 / 4,
+            "path_inconsistency": 1 / 4,
             "ece": (abs(0.95 - 1) + abs(0.5 + 0.5 - 0) + abs(0.9 - 1)) / 4,
         }
     )
@@ -85,13 +85,15 @@ def test_severity_and_distances_are_the_heights_of_networkxs_lowest_common_ances
 def test_consistency_and_contradictions_are_what_a_loop_over_paths_finds(tree, seed):
     out, found = some(tree, seed), mistakes(some(tree, seed), "clean", 20, 0)
     paths = out.paths.tolist()
-    parts = {tuple(path[l : l + 2]) + (l,) for path in paths for l in range(tree.top)}
+    parts = {tuple(path[l : l + 2]) + (l,) for path in paths for l in range(tree.max_level)}
     rows = [
         (row, paths[label]) for row, label in zip(out.nodes[0].tolist(), out.labels, strict=True)
     ]
-    broken = [any((row[l], row[l + 1], l) not in parts for l in range(tree.top)) for row, _ in rows]
+    broken = [
+        any((row[l], row[l + 1], l) not in parts for l in range(tree.max_level)) for row, _ in rows
+    ]
     assert found["consistent"][0] == np.mean([row == path for row, path in rows])
-    assert found["contradictions"][0] == np.mean(broken)
+    assert found["path_inconsistency"][0] == np.mean(broken)
     assert 0 < np.mean(broken) < 1
 
 

@@ -20,7 +20,7 @@ TEMPLATE = "a picture of a {}"
 
 
 @pytest.fixture
-def images():
+def random_images():
     return torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -94,8 +94,8 @@ def test_plain_open_clip_gives_a_saved_model_the_same_predictions(
     """In a process of its own, which never imports hierclip."""
     model.save_model(model.Model(backbone, HEADS[0], "clip"), tmp_path)
     pixels = (images * 255).round().byte()
-    for k, picture in enumerate(pixels):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
+    for k, image in enumerate(pixels):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
     prompts = [TEMPLATE.format(leaf.name) for leaf in tree.leaves]
     subprocess.run([sys.executable, "-c", PLAIN, str(tmp_path), *prompts], check=True, cwd=tmp_path)
     found, expected = torch.load(tmp_path / "cosines.pt"), classifier(pixels.float() / 255)[0]
@@ -208,7 +208,7 @@ def test_features_times_projection_are_clips_text_embeddings(backbone):
 
 
 def test_prompts_are_encoded_in_batches_as_they_are_all_at_once(backbone, monkeypatch):
-    prompts, counts = [f"a picture of {k} dogs" for k in range(23)], []
+    prompts, counts = [f"a image of {k} dogs" for k in range(23)], []
     with torch.no_grad():
         whole = model.text_features(backbone, prompts)
         backbone.clip.token_embedding.register_forward_pre_hook(
@@ -236,8 +236,8 @@ def test_readings_are_the_nearest_node_and_the_leafs_ancestor(tree):
 
 
 def test_a_template_without_a_place_for_the_name_is_refused(backbone, tree):
-    with pytest.raises(ValueError, match="template 'a picture' has no {}"):
-        model.make_classifier(backbone, HEADS[0], tree, "a picture")
+    with pytest.raises(ValueError, match="template 'a image' has no {}"):
+        model.make_classifier(backbone, HEADS[0], tree, "a image")
 
 
 def test_folding_batch_norm_changes_no_embedding_and_not_the_model(backbone):

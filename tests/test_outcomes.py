@@ -1,4 +1,4 @@
-"""What comes of attacking every level: outcomes picture by picture, and the matrix that makes
+"""What comes of attacking every level: outcomes image by image, and the matrix that makes
 them.
 """
 
@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from hierclip.attacks import GOALS, Budget, aims, frozen
-from hierclip.data import Pictures
+from hierclip.data import ImageSet
 from hierclip.evaluate import LevelMatrix, Outcomes, matrix
 from hierclip.model import READINGS, Classifier, CosineHead
-from tests.test_evaluate import BUDGET, PATHS, classifier, outcomes, pictures
+from tests.test_evaluate import BUDGET, PATHS, classifier, outcomes, random_images
 
-EVERY = [GOALS["stay"](PATHS, 1), GOALS["every"](PATHS, 1)]
+EVERY = [GOALS["within_superclass"](PATHS, 1), GOALS["all_levels"](PATHS, 1)]
 
 
 def right(out: Outcomes, condition: str, reading: str, n: int, level: int) -> bool:
@@ -73,7 +73,7 @@ FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked")
 
 def judge(strength=0.15, **choices) -> Outcomes:
     settings = {"seed": 0, "batch": 4, "more": EVERY} | choices
-    return LevelMatrix(classifier(), pictures(strength), PATHS, BUDGET, **settings).outcomes()
+    return LevelMatrix(classifier(), random_images(strength), PATHS, BUDGET, **settings).outcomes()
 
 
 def test_matrix_of_a_model_that_cannot_be_broken_is_all_right():
@@ -108,7 +108,7 @@ def test_partial_outcomes_of_another_model_are_not_used(tmp_path):
 def test_partial_outcomes_of_another_scaling_of_the_input_are_not_used(tmp_path):
     made = classifier()
     made.register_buffer("mean", torch.zeros(3), persistent=False)
-    arguments = made, pictures(0.15), PATHS, BUDGET
+    arguments = made, random_images(0.15), PATHS, BUDGET
     LevelMatrix(*arguments, seed=0, batch=4, kept=tmp_path / "p").outcomes()
     before = str(np.load(tmp_path / "p/direct-0.npz")["key"])
     made.mean += 1
@@ -150,7 +150,7 @@ def attacks(monkeypatch):
 def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_path, attacks):
     whole = judge()
     names = [*attacks["counts"]]
-    assert names == ["direct-0", "direct-1", "roll_up-1", "stay-1", "every-1"]
+    assert names == ["direct-0", "direct-1", "roll_up-1", "within_superclass-1", "all_levels-1"]
     for done, stop in enumerate(names):
         attacks.update(stop=stop)
         with pytest.raises(KeyboardInterrupt):
@@ -162,20 +162,22 @@ def test_matrix_interrupted_at_any_aim_goes_on_and_gives_the_same_outcomes(tmp_p
 
 def test_only_pictures_for_which_an_aim_is_open_are_attacked(attacks):
     """The first three fall, the others do not."""
-    weak, strong = pictures(0.1, n=3), pictures(0.8, n=3)
-    both = Pictures(
+    weak, strong = random_images(0.1, n=3), random_images(0.8, n=3)
+    both = ImageSet(
         torch.cat([weak.pixels, strong.pixels]), torch.cat([weak.labels, strong.labels])
     )
     out = LevelMatrix(classifier(), both, PATHS, BUDGET, seed=0, batch=4, more=EVERY).outcomes()
     assert out.right["direct"][out.under("direct-0")][:, 0].tolist() == [False] * 3 + [True] * 3
     counts = attacks["counts"]
     assert counts["direct-0"] == counts["direct-1"] == 6
-    assert counts["roll_up-1"] == counts["stay-1"] == 3  # a leaf that stands leaves no superclass
+    assert (
+        counts["roll_up-1"] == counts["within_superclass-1"] == 3
+    )  # a leaf that stands leaves no superclass
     fallen = (
         ~out.right["direct"][out.under("direct-0")][:, 0]
         & ~out.right["direct"][out.under("direct-1")][:, 1]
     )
-    assert counts["every-1"] == fallen.sum() <= 3
+    assert counts["all_levels-1"] == fallen.sum() <= 3
 
 
 def test_a_model_that_stands_is_not_attacked_beyond_the_direct_aims(attacks):
@@ -199,11 +201,11 @@ class Linear:
         return images @ texts.T
 
 
-def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
+def linear_world(count=60) -> tuple[Classifier, ImageSet, torch.Tensor]:
     """Six leaves, a pixel's colour each; superclasses, of two and of four leaves, are the sums of
     theirs.
 
-    A picture has its own leaf's pixel, one rival near it, and nothing else, so that no attack can
+    A image has its own leaf's pixel, one rival near it, and nothing else, so that no attack can
     go astray.
     """
     paths = torch.arange(6)[:, None] // torch.tensor([1, 2, 4])
@@ -217,7 +219,7 @@ def linear_world(count=60) -> tuple[Classifier, Pictures, torch.Tensor]:
     ).to(torch.uint8)
     return (
         Classifier(nn.Flatten(), Linear(), texts),
-        Pictures(images.view(count, 3, 1, 2), labels),
+        ImageSet(images.view(count, 3, 1, 2), labels),
         paths,
     )
 
@@ -230,12 +232,15 @@ def fallen(classifier, images, labels, aim) -> torch.Tensor:
 
 
 def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
-    """Where every attack finds the optimum, the same pictures fall to every aim as when all are
+    """Where every attack finds the optimum, the same images fall to every aim as when all are
     attacked.
     """
     classifier, shown, paths = linear_world()
     budget = Budget(eps=0.04, step=0.02, steps=20, restarts=1, suite=("pgd_margin",), queries=20)
-    more = [*(GOALS["stay"](paths, level) for level in (1, 2)), GOALS["every"](paths, 2)]
+    more = [
+        *(GOALS["within_superclass"](paths, level) for level in (1, 2)),
+        GOALS["all_levels"](paths, 2),
+    ]
     pruned = LevelMatrix(classifier, shown, paths, budget, seed=0, batch=60, more=more).outcomes()
     asked, images, labels = dict(attacks["counts"]), shown.floats(), shown.labels
     for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
@@ -263,7 +268,7 @@ def test_a_picture_that_came_near_leaving_its_leaf_is_attacked_for_the_superclas
     colours = torch.stack(
         [torch.full((4,), 150), 150 - distances, torch.zeros(4, dtype=torch.long)], dim=1
     )
-    shown = Pictures(colours.to(torch.uint8).view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
+    shown = ImageSet(colours.to(torch.uint8).view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
     budget = Budget(
         eps=10 / 255, step=4 / 255, steps=10, restarts=1, suite=("pgd_margin",), queries=20
     )
@@ -281,7 +286,7 @@ def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
     colours = torch.tensor(
         [[120, 110, 10], [125, 108, 0], [130, 112, 30], [110, 100, 5]], dtype=torch.uint8
     )
-    shown = Pictures(colours.view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
+    shown = ImageSet(colours.view(4, 3, 1, 1), torch.zeros(4, dtype=torch.long))
     texts = [
         torch.eye(3),
         torch.tensor([[1.0, 1, 0], [0, 0, 1]]),
@@ -305,6 +310,6 @@ def test_leaves_are_ranked_by_their_logits_even_where_their_shares_vanish():
     )
     images = torch.tensor([[250, 10, 100], [10, 250, 100], [10, 100, 250]], dtype=torch.uint8)
     out = LevelMatrix(
-        model, Pictures(images.view(3, 3, 1, 1), torch.arange(3)), PATHS, BUDGET, seed=0, batch=4
+        model, ImageSet(images.view(3, 3, 1, 1), torch.arange(3)), PATHS, BUDGET, seed=0, batch=4
     ).outcomes()
     assert out.ranked[0].tolist() == [[0, 2, 1], [1, 2, 0], [2, 1, 0]]

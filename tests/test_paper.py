@@ -40,7 +40,7 @@ CHANGES = {
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A project with the preset's parameters, made small; pictures, weights and the tree of 1,000
+    """A project with the preset's parameters, made small; images, weights and the tree of 1,000
     leaves are there.
     """
     if not SAMPLE.exists():
@@ -53,13 +53,11 @@ def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/source").symlink_to(ROOT / "data/source")
     for folder in SAMPLE.iterdir():  # each photograph to train on, to choose on and to test on
-        (picture,) = folder.iterdir()
+        (image,) = folder.iterdir()
         for part, name in (("train", "1"), ("train", "2"), ("test", "1")):
-            link = (
-                tmp_path / "sets/imagenet-sample" / part / folder.name / f"{name}{picture.suffix}"
-            )
+            link = tmp_path / "sets/imagenet-sample" / part / folder.name / f"{name}{image.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(picture)
+            link.symlink_to(image)
     torch.manual_seed(0)
     save_file(
         open_clip.create_model("ViT-B-32-quickgelu").state_dict(), tmp_path / "weights.safetensors"
@@ -77,7 +75,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_vit_is_fine_tuned_and_attacked_at_every_level_of_a_thousand_leaves(project):
+def test_a_vit_is_fine_seen_and_attacked_at_every_level_of_a_thousand_leaves(project):
     """Two methods are fine-tuned; the matrix of one says what another's would."""
     commands = [["run", "30_pretrain"]]
     commands += [["run", "40_finetune", "-p", f"method={method}"] for method in METHODS]
@@ -89,7 +87,7 @@ def test_a_vit_is_fine_tuned_and_attacked_at_every_level_of_a_thousand_leaves(pr
             env={**os.environ, "OMP_NUM_THREADS": "2"},
         )
     (record,) = load_records(project / RECORDS)
-    assert record.name == "hier-0/tuned"
+    assert record.name == "hier-0/seen"
     assert record.images == record.levels[0] == 1000 and len(record.levels) == 6
     assert record.threat_model.resolution == 224 and record.threat_model.eps == "1/255"
     for reading, clean in record.clean.items():

@@ -120,7 +120,7 @@ def test_a_methods_settings_are_those_of_its_loss(tmp_path, content, method, key
     [
         ("pretrain", "steps", 0),
         ("pretrain", "warmup", 1.0),
-        ("pretrain", "leaf_captions", 0),
+        ("pretrain", "leaf_caption_prob", 0),
         ("trees", "widths", []),
         ("trees", "names", ["no/oak"]),
         ("trees", "names", []),
@@ -130,7 +130,7 @@ def test_a_methods_settings_are_those_of_its_loss(tmp_path, content, method, key
         ("attack", "suite", []),
         ("attack", "norm", "L1"),
         ("attack", "queries", 0),
-        ("sweep", "left_out", 1),
+        ("sweep", "holdout_every", 1),
         ("model", "precision", "8"),
     ],
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from scipy.io import savemat
 
-from hierclip.data import DATASETS, PARTS, DataError, Photos, load_dataset
+from hierclip.data import DATASETS, SPLITS, DataError, Photos, load_dataset
 from hierclip.data.photos import read_square, varied
 from hierclip.data.sources import PUBLISHED_CLASSES, TINY_CLASSES, imagenet_names, number
 from hierclip.params import PhotoParams
@@ -29,7 +29,7 @@ ENTRIES = {
     "train_per_class": None,
     "val_per_class": 1,
     "test_per_class": None,
-    "held_out_every": 2,
+    "holdout_every": 2,
     "stream": False,
     "strict": False,
 }
@@ -60,11 +60,11 @@ def opened(project: Path, name: str, **changes) -> Photos:
 def test_a_published_layout_is_read(name, project):
     dataset = opened(project, name, test_per_class=1)
     assert [leaf.name for leaf in dataset.leaves][:2] == MINIATURES[name][1]
-    assert [leaf.split for leaf in dataset.leaves][:2] == ["tuned", "held_out"]
+    assert [leaf.subset for leaf in dataset.leaves][:2] == ["seen", "unseen"]
     dataset.prepare()
     classes = len(dataset.leaves)
-    for part in PARTS:
-        found = dataset.pictures(part)
+    for part in SPLITS:
+        found = dataset.images(part)
         images = found.read()
         assert images.shape == (classes, 3, 16, 16) and images.dtype == torch.uint8
         assert found.labels.tolist() == list(range(classes)) and images.float().std() > 10
@@ -90,7 +90,7 @@ def test_a_set_that_is_not_there_is_missed_by_name_and_place(name, project):
 
 def test_pictures_of_a_class_are_taken_by_number(project):
     dataset = opened(project, "tiny-imagenet", train_per_class=8, val_per_class=3, test_per_class=2)
-    train, val, test = (dataset.sources[part] for part in ("train", *PARTS))
+    train, val, test = (dataset.sources[part] for part in ("train", *SPLITS))
     names = [Path(train.called(row)).name for row in range(8)]
     assert names == [f"n02124075_{i}.JPEG" for i in range(8)]
     assert [Path(val.called(row)).stem.split("_")[1] for row in range(3)] == ["8", "9", "10"]
@@ -120,9 +120,9 @@ def test_numbers_order_files():
 
 def test_a_square_is_the_middle_at_the_size_asked_for(project):
     put(project / "sets/mine/cat/1.png", 0)
-    picture = Image.new("RGB", (64, 32))
-    picture.paste((255, 0, 0), (16, 0, 48, 32))
-    picture.save(project / "sets/mine/cat/1.png")
+    image = Image.new("RGB", (64, 32))
+    image.paste((255, 0, 0), (16, 0, 48, 32))
+    image.save(project / "sets/mine/cat/1.png")
     source = opened(project, "mine").sources["test"]
     square = read_square(source, 8, 0)
     assert square is not None and square.shape == (3, 8, 8)
@@ -140,7 +140,7 @@ def test_every_kind_of_colour_becomes_rgb(mode, project):
 
 def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
     MINIATURES["mine"][0](project / "sets")
-    (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no picture")
+    (project / "sets/mine/test/dog/1.jpg").write_bytes(b"no image")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     Image.new("RGB", (100, 100)).save(project / "sets/mine/test/dog/2.jpg")  # too large
     whole = (project / "sets/mine/train/dog/2.jpg").read_bytes()
@@ -148,10 +148,10 @@ def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
     dataset = opened(project, "mine", val_per_class=1)
     with pytest.warns(
         UserWarning,
-        match="mine: 3 pictures cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg, .*test/dog/2.jpg; they",
+        match="mine: 3 images cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg, .*test/dog/2.jpg; they",
     ):
         dataset.prepare()
-    assert dataset.pictures("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 2)
+    assert dataset.images("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 2)
     assert dataset.tensors["train.labels"].tolist() == [0] * (COUNT - 1) + [1] * (COUNT - 2)
     with pytest.raises(
         DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"
@@ -203,7 +203,7 @@ def test_streamed_batches_are_the_same_in_any_order(project, streamed):
     kept = opened(project, "mine", stream=False)
     kept.prepared = kept.prepared.with_name("kept.safetensors")
     kept.prepare()
-    for classes, size, seed, step, own in [
+    for classes, size, seed, step, rows in [
         ([0, 1], 6, 1, 2, slice(None)),
         ([0, 1], 6, 1, 3, slice(None)),
         ([0, 1], 6, 1, 4, slice(2, 4)),
@@ -215,7 +215,7 @@ def test_streamed_batches_are_the_same_in_any_order(project, streamed):
         ([1], 5, 2, 0, slice(0, 2)),
     ]:
         found, expected = (
-            data.batch(torch.tensor(classes), size, seed, step, own) for data in (streamed, kept)
+            data.batch(torch.tensor(classes), size, seed, step, rows) for data in (streamed, kept)
         )
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -298,13 +298,13 @@ def test_classes_are_known_from_the_prepared_file_alone(project):
     dataset.prepare()
     shutil.rmtree(project / "sets")
     again = load_dataset(dataset.params, project)
-    assert again.leaves == dataset.leaves and len(again.pictures("test")) == 2 * COUNT
+    assert again.leaves == dataset.leaves and len(again.images("test")) == 2 * COUNT
 
 
 def test_a_prepared_file_of_another_size_is_refused(project):
     opened(project, "mine").prepare()
-    with pytest.raises(DataError, match="has pictures of 16 pixels; run `dvc repro data` again"):
-        opened(project, "mine", size=8).pictures("test")
+    with pytest.raises(DataError, match="has images of 16 pixels; run `dvc repro data` again"):
+        opened(project, "mine", size=8).images("test")
 
 
 def test_bad_folders_are_explained(project):
@@ -312,7 +312,7 @@ def test_bad_folders_are_explained(project):
         opened(project, "nothing").prepare()
     (project / "sets/empty").mkdir(parents=True)
     with pytest.raises(
-        DataError, match="empty: no class folders; put the pictures of each class into one"
+        DataError, match="empty: no class folders; put the images of each class into one"
     ):
         opened(project, "empty").prepare()
     put(project / "sets/odd/train/cat/1.jpg", 0)
@@ -330,11 +330,11 @@ def test_a_class_without_pictures_is_named(project):
     opened(project, "mine", val_per_class=COUNT)
     dataset = opened(project, "mine", val_per_class=COUNT)
     dataset.prepare()
-    with pytest.raises(DataError, match="mine: no pictures to train on for big cat, dog"):
+    with pytest.raises(DataError, match="mine: no images to train on for big cat, dog"):
         dataset.batch(torch.tensor([0, 1]), 4, seed=0, step=0)
     for file in (project / "sets/mine/test/dog").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="mine: no pictures to test on for dog"):
+    with pytest.raises(DataError, match="mine: no images to test on for dog"):
         opened(project, "mine").prepare()
 
 
@@ -351,7 +351,7 @@ def test_no_picture_is_in_two_parts_where_nobody_set_some_apart(project):
         sources = opened(project, "mine", test_per_class=tested).sources
         named = [
             [s.called(row) for row in range(len(s.labels))]
-            for s in (sources[p] for p in ("train", *PARTS))
+            for s in (sources[p] for p in ("train", *SPLITS))
         ]
         assert tuple(map(len, named)) == counts
         assert len({name for part in named for name in part}) == sum(counts)
@@ -369,7 +369,7 @@ def test_a_shard_may_have_been_written_of_a_folder(project):
                 new.addfile(member, BytesIO(data))
     dataset = opened(project, "sharded")
     dataset.prepare()
-    assert len(dataset.pictures("test")) == 4 * COUNT
+    assert len(dataset.images("test")) == 4 * COUNT
 
 
 def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
@@ -399,14 +399,14 @@ def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
             for member in held:
                 tar.add(project / member, member)
     with tarfile.open(base / "ILSVRC2012_img_val.tar", "w") as tar:
-        for picture in (project / "val").iterdir():
-            tar.add(picture, picture.name)
+        for image in (project / "val").iterdir():
+            tar.add(image, image.name)
     monkeypatch.setattr(
         "torchvision.datasets.imagenet.check_integrity", lambda path, *_: Path(path).exists()
     )
     dataset = opened(project, "imagenet", test_per_class=1)
     dataset.prepare()
-    assert [leaf.id for leaf in dataset.leaves] == wnids and len(dataset.pictures("test")) == 2
+    assert [leaf.id for leaf in dataset.leaves] == wnids and len(dataset.images("test")) == 2
     assert [Path(dataset.sources["test"].called(row)).name[-6] for row in (0, 1)] == ["2", "1"]
 
 
@@ -418,7 +418,7 @@ def test_shards_without_a_class_are_named(project):
     MINIATURES["sharded"][0](project / "sets")
     (project / "sets/sharded/classes.csv").write_text("id,name\ncat.n.01,cat\n", encoding="utf8")
     with pytest.raises(
-        DataError, match=r"000.tar/000001: no class number below 1 \(6 pictures\); KEY.cls gives it"
+        DataError, match=r"000.tar/000001: no class number below 1 \(6 images\); KEY.cls gives it"
     ):
         opened(project, "sharded").prepare()
 
@@ -442,9 +442,9 @@ def test_real_photographs_are_read(name, folder, classes, shown, project, root):
         test_per_class=3,
     )
     dataset.prepare()
-    assert len(dataset.leaves) == classes and len(dataset.pictures("test")) == 3 * classes
+    assert len(dataset.leaves) == classes and len(dataset.images("test")) == 3 * classes
     assert len(dataset.sources["test"].labels) == 3 * classes <= shown * classes
-    assert 60 < dataset.pictures("test").read().float().mean() < 180
+    assert 60 < dataset.images("test").read().float().mean() < 180
 
 
 def test_an_error_without_words_is_called_by_its_kind(project, monkeypatch):

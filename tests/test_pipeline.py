@@ -16,7 +16,7 @@ ROOT = find_root()
 STATEMENTS = 5143  # of the library
 READERS = {  # what reads sections of the parameters for its caller
     "params.labels": {"methods", "method"},
-    "params.splits": {"data"},
+    "params.subsets": {"data"},
     "params.tasks": {"data", "zero_shot"},
     "params.variant": {"method"},
     "trees_of": {"trees"},

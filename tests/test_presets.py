@@ -90,7 +90,7 @@ def test_git_ignores_no_lock_file_which_dvc_refuses(preset):
 
 def test_the_paper_has_its_fifteen_sets_each_with_a_tree():
     params = load_params(ROOT / "presets/paper/params.yaml")
-    assert len(params.zero_shot) == 15 and params.tasks == ("tuned", *params.zero_shot)
+    assert len(params.zero_shot) == 15 and params.tasks == ("seen", *params.zero_shot)
     known = yaml.safe_load((ROOT / "data/source/sets/widths.yaml").read_text(encoding="utf8"))
     assert all(
         name in known or (ROOT / f"data/source/sets/{name}.yaml").exists()
@@ -103,7 +103,7 @@ def test_a_preset_runs_from_the_pictures_to_the_report():
     subprocess.run(["make", "repro", "PRESET=smoke"], cwd=ROOT, check=True)
     params, smoke = load_params(ROOT / "presets/smoke/params.yaml"), ROOT / "presets/smoke"
     records = load_records(smoke / RECORDS)
-    assert {(r.method, r.split) for r in records} == {
+    assert {(r.method, r.subset) for r in records} == {
         (m, s) for m in params.methods for s in params.tasks
     }
     assert (smoke / "data/results/table.md").exists() and list(
@@ -136,14 +136,14 @@ def test_a_set_stands_once_among_the_zero_shot_ones(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
-def test_not_all_classes_are_held_out_of_what_is_fine_tuned_on(tmp_path):
+def test_not_all_classes_are_unseen_of_what_is_fine_seen_on(tmp_path):
     entries = sections(ROOT / "presets/tiny-imagenet")
-    assert any(entry["data"]["held_out_every"] == 1 for entry in entries["zero_shot"].values())
-    entries["data"]["held_out_every"] = 1
+    assert any(entry["data"]["holdout_every"] == 1 for entry in entries["zero_shot"].values())
+    entries["data"]["holdout_every"] = 1
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf8")
     with pytest.raises(
         ParamsError,
-        match="yaml: data.held_out_every is 1, which leaves no class to fine-tune on; .*$",
+        match="yaml: data.holdout_every is 1, which leaves no class to fine-tune on; .*$",
     ):
         load_params(tmp_path / "params.yaml")
 

@@ -31,30 +31,30 @@ def test_tensors_are_hashed_by_their_values_however_they_lie_in_memory():
     assert fingerprint(table[:, :1]) != fingerprint(table[:, 1:])
 
 
-PARTS = {"tensor": torch.arange(6), "text": "a", "number": 1}
+SPLITS = {"tensor": torch.arange(6), "text": "a", "number": 1}
 
 
 def test_a_key_changes_with_any_part_and_with_the_format(monkeypatch):
-    key = cache_key(*PARTS.values())
+    key = cache_key(*SPLITS.values())
     others = {"tensor": torch.arange(6).view(2, 3), "text": "b", "number": 1.0}
-    changed = [cache_key(*(PARTS | {name: other}).values()) for name, other in others.items()]
+    changed = [cache_key(*(SPLITS | {name: other}).values()) for name, other in others.items()]
     changed += [
-        cache_key(*PARTS.values(), None),
-        cache_key(*reversed(PARTS.values())),
+        cache_key(*SPLITS.values(), None),
+        cache_key(*reversed(SPLITS.values())),
         cache_key("a1"),
     ]
     changed += [cache_key(torch.arange(6).int(), "a", 1), cache_key("a", 1), cache_key("a1", "")]
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
-    changed.append(cache_key(*PARTS.values()))
+    changed.append(cache_key(*SPLITS.values()))
     assert len({key, *changed}) == 1 + len(changed)
 
 
 def test_a_key_rests_on_no_source_file(monkeypatch, tmp_path):
-    key = cache_key(*PARTS.values())
+    key = cache_key(*SPLITS.values())
     package = Path(shutil.copytree(Path(module.__file__).parent, tmp_path / "hierclip"))
     with (package / "train.py").open("a", encoding="utf8") as file:
         file.write("# another line\n")
     monkeypatch.setattr(module, "__file__", str(package / "progress.py"))
     for read in ("read_bytes", "read_text", "open"):
         monkeypatch.setattr(Path, read, None)
-    assert cache_key(*PARTS.values()) == key
+    assert cache_key(*SPLITS.values()) == key

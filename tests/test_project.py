@@ -104,7 +104,7 @@ def test_notebook_40_writes_the_model_and_what_each_step_logged(project):
 @pytest.mark.parametrize("method", ["tecoa", "hier"])
 def test_notebook_40_shows_the_step_that_worker_processes_take(project, method):
     params = settings(project)
-    task = load_task(project, params, "tuned")
+    task = load_task(project, params, "seen")
     backbone, settings_of = load_model(project / BASE).backbone, params.method[method]
     work = set_up(make_fabric(params.model), settings_of, params.finetune, backbone, task, seed=0)
     step_loss = notebook_functions("40_finetune", work=work, settings=settings_of)["step_loss"]
@@ -237,7 +237,7 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     data |= {
         "val_per_class": 1,
         "test_per_class": 2,
-        "held_out_every": 1,
+        "holdout_every": 1,
         "stream": False,
         "strict": False,
     }
@@ -245,7 +245,7 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     entries["zero_shot"] = {"animals": {"data": data, "template": "a photo of a {}", "widths": [2]}}
     (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     params = load_params(project / "params.yaml")
-    dataset = load_dataset(params.zero_shot["animals"].data, project, f"{ZERO_SHOT}/pictures")
+    dataset = load_dataset(params.zero_shot["animals"].data, project, f"{ZERO_SHOT}/images")
     dataset.prepare()
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
     (project / "data/source/wordnet").symlink_to(root / "data/source/wordnet")
@@ -255,8 +255,8 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     finetuned(project, "clip", 0)
     attacked("clip")
     records = [records_of(project)[f"clip-0/{name}"] for name in params.tasks]
-    assert [(r.split, r.dataset) for r in records] == [
-        ("tuned", "openmoji"), ("held_out", "openmoji"), ("animals", "animals")
+    assert [(r.subset, r.dataset) for r in records] == [
+        ("seen", "openmoji"), ("unseen", "openmoji"), ("animals", "animals")
     ]  # fmt: skip
     assert (
         records[2].levels == [4, 2]
@@ -264,5 +264,5 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
         and list(records[2].forest) == ["wordnet"]
     )
     assert records[2].threat_model.prompt == "a photo of a {}"
-    with pytest.raises(ValueError, match="no task 'plants'; known are tuned, held_out, animals"):
+    with pytest.raises(ValueError, match="no task 'plants'; known are seen, unseen, animals"):
         load_task(project, params, "plants")

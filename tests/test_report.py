@@ -71,11 +71,11 @@ def test_the_page_is_whole_and_has_the_headline_table(tmp_path, monkeypatch):
     assert page.count("data:image/png;base64,") == 4  # levels, matrix, trees, audit
     robust = share(made.robust["direct"][0][0], made.intervals["direct"].robust[0][0])
     assert f"<td>{robust}</td>" in page and "<th>path-robust, roll-up</th>" in page
-    assert "<th>worst tree of 2 (8 pictures)</th>" in page
+    assert "<th>worst tree of 2 (8 images)</th>" in page
     assert "<td>30.0 [17.5, 42.5] (wordnet)</td>" in page
-    assert "A trial run:</strong> 40 pictures" in page and "Traceback" not in page
+    assert "A trial run:</strong> 40 images" in page and "Traceback" not in page
     for what in (
-        "the record hier-0/tuned",
+        "the record hier-0/seen",
         "paired.csv",
         "strip.png",
         "margin_depth.png",
@@ -88,7 +88,7 @@ def test_the_page_is_whole_and_has_the_headline_table(tmp_path, monkeypatch):
 
 def test_without_records_the_page_says_what_makes_them(tmp_path, monkeypatch):
     page = write_page(tmp_path, monkeypatch)
-    assert re.search("Missing:</strong> the record tecoa-0/tuned; <code>make repro</code>", page)
+    assert re.search("Missing:</strong> the record tecoa-0/seen; <code>make repro</code>", page)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_committed_metrics_are_those_of_the_committed_records(root, tmp_path):
 
 def test_metrics_are_flat_and_in_percent(tmp_path):
     notebook_functions("70_report")["save_metrics"](record(), tmp_path)
-    made, found = record(), pd.read_json(tmp_path / "tuned/tecoa-0.json", typ="series")
+    made, found = record(), pd.read_json(tmp_path / "seen/tecoa-0.json", typ="series")
     assert found["robust leaf"] == pytest.approx(100 * made.robust["direct"][0][0], abs=0.005)
     assert found["path-robust roll_up"] == pytest.approx(
         100 * made.path_robust["roll_up"], abs=0.005
@@ -119,12 +119,10 @@ def test_metrics_are_flat_and_in_percent(tmp_path):
 
 def test_accuracies_have_a_row_for_each_level_and_reading_and_superclasses_one_for_each_above():
     notebook = SimpleNamespace(**notebook_functions("70_report"))
-    records = [record(), record(split="held_out")]
+    records = [record(), record(subset="unseen")]
     rows = notebook.accuracy_table(records)
     assert len(rows) == 2 * 2 * 3 and rows["robust"].between(0, 1).all()
-    assert rows["split"].iloc[0] == "held_out"
+    assert rows["subset"].iloc[0] == "unseen"
     table = notebook.superclass_table(records, {"tecoa": "TeCoA"})
-    assert table.index.tolist() == [
-        (s, "TeCoA", 0, l) for s in ("tuned", "held_out") for l in (1, 2)
-    ]
-    assert table.loc[("tuned", "TeCoA", 0, 1), "stay"] == pytest.approx(80)
+    assert table.index.tolist() == [(s, "TeCoA", 0, l) for s in ("seen", "unseen") for l in (1, 2)]
+    assert table.loc[("seen", "TeCoA", 0, 1), "within_superclass"] == pytest.approx(80)

@@ -42,8 +42,8 @@ def test_readme_is_short():
 def test_summary_has_a_row_for_each_split_and_method_and_the_mean_over_seeds():
     one = record(seed=0, clean={"direct": [0.5, 0.9, 0.9], "roll_up": [0.5, 0.9, 0.9]})
     two = record(seed=1, clean={"direct": [0.7, 0.9, 0.9], "roll_up": [0.7, 0.9, 0.9]})
-    hier = record(method="hier", split="held_out")
-    text = summary([two, hier, one], LABELS, ("tuned", "held_out", "animals"))
+    hier = record(method="hier", subset="unseen")
+    text = summary([two, hier, one], LABELS, ("seen", "unseen", "animals"))
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
@@ -61,16 +61,16 @@ def test_there_are_records_of_every_method_seed_and_task(preset):
     params = load_params(ROOT / preset / "params.yaml")
     wanted = {(m, s, task) for m in params.methods for s in params.seeds for task in params.tasks}
     records = load_records(ROOT / preset / RECORDS)
-    assert {(r.method, r.seed, r.split) for r in records} == wanted
+    assert {(r.method, r.seed, r.subset) for r in records} == wanted
     assert sum(r.images for r in records if (r.method, r.seed) == ("clip", 0)) >= 2000
 
 
 def test_words_name_the_checks_that_failed():
-    assert audit_words([record()], LABELS) == "Audit of 4 pictures a record: 1 of 1 checks passed."
+    assert audit_words([record()], LABELS) == "Audit of 4 images a record: 1 of 1 checks passed."
     audit = record().audit.model_dump()
     audit["checks"]["steps"] = BAD
     words = audit_words([record(), record(method="hier", audit=audit)], LABELS)
-    failed = "Failed: Hierarchical, seed 0, tuned: steps (0.50, limit 0.05)."
+    failed = "Failed: Hierarchical, seed 0, seen: steps (0.50, limit 0.05)."
     assert words.endswith(f"2 of 3 checks passed. {failed}")
 
 
@@ -90,7 +90,7 @@ def test_a_table_in_markdown_is_padded_where_asked():
 
 
 def outcomes(nodes) -> Outcomes:
-    """Two leaves under two nodes of their own: what is read of pictures of the first, leaf and superclass, attacked."""
+    """Two leaves under two nodes of their own: what is read of images of the first, leaf and superclass, attacked."""
     attacked = np.array(nodes)
     clean = np.zeros_like(attacked)
     conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1"])
@@ -102,10 +102,10 @@ def outcomes(nodes) -> Outcomes:
 def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):
     """The leaf is read rightly where the superclass is not, and the other way round."""
     outcomes([[0, 0], [0, 0], [0, 1], [0, 1]]).save(
-        outcomes_path(tmp_path, "tecoa", 0, "tuned")
+        outcomes_path(tmp_path, "tecoa", 0, "seen")
     )  # direct: two stand
     outcomes([[0, 1], [0, 1], [0, 1], [1, 0]]).save(
-        outcomes_path(tmp_path, "hier", 0, "tuned")
+        outcomes_path(tmp_path, "hier", 0, "seen")
     )  # by roll-up: three
     made = [record(method="tecoa", reading="direct"), record(method="hier", reading="roll_up")]
     (row,) = notebook_functions("70_report")["paired"](made, LABELS, tmp_path, 100)
@@ -176,9 +176,9 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
     params = load_params(ROOT / "params.yaml")
     frame_of = load_studies(ROOT / STUDIES)["ablation"].frame
     for table in params.ablation.tables:
-        for split in ("tuned", "held_out"):
+        for subset in ("seen", "unseen"):
             assert (
-                ablation_table(frame_of, params, params.ablation, table, split)["seeds"]
+                ablation_table(frame_of, params, params.ablation, table, subset)["seeds"]
                 == len(params.ablation.seeds)
             ).all()
 
@@ -188,6 +188,4 @@ def test_the_attack_says_what_it_prunes():
                          queries=9, resolution=32, prompt="a {}", precision="float32", seed=0)  # fmt: skip
     assert "%" not in attack_words(threat)  # records made before there was pruning
     pruned = attack_words(threat.model_copy(update={"prune": 0.5}))
-    assert pruned.endswith(
-        "the next on pictures that the one before moved 50 % of the way at least"
-    )
+    assert pruned.endswith("the next on images that the one before moved 50 % of the way at least")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hierclip.attacks import Budget
 from hierclip.cli import app
-from hierclip.data import ids_of, places_of
+from hierclip.data import class_indices, ids_of
 from hierclip.data.tasks import Task
 from hierclip.evaluate import (
     RECORDS,
@@ -29,9 +29,9 @@ from hierclip.evaluate import (
 )
 from hierclip.evaluate.records import better_reading
 from hierclip.model import READINGS, Classifier, CosineHead
-from hierclip.params import SPLITS
+from hierclip.params import SUBSETS
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
-from tests.test_evaluate import PATHS, pictures, record
+from tests.test_evaluate import PATHS, random_images, record
 
 
 class Knowing(nn.Module):
@@ -41,7 +41,7 @@ class Knowing(nn.Module):
 
     def __init__(self, dataset, mistaken):
         super().__init__()
-        parts = [dataset.pictures(part) for part in ("val", "test")]
+        parts = [dataset.images(part) for part in ("val", "test")]
         self.register_buffer("known", torch.cat([part.floats().flatten(1) for part in parts]))
         self.places = torch.cat([(part.labels + mistaken(part.labels)) % 200 for part in parts])
 
@@ -58,7 +58,7 @@ def knowing_model(dataset, mistaken=torch.zeros_like, turned=()) -> SimpleNamesp
 
     def classifier(trees, template):
         trees = [trees] if isinstance(trees, Tree) else trees
-        leaves = F.one_hot(places_of(dataset, trees[0].ids), 200).float()
+        leaves = F.one_hot(class_indices(dataset, trees[0].ids), 200).float()
         texts = []
         for k, level in forest_levels(trees):
             paths, size = torch.from_numpy(trees[k].paths)[:, level], trees[k].sizes[level]
@@ -74,21 +74,21 @@ def forest(openmoji_forest):
     return openmoji_forest
 
 
-def judged(model, openmoji, forest, split, params, root, **choices):
+def judged(model, openmoji, forest, subset, params, root, **choices):
     quick = {"steps": 1, "queries": 2, "suite": ("pgd_margin",), "bootstrap": 20}
     quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
-    own = [tree.restrict(ids_of(openmoji, split)) for tree in forest]
-    record = Evaluation(model, Task(split, openmoji, own, "{}"), 3, quick, root).record()
-    return record, Outcomes.load(outcomes_path(root, "tecoa", 3, split))
+    own = [tree.restrict(ids_of(openmoji, subset)) for tree in forest]
+    record = Evaluation(model, Task(subset, openmoji, own, "{}"), 3, quick, root).record()
+    return record, Outcomes.load(outcomes_path(root, "tecoa", 3, subset))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("subset", SUBSETS)
 def test_model_that_knows_every_picture_is_right_on_its_split(
-    openmoji, forest, params, split, tmp_path
+    openmoji, forest, params, subset, tmp_path
 ):
-    found, outcomes = judged(knowing_model(openmoji), openmoji, forest, split, params, tmp_path)
-    assert found.images == 2 * found.levels[0] == 2 * len(ids_of(openmoji, split))
+    found, outcomes = judged(knowing_model(openmoji), openmoji, forest, subset, params, tmp_path)
+    assert found.images == 2 * found.levels[0] == 2 * len(ids_of(openmoji, subset))
     levels = len(params.trees.widths) + 1
     assert found.clean["roll_up"] == pytest.approx([1.0] * levels)
     assert found.clean["direct"] == pytest.approx([1.0] * levels)
@@ -100,8 +100,8 @@ def test_model_that_knows_every_picture_is_right_on_its_split(
         "above: zero gradients",
     ]
     assert list(found.superclass) == [
-        *(f"stay-{l}" for l in range(1, levels)),
-        f"every-{levels - 1}",
+        *(f"within_superclass-{l}" for l in range(1, levels)),
+        f"all_levels-{levels - 1}",
     ]
     assert all(
         value == high == 1 and 0.8 < low < 1 for value, low, high in found.superclass.values()
@@ -109,10 +109,10 @@ def test_model_that_knows_every_picture_is_right_on_its_split(
     for made in (found.mistakes["clean"], found.mistakes["attacked"]):
         assert (
             made["severity"] is None
-            and made["hd_1"][0] == made["contradictions"][0] == 0
+            and made["hd_1"][0] == made["path_inconsistency"][0] == 0
             and made["consistent"][0] == 1
         )
-    assert (found.split, found.seed, found.threat_model.steps) == (split, 3, 1)
+    assert (found.subset, found.seed, found.threat_model.steps) == (subset, 3, 1)
     assert outcomes.clean["direct"].shape == (found.images, levels)
     assert not list((tmp_path / "data/checkpoints").iterdir())
     assert list(found.trees) == list(found.forest) == ["wordnet", "letters"]
@@ -126,10 +126,10 @@ def test_model_that_knows_every_picture_is_right_on_its_split(
 def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
     openmoji, forest, params, tmp_path
 ):
-    own = [tree.restrict(ids_of(openmoji, "held_out")) for tree in forest]
-    places = places_of(openmoji, own[0].ids).tolist()
+    own = [tree.restrict(ids_of(openmoji, "unseen")) for tree in forest]
+    places = class_indices(openmoji, own[0].ids).tolist()
 
-    def mistaken(labels):  # every third leaf of the split, for the one after it in the split
+    def mistaken(labels):  # every third leaf of the subset, for the one after it in the subset
         steps = [
             places[(k + 1) % len(places)] - place if k % 3 == 0 else 0
             for k, place in enumerate(places)
@@ -140,8 +140,8 @@ def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
         return out
 
     model = knowing_model(openmoji, mistaken, turned=["letters"])
-    found, outcomes = judged(model, openmoji, forest, "held_out", params, tmp_path)
-    leaf = np.repeat([k % 3 > 0 for k in range(50)], 2)  # two test pictures of each
+    found, outcomes = judged(model, openmoji, forest, "unseen", params, tmp_path)
+    leaf = np.repeat([k % 3 > 0 for k in range(50)], 2)  # two test images of each
     rows = np.linspace(0, 99, 30).astype(int)
     assert found.path_robust == pytest.approx({"direct": leaf.mean(), "roll_up": leaf.mean()})
     first, second = found.forest["wordnet"], found.forest["letters"]
@@ -168,7 +168,7 @@ def test_one_tree_is_a_forest_too(openmoji, forest, params, tmp_path):
         knowing_model(openmoji),
         openmoji,
         forest[:1],
-        "held_out",
+        "unseen",
         params,
         tmp_path,
         forest_images=999,
@@ -186,9 +186,7 @@ def test_trees_with_their_leaves_in_another_order_are_not_evaluated(
         nx.DiGraph((name[0], leaf) for leaf, name in names.items()), "letters", names
     )
     with pytest.raises(TreeError, match="same leaves in the same order"):
-        judged(
-            knowing_model(openmoji), openmoji, [forest[0], letters], "held_out", params, tmp_path
-        )
+        judged(knowing_model(openmoji), openmoji, [forest[0], letters], "unseen", params, tmp_path)
     assert not (tmp_path / "data/checkpoints").exists()  # and nothing was attacked for it
 
 
@@ -197,7 +195,7 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
     encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     texts = [torch.eye(3), torch.tensor([[1.0, 1, 1], [-1, -1, -1]])]
     classifier = Classifier(encoder, CosineHead(10.0), texts)
-    shown = pictures(0.1, n=2)
+    shown = random_images(0.1, n=2)
     budget = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), queries=20)
     out = LevelMatrix(
         classifier, shown, PATHS, budget, seed=0, batch=4, kept=tmp_path / "k"
@@ -235,7 +233,7 @@ def project(tmp_path, monkeypatch):
         ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "records"],
     ):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    outcomes = outcomes_path(tmp_path, "tecoa", 0, "tuned")
+    outcomes = outcomes_path(tmp_path, "tecoa", 0, "seen")
     outcomes.parent.mkdir(parents=True)
     outcomes.touch()
     monkeypatch.chdir(tmp_path)
@@ -257,12 +255,12 @@ def test_verify_fails_where_a_figure_differs(project):
     save_record(made.model_copy(update=changes), project / RECORDS)
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 1
-    assert "DIFFERS tecoa-0/tuned worst_level direct" in result.output
+    assert "DIFFERS tecoa-0/seen worst_level direct" in result.output
 
 
 def test_verify_refuses_what_was_not_made_here(project):
-    outcomes_path(project, "tecoa", 0, "tuned").unlink()
-    with pytest.raises(RecordError, match="not made here: tecoa-0/tuned; run `make repro`"):
+    outcomes_path(project, "tecoa", 0, "seen").unlink()
+    with pytest.raises(RecordError, match="not made here: tecoa-0/seen; run `make repro`"):
         verify(project)
 
 
@@ -290,5 +288,5 @@ def test_an_attack_is_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     budget = Budget(eps=0.1, step=0.05, steps=1, restarts=1, suite=("pgd_margin",), queries=20)
     model = Classifier(Spy(), CosineHead(10.0), [torch.eye(3), torch.eye(3)[:2]])
-    LevelMatrix(model, pictures(n=2), PATHS, budget, seed=0, batch=4).outcomes()
+    LevelMatrix(model, random_images(n=2), PATHS, budget, seed=0, batch=4).outcomes()
     assert seen and not any(seen) and torch.backends.cudnn.allow_tf32

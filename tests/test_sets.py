@@ -49,12 +49,12 @@ def test_every_published_set_has_a_tree_over_all_of_its_classes(name, excerpt):
     tree = set_tree(ROOT, name, classes, wordnet=excerpt)
     assert len(classes) == (LISTED | OUTLINED)[name] and set(tree.ids) == set(classes)
     assert {leaf.id: leaf.name for leaf in tree.leaves} == classes
-    assert tree.top >= 1 and (
+    assert tree.max_level >= 1 and (
         name == "pcam" or all(a > b for a, b in zip(tree.sizes, tree.sizes[1:], strict=False))
     )
     singles = sum(
         1
-        for l in range(1, tree.top + 1)
+        for l in range(1, tree.max_level + 1)
         for k in range(tree.sizes[l])
         if (tree.paths[:, l] == k).sum() == 1
     )

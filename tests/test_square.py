@@ -30,7 +30,7 @@ from tests.test_attacks import (
     linear,
     needing,
     own,
-    pictures,
+    random_images,
     reach,
 )
 
@@ -59,7 +59,7 @@ HALVINGS |= {4000: 6, 4001: 7, 6000: 7, 6001: 8, 8000: 8, 8001: 9, 9999: 9}  # o
 @each_norm
 def test_square_gets_a_fair_share_of_a_linear_model(norm):
     score, weight = linear(bias=10.0)
-    images, slope = pictures(5, 0.3, 0.7), weight[1] - weight[0]
+    images, slope = random_images(5, 0.3, 0.7), weight[1] - weight[0]
     _, worst = attack(score, images, own(5), budget(("square",), norm, queries=400), 0)
     fall = margin(*score(images), *own(5)) - worst
     assert (fall > 0.5 * reach(slope, norm)).all() and (fall < 1.0001 * reach(slope, norm)).all()
@@ -74,7 +74,7 @@ def test_a_model_is_never_asked_about_no_images(name):
         assert len(x)
         return score(x)
 
-    _, worst = attack(wants_images, pictures(3, 0.3, 0.7), own(3), budget((name,), "Linf"), 0)
+    _, worst = attack(wants_images, random_images(3, 0.3, 0.7), own(3), budget((name,), "Linf"), 0)
     assert (worst < 0).all()
 
 
@@ -233,7 +233,7 @@ def wavy(x):
 @each_norm
 @pytest.mark.parametrize("share", [0.01, 0.1, 2.0])
 def test_apgd_does_at_least_as_well_as_pgd_of_any_step_with_as_many_gradients(share, norm):
-    images, step = pictures(40, 0.2, 0.8), share * EPS[norm]
+    images, step = random_images(40, 0.2, 0.8), share * EPS[norm]
     start = margin(*wavy(images), *own(40))
     results = {}
     for name in ("apgd_margin", "pgd_margin"):
@@ -258,7 +258,7 @@ def test_apgd_halves_its_step_where_nothing_improves_and_only_there(rises):
         )
         return [torch.stack([torch.zeros(len(x)), value], dim=1)]
 
-    attack(score, pictures(1, 0.4, 0.6), own(1), budget(("apgd_margin",), steps=100), 0)
+    attack(score, random_images(1, 0.4, 0.6), own(1), budget(("apgd_margin",), steps=100), 0)
     moves = [float((b - a).abs().max()) for a, b in zip(points[1:], points[2:], strict=False)]
     assert moves[1] > EPS["Linf"]
     assert (moves[-1] > EPS["Linf"] / 2) if rises else (moves[-1] < EPS["Linf"] / 50)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import hierclip
-from hierclip.data import Pictures, StoredImages
+from hierclip.data import ImageSet, StoredImages
 from hierclip.data.dataset import stored_images
 from hierclip.errors import HierclipError
 from hierclip.progress import fingerprint
@@ -23,39 +23,39 @@ LABELS = torch.arange(11) % 4
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Pictures:
+def random_images(tmp_path) -> ImageSet:
     (tmp_path / "images").write_bytes(b"head" + IMAGES.numpy().tobytes())
-    return Pictures(StoredImages(tmp_path / "images", (11, 3, 4, 5), start=4), LABELS)
+    return ImageSet(StoredImages(tmp_path / "images", (11, 3, 4, 5), start=4), LABELS)
 
 
-def test_stored_images_are_selected_as_those_in_memory_are(pictures):
-    whole = Pictures(IMAGES, LABELS)
+def test_stored_images_are_selected_as_those_in_memory_are(images):
+    whole = ImageSet(IMAGES, LABELS)
     for select in (
         lambda some: some,
-        lambda some: some.of(torch.tensor([3, 1])),
-        lambda some: some[some.spread(4)][torch.tensor([2, 0])],
+        lambda some: some.select_classes(torch.tensor([3, 1])),
+        lambda some: some[some.evenly_spaced(4)][torch.tensor([2, 0])],
         lambda some: some[torch.tensor([], dtype=torch.int64)],
     ):
-        found, expected = select(pictures), select(whole)
-        assert found.pixels is pictures.pixels and torch.equal(found.labels, expected.labels)
+        found, expected = select(images), select(whole)
+        assert found.pixels is images.pixels and torch.equal(found.labels, expected.labels)
         assert torch.equal(found.read(), expected.read()) and torch.equal(
             found.floats(), expected.floats()
         )
         assert torch.equal(torch.cat([*found.batches(2)]), expected.floats())
 
 
-def test_a_fingerprint_is_the_hash_of_all_bytes_at_once(pictures, monkeypatch):
+def test_a_fingerprint_is_the_hash_of_all_bytes_at_once(images, monkeypatch):
     expected = hashlib.sha256(IMAGES.numpy().tobytes()).hexdigest()
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 4)
     assert (
-        pictures.fingerprint()
-        == Pictures(IMAGES, LABELS).fingerprint()
+        images.fingerprint()
+        == ImageSet(IMAGES, LABELS).fingerprint()
         == fingerprint(IMAGES)
         == expected
     )
     turned = IMAGES.to(memory_format=torch.channels_last)
-    assert Pictures(turned, LABELS).fingerprint() == fingerprint(turned) == expected
-    assert pictures[torch.arange(10)].fingerprint() != expected
+    assert ImageSet(turned, LABELS).fingerprint() == fingerprint(turned) == expected
+    assert images[torch.arange(10)].fingerprint() != expected
 
 
 def test_images_of_a_file_of_safetensors_are_found_by_name(tmp_path):
@@ -66,11 +66,11 @@ def test_images_of_a_file_of_safetensors_are_found_by_name(tmp_path):
     assert stored_images(tmp_path / "kept", "val.images")[everything[:0]].shape == (0, 3, 4, 5)
 
 
-def test_a_file_that_was_cut_short_is_refused(pictures):
-    path = pictures.pixels.path
+def test_a_file_that_was_cut_short_is_refused(images):
+    path = images.pixels.path
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="mmap length is greater than file size"):
-        pictures.read()
+        images.read()
 
 
 def start(weights, images: str = "zoo", **changes):
@@ -88,13 +88,13 @@ def start(weights, images: str = "zoo", **changes):
 def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(
     place, weights, monkeypatch
 ):
-    read, counts = Pictures.read, []
+    read, counts = ImageSet.read, []
 
-    def counted(self: Pictures) -> torch.Tensor:
+    def counted(self: ImageSet) -> torch.Tensor:
         counts.append(len(self))
         return read(self)
 
-    monkeypatch.setattr(Pictures, "read", counted)
+    monkeypatch.setattr(ImageSet, "read", counted)
     monkeypatch.setattr("hierclip.data.dataset.CHUNK", 8)
     found, out = start(weights), place / "hierclip-audit"
     assert found.record.images == 5 * COUNT > 8 >= max(counts)

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from hierclip import model, studies
-from hierclip.data import Pictures, ids_of, load_dataset, places_of
+from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
 from hierclip.model import CosineHead, LearnedHead, Model
 from hierclip.studies import (
     KEPT,
@@ -54,8 +54,8 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
             if key != "method"
         )
         assert run.settings.label == content["method"][run.labels["method"]]["label"]
-        # Choices are made on validation pictures of the fine-tuning classes, by their leaves.
-        assert (run.part, run.left_out) == ("val", params.sweep.left_out)
+        # Choices are made on validation images of the fine-tuning classes, by their leaves.
+        assert (run.split, run.holdout_every) == ("val", params.sweep.holdout_every)
         assert (run.gradients, run.seed) == (params.sweep.gradients, params.sweep.seed)
 
 
@@ -74,7 +74,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
     assert len(runs) == len(variants) * len(params.ablation.seeds)
     assert len({(run.labels["variant"], run.seed) for run in runs}) == len(runs)
     for run in runs:
-        assert (run.part, run.left_out) == ("test", 0)
+        assert (run.split, run.holdout_every) == ("test", 0)
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
@@ -124,7 +124,7 @@ def small(params):
 
 @pytest.fixture
 def project(openmoji, forest, backbone, tmp_path) -> Path:
-    """A project's folder with pictures, trees and a base model."""
+    """A project's folder with images, trees and a base model."""
     (tmp_path / "data").mkdir()
     for folder in ("source", "prepared"):
         (tmp_path / "data" / folder).symlink_to(openmoji.prepared.parents[1] / folder)
@@ -153,7 +153,7 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
         runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation"
     )
     frame = record.frame
-    assert list(frame["split"]) == ["tuned", "held_out"] * 2 and list(frame["seed"]) == [0] * 4
+    assert list(frame["subset"]) == ["seen", "unseen"] * 2 and list(frame["seed"]) == [0] * 4
     assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
     assert (frame["images"] == 20).all() and (frame["seconds"] > 0).all()
     assert (frame["steps"] == 2).all()  # the gradients by what a step takes
@@ -168,10 +168,10 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
         20,
         ["wordnet", "letters"],
     )
-    table = ablation_table(frame, small, small.ablation, "one", "tuned")
+    table = ablation_table(frame, small, small.ablation, "one", "seen")
     assert list(table.index) == ["flat", "trees"]
     assert (
-        ablation_table(frame, small, small.ablation, "other", "tuned").loc["flat again", "clean"]
+        ablation_table(frame, small, small.ablation, "other", "seen").loc["flat again", "clean"]
         == table.loc["flat", "clean"]
     )
 
@@ -188,12 +188,12 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
 
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
-    columns = ["method", "lr", "split", "images", "clean", "robust", "steps", "seconds"]
+    columns = ["method", "lr", "subset", "images", "clean", "robust", "steps", "seconds"]
     assert list(record.frame.columns) == columns and record.part == "val"
-    assert list(record.frame["split"]) == ["tuned", "left_out"] * 2
+    assert list(record.frame["subset"]) == ["seen", "unseen"] * 2
     assert (
         untimed(record.rows)[0].items()
-        >= {"method": "tecoa", "lr": 1e-3, "split": "tuned", "images": 20}.items()
+        >= {"method": "tecoa", "lr": 1e-3, "subset": "seen", "images": 20}.items()
     )
     assert list(best_points(record.frame)["method"]) == ["tecoa"]
 
@@ -218,17 +218,20 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     small, project, openmoji, forest, monkeypatch, which
 ):
     """With a model that takes every third leaf of each set of classes for the next one there."""
-    study, off, all_tuned = (
+    study, off, all_seen = (
         getattr(small, which),
         torch.zeros(200, dtype=torch.long),
-        ids_of(openmoji, "tuned"),
+        ids_of(openmoji, "seen"),
     )
-    classes = {"tuned": all_tuned, "held_out": ids_of(openmoji, "held_out")}
+    classes = {"seen": all_seen, "unseen": ids_of(openmoji, "unseen")}
     if which == "sweep":
-        left_out = [i for k, i in enumerate(all_tuned) if k % study.left_out == 0]
-        classes = {"tuned": [i for i in all_tuned if i not in left_out], "left_out": left_out}
+        unseen = [i for k, i in enumerate(all_seen) if k % study.holdout_every == 0]
+        classes = {
+            "seen": [i for i in all_seen if i not in unseen],
+            "unseen": unseen,
+        }
     for ids in classes.values():
-        places = places_of(openmoji, tuple(ids))
+        places = class_indices(openmoji, tuple(ids))
         off[places[::3]] = (places.roll(-1) - places)[::3]
     trained = []
 
@@ -255,20 +258,20 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     )
     runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
-    flat, tuned = (8, ["wordnet"]), set(classes["tuned"])
+    flat, seen = (8, ["wordnet"]), set(classes["seen"])
     wanted = {
         "sweep": [flat, flat],
         "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])],
     }[which]
     assert trained == [
-        (run.settings, *own, tuned, run.seed) for run, own in zip(runs, wanted, strict=True)
+        (run.settings, *own, seen, run.seed) for run, own in zip(runs, wanted, strict=True)
     ]
-    assert [row["split"] for row in record.rows] == list(classes) * len(runs)
+    assert [row["subset"] for row in record.rows] == list(classes) * len(runs)
     for row in record.rows:
-        own = forest[0].restrict(classes[row["split"]])
+        own = forest[0].restrict(classes[row["subset"]])
         labels = np.repeat(
-            places_of(openmoji, own.ids).numpy(), 2
-        )  # two pictures of each, in the dataset's order
+            class_indices(openmoji, own.ids).numpy(), 2
+        )  # two images of each, in the dataset's order
         shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
         share = np.mean(off.numpy()[shown] == 0)
         assert 0 < share < 1 and row["clean"] == row["robust"] == pytest.approx(share)
@@ -342,11 +345,11 @@ def test_what_was_kept_for_other_pictures_is_not_used(small, project, measured, 
     measured.extend([None] * 2)
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     dataset = load_dataset(small.data, project)
-    own, batch = dataset.pictures, dataset.batch
+    own, batch = dataset.images, dataset.batch
     if part == "val":
         turned = own("val")
-        other = Pictures(turned.read().flip(-1), turned.labels)
-        monkeypatch.setattr(dataset, "pictures", lambda name: other if name == "val" else own(name))
+        other = ImageSet(turned.read().flip(-1), turned.labels)
+        monkeypatch.setattr(dataset, "images", lambda name: other if name == "val" else own(name))
     else:
         monkeypatch.setattr(
             dataset, "batch", lambda *asked: (batch(*asked)[0] / 2, batch(*asked)[1])
@@ -365,7 +368,7 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
         study = small.ablation.model_copy(update={"seeds": seeds})
         asked = small.model_copy(update={"ablation": study})
         made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
-        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "tuned")
+        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "seen")
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
 
 

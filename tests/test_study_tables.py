@@ -31,12 +31,12 @@ def test_best_points_are_the_most_robust_and_where_they_tie_the_cleaner():
 
 def test_best_points_weigh_the_classes_trained_on_and_those_left_out_alike():
     rows = [
-        ("a", 1, "tuned", 0.8),
-        ("a", 1, "left_out", 0.1),
-        ("a", 2, "tuned", 0.5),
-        ("a", 2, "left_out", 0.5),
+        ("a", 1, "seen", 0.8),
+        ("a", 1, "unseen", 0.1),
+        ("a", 2, "seen", 0.5),
+        ("a", 2, "unseen", 0.5),
     ]
-    sweep = pd.DataFrame(rows, columns=["method", "lr", "split", "robust"]).assign(clean=0.9)
+    sweep = pd.DataFrame(rows, columns=["method", "lr", "subset", "robust"]).assign(clean=0.9)
     (best,) = best_points(sweep).to_dict("records")
     assert best == pytest.approx({"method": "a", "lr": 2, "clean": 0.9, "robust": 0.5})
 
@@ -51,19 +51,19 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
     )
     rng, rows = np.random.default_rng(0), []
     for run in ablation_runs(small, small.ablation):
-        for split in ("tuned", "held_out"):
+        for subset in ("seen", "unseen"):
             rows.append(
-                {**run.labels, "split": split, **dict(zip(FIGURES, rng.random(5), strict=True))}
+                {**run.labels, "subset": subset, **dict(zip(FIGURES, rng.random(5), strict=True))}
             )
     frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
-    for split in ("tuned", "held_out"):
-        table = ablation_table(frame, small, small.ablation, "one", split)
+    for subset in ("seen", "unseen"):
+        table = ablation_table(frame, small, small.ablation, "one", subset)
         assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
         for row, method in (("flat", "tecoa"), ("trees", "hier")):
             own = [
                 r
                 for r in rows
-                if r["split"] == split and re.match(f'8 .*"loss":"{method}"', r["variant"])
+                if r["subset"] == subset and re.match(f'8 .*"loss":"{method}"', r["variant"])
             ]
             assert len(own) == len(seeds)
             for figure in FIGURES:
@@ -85,9 +85,9 @@ def test_half_an_interval_of_three_seeds_by_hand(small):
         if run.settings.loss == "tecoa" and run.gradients == 8
     ]
     rows = [
-        {**run.labels, "split": "tuned"} | dict.fromkeys(FIGURES, value)
+        {**run.labels, "subset": "seen"} | dict.fromkeys(FIGURES, value)
         for run, value in zip(runs, (1, 2, 3), strict=True)
     ]
-    table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", "tuned")
+    table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", "seen")
     assert table.loc["flat again", "clean"] == 2
     assert table.loc["flat again", "clean_half"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)

@@ -142,7 +142,7 @@ def test_a_run_without_a_step_is_refused(fabric, checkpoint):
 
 def tune(fabric, method, params, backbone, trees, checkpoint, dataset=None, steps=2, **choices):
     """Fine-tunes for `steps` steps, with one gradient too few for another."""
-    method, top = METHOD.get(method, method), max(tree.top for tree in trees)
+    method, top = METHOD.get(method, method), max(tree.max_level for tree in trees)
     cost = gradient_evaluations(method, top) if method.loss != "none" else 1
     few = params.finetune.model_copy(update=SHORT | {"gradients": (steps + 1) * cost - 1} | choices)
     return finetune(
@@ -153,10 +153,10 @@ def tune(fabric, method, params, backbone, trees, checkpoint, dataset=None, step
 class Stopping(Stripes):
     """Interrupts the training at a step."""
 
-    def batch(self, places, size, seed, step, own=slice(None)):
+    def batch(self, places, size, seed, step, rows=slice(None)):
         if step == 3:
             raise KeyboardInterrupt
-        return super().batch(places, size, seed, step, own)
+        return super().batch(places, size, seed, step, rows)
 
 
 def changed(backbone, before) -> set[str]:
@@ -171,15 +171,15 @@ def changed(backbone, before) -> set[str]:
 @pytest.fixture
 def towers(monkeypatch):
     """All towers that fine-tuning makes, the original ones first, each with what it held and gave
-    for pictures then.
+    for images then.
     """
-    made, pictures = [], torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made, images = [], torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     class Watched(Towers):
         def __init__(self, *arguments, **choices):
             super().__init__(*arguments, **choices)
             with torch.no_grad():
-                made.append((self, copy.deepcopy(self.state_dict()), self.eval()(pictures)))
+                made.append((self, copy.deepcopy(self.state_dict()), self.eval()(images)))
 
     monkeypatch.setattr(train, "Towers", Watched)
     return made
@@ -270,7 +270,7 @@ def test_learned_numbers_change_and_come_back_plain_and_the_others_stay(
         )
     for name in ("text_radius", "top_radius", "norms"):
         assert getattr(head, name) == getattr(start, name)
-    # Typical norms are those of the first pictures and of all texts, before training.
+    # Typical norms are those of the first images and of all texts, before training.
     assert [head.image_norm, head.text_norm] == pytest.approx(typical, rel=1e-5)
 
 
@@ -360,7 +360,7 @@ def test_what_a_checkpoint_rests_on_has_every_weight_of_the_model(
 
     def key() -> str:
         made = copy.deepcopy(backbone)
-        task = Task("tuned", Stripes(), forest, TEMPLATE)
+        task = Task("seen", Stripes(), forest, TEMPLATE)
         return set_up(fabric, METHOD["hier"], few, made, task, 0).key
 
     before = key()
@@ -432,7 +432,9 @@ def test_pretraining_lowers_the_loss_and_changes_both_towers(
 def test_pretraining_weighs_the_levels_of_all_trees_alike_beside_the_leaves(
     fabric, params, backbone, forest, checkpoint
 ):
-    few = params.pretrain.model_copy(update=SHORT | {"steps": 1, "batch": 16, "leaf_captions": 0.4})
+    few = params.pretrain.model_copy(
+        update=SHORT | {"steps": 1, "batch": 16, "leaf_caption_prob": 0.4}
+    )
     images, labels = Stripes().batch(torch.arange(5), 16, few.seed, 0)
     clip, total = copy.deepcopy(backbone.clip).train(), 0.0
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))

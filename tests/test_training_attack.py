@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hierclip.attacks import NORMS, frozen, pgd
-from tests.test_attacks import SHAPE, each_norm, generator, linear, pictures
+from tests.test_attacks import SHAPE, each_norm, generator, linear, random_images
 
 close = torch.testing.assert_close
 BUDGETS = {
@@ -20,7 +20,7 @@ BUDGETS = {
 
 def test_pgd_reaches_the_optimum_of_a_linear_function():
     _, weight = linear()
-    images, slope = pictures(5, 0.2, 0.8), weight[1] - weight[0]
+    images, slope = random_images(5, 0.2, 0.8), weight[1] - weight[0]
     moved, shift = pgd(
         lambda x, _: (x * slope).sum(),
         images,
@@ -36,7 +36,7 @@ def test_pgd_reaches_the_optimum_of_a_linear_function():
 @given(**BUDGETS, momentum=st.floats(0, 0.99))
 def test_pgd_never_leaves_the_budget_nor_the_unit_range(eps, step, steps, seed, momentum):
     _, weight = linear(seed=seed)
-    images = pictures(3, seed=seed)
+    images = random_images(3, seed=seed)
     moved, _ = pgd(
         lambda x, _: (x * weight[0]).sin().sum(),
         images,
@@ -51,7 +51,7 @@ def test_pgd_never_leaves_the_budget_nor_the_unit_range(eps, step, steps, seed, 
 
 @given(eps=BUDGETS["eps"], seed=BUDGETS["seed"])
 def test_pgd_of_no_steps_is_its_random_start(eps, seed):
-    images = pictures(3)
+    images = random_images(3)
     moved, _ = pgd(
         lambda x, _: x.sum(), images, eps=eps, step=1.0, steps=0, generator=generator(seed)
     )
@@ -71,7 +71,7 @@ def test_a_step_follows_the_sign_of_the_decaying_sum_of_the_gradients_signs(mome
         seen.append(x.detach())
         return (next(slopes) * x).sum()
 
-    images = pictures(2, 0.4, 0.6)
+    images = random_images(2, 0.4, 0.6)
     moved, _ = pgd(
         objective, images, eps=0.3, step=0.01, steps=4, momentum=momentum, generator=generator()
     )
@@ -90,7 +90,7 @@ def test_the_texts_shift_goes_to_the_corner_of_its_budget_and_no_farther(steps):
         return x.sum() + (slope * shift).sum()
 
     settings = {"eps": 0.1, "step": 0.1, "steps": steps, "generator": generator()}
-    _, shift = pgd(objective, pictures(2), texts=texts, text_eps=0.02, **settings)
+    _, shift = pgd(objective, random_images(2), texts=texts, text_eps=0.02, **settings)
     assert not seen[0].any() and max(s.abs().max() for s in seen) <= 0.02  # it starts from nothing
     close(shift, 0.02 * slope.sign())
     assert not shift.requires_grad
@@ -101,7 +101,7 @@ def test_the_texts_shift_turns_back_where_the_gradient_does():
     settings = {"eps": 0.0, "step": 0.1, "steps": 3, "generator": generator()}
     _, shift = pgd(
         lambda x, s: next(slopes) * s.sum() + x.sum(),
-        pictures(1),
+        random_images(1),
         texts=torch.ones(2, 2),
         text_eps=1.0,
         **settings,
@@ -118,14 +118,16 @@ def test_there_is_no_shift_without_texts_and_a_budget_for_them(texts):
         return x.sum()
 
     assert (
-        pgd(objective, pictures(1), eps=0.1, step=0.1, steps=2, generator=generator(), **texts)[1]
+        pgd(
+            objective, random_images(1), eps=0.1, step=0.1, steps=2, generator=generator(), **texts
+        )[1]
         is None
     )
     assert given == [None, None]
 
 
 def test_training_gives_the_weights_no_gradient_and_leaves_the_images_alone():
-    module, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), pictures(4)
+    module, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), random_images(4)
     before = images.clone()
     moved, _ = pgd(
         lambda x, _: module(x).sum(), images, eps=0.1, step=0.1, steps=2, generator=generator()
@@ -162,7 +164,7 @@ def test_the_steepest_step_is_of_size_1_however_small_the_gradient(norm):
 @each_norm
 @given(eps=st.floats(0, 2), seed=st.integers(0, 99))
 def test_a_random_start_is_inside_the_budget_and_the_unit_range(norm, eps, seed):
-    images = pictures(3)
+    images = random_images(3)
     start = NORMS[norm].start(images, eps, torch.rand(images.shape, generator=generator(seed)))
     assert (
         (NORMS[norm].size(start - images) <= eps + 1e-5).all()

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from hierclip.attacks import GOALS
-from hierclip.data import Pictures
+from hierclip.data import ImageSet
 from hierclip.evaluate import LevelMatrix
 from hierclip.evaluate.masking import surrogates
 from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, read
 from tests.conftest import notebook_functions
-from tests.test_evaluate import BUDGET, PATHS, classifier, pictures
+from tests.test_evaluate import BUDGET, PATHS, classifier, random_images
 
 transfer = notebook_functions("55_transfer")["transfer"]
 AIM = GOALS["direct"](PATHS, 0)
@@ -23,12 +23,12 @@ class Blind(nn.Module):
 
 
 @pytest.fixture
-def shown() -> Pictures:
+def shown() -> ImageSet:
     """Some that fall and some that do not, one of them with another's label."""
-    parts = [pictures(strength) for strength in (0.02, 0.1, 0.2, 0.8)]
+    parts = [random_images(strength) for strength in (0.02, 0.1, 0.2, 0.8)]
     labels = torch.cat([part.labels for part in parts])
     labels[-1] = 0
-    return Pictures(torch.cat([part.pixels for part in parts]), labels)
+    return ImageSet(torch.cat([part.pixels for part in parts]), labels)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def ball(**changes) -> Classifier:
 @pytest.mark.parametrize("curvature", [0.3, 1.0])
 def test_the_unclamped_surrogate_has_the_models_logits_where_nothing_is_clamped(curvature, norms):
     native = ball(curvature=curvature, norms=norms)
-    free, images = surrogates(native)["unclamped"], pictures(0.5).floats()
+    free, images = surrogates(native)["unclamped"], random_images(0.5).floats()
     assert not native.head.is_clipped(native.head.image_tangents(native.encoder(images))).any()
     for one, other in zip(free(images), native(images), strict=True):
         close(one.float(), other, rtol=1e-3, atol=1e-3)
@@ -124,7 +124,7 @@ def test_only_a_ball_has_clamps_to_leave_out_and_cosine_is_no_surrogate_of_itsel
 
 
 def test_the_cosine_surrogate_reads_the_texts_directions():
-    native, images = ball(), pictures(0.5).floats()
+    native, images = ball(), random_images(0.5).floats()
     directions = [texts / texts.norm(dim=1, keepdim=True) for texts in native.text_points]
     embeddings = torch.nn.functional.normalize(native.encoder(images), dim=1)
     for found, texts in zip(surrogates(native)["cosine"](images), directions, strict=True):
@@ -134,6 +134,6 @@ def test_the_cosine_surrogate_reads_the_texts_directions():
 def test_surrogates_of_a_model_with_weights_take_the_images_that_it_takes():
     native = ball()
     native.encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
-    images = pictures(0.5).floats()
+    images = random_images(0.5).floats()
     for surrogate in surrogates(native).values():
         assert surrogate(images)[0].shape == (6, 3)

@@ -50,7 +50,7 @@ def leaves_below(tree, level):
 
 @given(trees())
 def test_every_level_is_a_partition_that_the_next_one_coarsens(tree):
-    for l in range(tree.top + 1):
+    for l in range(tree.max_level + 1):
         groups = leaves_below(tree, l)
         assert all(groups) and sum(map(len, groups)) == len(tree.leaves)
         if l:
@@ -75,8 +75,8 @@ def test_a_path_climbs_from_the_leaf_by_parents(tree):
 def test_lca_height_is_the_finest_level_at_which_two_leaves_meet(tree):
     for i, one in enumerate(tree.paths):
         for j, other in enumerate(tree.paths):
-            meet = [l for l in range(tree.top + 1) if one[l] == other[l]]
-            assert lca_heights(tree.paths)[i, j] == min(meet, default=tree.top + 1)
+            meet = [l for l in range(tree.max_level + 1) if one[l] == other[l]]
+            assert lca_heights(tree.paths)[i, j] == min(meet, default=tree.max_level + 1)
 
 
 @given(trees(), st.data())
@@ -86,7 +86,7 @@ def test_a_restricted_tree_keeps_who_stands_above_whom(tree, data):
     assert [leaf.id for leaf in restricted.leaves] == [
         leaf.id for leaf in tree.leaves if leaf.id in kept
     ]
-    for l in range(tree.top + 1):
+    for l in range(tree.max_level + 1):
         before = {
             leaf.id: tree.levels[l][k].id
             for leaf, k in zip(tree.leaves, tree.paths[:, l], strict=True)
@@ -121,7 +121,7 @@ def test_restrict_refuses_a_leaf_that_the_tree_does_not_have(tree):
 
 
 def test_the_tiny_tree_is_what_it_looks_like(tree):
-    assert tree.sizes == (5, 3, 2) and tree.top == 2 and tree.root.id == "thing"
+    assert tree.sizes == (5, 3, 2) and tree.max_level == 2 and tree.root.id == "thing"
     assert [[node.id for node in level] for level in tree.levels[1:]] == [
         ["mammal", "eagle", "vehicle"],
         ["animal", "vehicle"],

@@ -122,7 +122,7 @@ def tree(names, params, excerpt):
 
 
 @pytest.fixture(scope="module")
-def full():
+def at_least_float32():
     folder = full_folder()
     return WordNet(folder) if folder else pytest.skip(NO_FULL)
 
@@ -190,16 +190,16 @@ def test_the_ram_of_an_excerpt_is_the_sheep_and_not_the_memory_chip(tmp_path, fu
     assert hypernyms(find_synset(WordNet(tmp_path), "ram.n.05")) == {"sheep.n.01"}
 
 
-def test_150_leaves_are_tuned_and_50_held_out(dataset):
-    assert Counter(leaf.split for leaf in dataset.leaves) == {"tuned": 150, "held_out": 50}
+def test_150_leaves_are_seen_and_50_unseen(dataset):
+    assert Counter(leaf.subset for leaf in dataset.leaves) == {"seen": 150, "unseen": 50}
 
 
-def test_every_large_superclass_has_its_share_of_held_out_leaves(tree, dataset):
-    held_out = np.array([leaf.split == "held_out" for leaf in dataset.leaves])
-    for l in range(3, tree.top + 1):
+def test_every_large_superclass_has_its_share_of_unseen_leaves(tree, dataset):
+    unseen = np.array([leaf.subset == "unseen" for leaf in dataset.leaves])
+    for l in range(3, tree.max_level + 1):
         for k, node in enumerate(tree.levels[l]):
             below = tree.paths[:, l] == k
-            assert below.sum() < 4 or 0.1 <= held_out[below].mean() <= 0.45, node.name
+            assert below.sum() < 4 or 0.1 <= unseen[below].mean() <= 0.45, node.name
 
 
 def test_the_excerpt_and_the_full_wordnet_give_one_tree(tree, names, params, full):
@@ -342,7 +342,7 @@ def test_leaves_may_go_by_their_wordnet_ids(excerpt):
     synset_of = synsets_by_wnid(names, excerpt)
     assert sorted(by_id.ids) == sorted(names) and by_id.sizes == by_synset.sizes
     rows = [by_synset.ids.index(synset_of[wnid]) for wnid in by_id.ids]
-    for level in range(1, by_id.top + 1):
+    for level in range(1, by_id.max_level + 1):
         for row, other in enumerate(rows):
             a, b = (
                 by_id.levels[level][by_id.paths[row, level]],
@@ -393,7 +393,7 @@ def test_without_any_wordnet_it_is_said_what_to_install(monkeypatch):
 def test_without_widths_each_level_has_half_of_the_one_before_at_most(names, excerpt):
     for count in (200, 50, 12):
         made = wordnet_tree("wordnet", dict(list(names.items())[:count]), None, excerpt)
-        assert made.sizes[0] == count and made.top > 0
+        assert made.sizes[0] == count and made.max_level > 0
         assert all(
             above <= max(below // 2, made.sizes[-1]) for below, above in pairwise(made.sizes)
         )

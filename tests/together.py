@@ -12,7 +12,7 @@ import torch
 
 from hierclip import model, train
 from hierclip.data.tasks import Task
-from hierclip.distributed import gathered, make_fabric, mean, rank, rank_slice
+from hierclip.distributed import all_gather, make_fabric, mean, rank, rank_slice
 from hierclip.losses import gradient_evaluations
 from hierclip.params import MachineParams, load_params
 from hierclip.trees import tree_from_graph
@@ -34,14 +34,14 @@ open_clip.add_model_config(Path(__file__).with_name("hierclip-vit.json"))
 class Stopping(Stripes):
     """Stops the training at a step."""
 
-    def batch(self, places, size, seed, step, own=slice(None)):
+    def batch(self, places, size, seed, step, rows=slice(None)):
         if step == 13:
             raise KeyboardInterrupt
-        return super().batch(places, size, seed, step, own)
+        return super().batch(places, size, seed, step, rows)
 
 
 def trained(case: str, processes: int, folder: Path) -> dict[str, object]:
-    """What came of METHOD/PARTS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or of
+    """What came of METHOD/SPLITS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or of
     another case.
     """
     fabric = make_fabric(load_params(ROOT / "params.yaml").model, machine(processes))
@@ -53,10 +53,10 @@ def trained(case: str, processes: int, folder: Path) -> dict[str, object]:
         stopped, case = case.startswith("stopped/"), case.removeprefix("stopped/")
         if stopped:
             try:
-                tuned(fabric, case, folder, Stopping())
+                seen(fabric, case, folder, Stopping())
             except KeyboardInterrupt:
                 assert (folder / "kept.ckpt").exists()
-        return tuned(fabric, case, folder, Stripes())
+        return seen(fabric, case, folder, Stripes())
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -66,14 +66,14 @@ def machine(processes: int) -> MachineParams:
 
 
 def gradient() -> dict[str, object]:
-    """Of a weight through gathered places (B, D, h, w), meaned over processes as DDP does."""
+    """Of a weight through all_gather places (B, D, h, w), meaned over processes as DDP does."""
     images = torch.arange(24.0).view(4, 2, 1, 3)[rank_slice(4)]
     weight = torch.ones(2, 1, 1, requires_grad=True)
-    gathered(images * weight).square().prod(1).sum().backward()
+    all_gather(images * weight).square().prod(1).sum().backward()
     return {"gradient": mean(weight.grad)}
 
 
-def tuned(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
+def seen(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
     """The weights and losses of a fine-tuning."""
     params, (name, parts, optimizer, dtype) = load_params(ROOT / "params.yaml"), case.split("/")
     torch.set_default_dtype(getattr(torch, dtype))
@@ -129,7 +129,7 @@ def measured(folder: Path, processes: int) -> None:
     """The outcomes and the record of an evaluation."""
     dataset, forest, params = pickle.loads((folder.parent / "inputs").read_bytes())
     make_fabric(params.model, machine(processes))
-    judged(knowing_model(dataset), dataset, forest, "held_out", params, folder)
+    judged(knowing_model(dataset), dataset, forest, "unseen", params, folder)
 
 
 if __name__ == "__main__":

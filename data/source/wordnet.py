@@ -35,7 +35,7 @@ LEXNAMES = (
     " verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion"
     " verb.perception verb.possession verb.social verb.stative verb.weather adj.ppl"
 ).split()
-PARTS = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+SPLITS = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 UPWARD = {"@", "@i"}  # pointers to a hypernym, of a class and of an instance
 
 
@@ -83,7 +83,7 @@ def write_excerpt(full: Path, folder: Path, synsets: Iterable[str]) -> int:
     )
     files = {"data.noun": data, "index.noun": index, "lexnames": _lexnames()}
     empty = [f"{kind}.{part}" for kind in ("data", "index") for part in ("adj", "adv", "verb")]
-    files |= dict.fromkeys(empty, HEADER) | {f"{part}.exc": "" for part in PARTS}
+    files |= dict.fromkeys(empty, HEADER) | {f"{part}.exc": "" for part in SPLITS}
     for name, text in files.items():
         (folder / name).write_text(text, encoding="ascii", newline="\n")
     return len(kept)
@@ -138,7 +138,7 @@ def _index_line(word: str, offsets: list[str]) -> str:
 
 def _lexnames() -> str:
     return "".join(
-        f"{k:02d}\t{name}\t{PARTS[name.split('.')[0]]}\n" for k, name in enumerate(LEXNAMES)
+        f"{k:02d}\t{name}\t{SPLITS[name.split('.')[0]]}\n" for k, name in enumerate(LEXNAMES)
     )
 
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from hierclip.attacks import ATTACKS, STANDARD
 from hierclip.data import (
+    ImageSet,
     Leaf,
-    Pictures,
     Source,
     StoredImages,
     by_class,
@@ -112,7 +112,7 @@ def audit(
     disk = next(place for place in (out, *out.parents) if place.is_dir())
     with TemporaryDirectory(prefix="hierclip-", dir=disk) as folder:
         dataset = read_folder(Path(images), size, limit, Path(folder, "images"))
-        test = dataset.parts["test"]
+        test = dataset.splits["test"]
         notes = [
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
@@ -126,7 +126,7 @@ def audit(
             "trees": {tree.name: tree.hash for tree in trees},
             "threat_model": threat_model(attack, template, size),
             "settings": attack.model_dump(mode="json"),
-            "hashes": {"weights": fingerprint(*weights), "pictures": test.fingerprint()},
+            "hashes": {"weights": fingerprint(*weights), "images": test.fingerprint()},
         }
         if not (out / RECORD).exists():
             task = Task(dataset.name, dataset, trees, template)
@@ -148,7 +148,7 @@ def audit(
 def _move_results(record: Record, work: Path, out: Path) -> None:
     """Move what `evaluate` left in the folder `work` to where a reader looks for it."""
     shutil.rmtree(out / "outcomes", ignore_errors=True)  # of an audit stopped on the next line
-    made = outcomes_path(work, record.method, record.seed, record.split)
+    made = outcomes_path(work, record.method, record.seed, record.subset)
     made.parent.replace(out / "outcomes")
     revision = git_revision(CHECKOUT) if (CHECKOUT / "params.yaml").exists() else ""
     record = record.model_copy(update={"git": revision})
@@ -341,10 +341,10 @@ def _class_tree(
     known = all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))
     if known and synsets is None:
         return wordnet_tree(WORDNET, leaves, widths)
-    own, under = read_synsets(synsets, leaves) if synsets else ({}, {})
+    synset_of, under = read_synsets(synsets, leaves) if synsets else ({}, {})
     looked_up = {leaf: name for leaf, name in leaves.items() if leaf not in under}
     try:
-        chosen_by_name = {leaves[leaf]: synset for leaf, synset in own.items()}
+        chosen_by_name = {leaves[leaf]: synset for leaf, synset in synset_of.items()}
         found = synsets_by_name(looked_up.values(), chosen_by_name)
     except TreeError as error:
         head, *senses = str(error).splitlines()
@@ -364,14 +364,14 @@ def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str],
     under = {}
     try:
         if path.suffix.lower() == ".csv":
-            own, under = set_synsets(path)
+            synset_of, under = set_synsets(path)
         else:
-            own = dict(yaml.safe_load(path.read_text(encoding="utf8")))
+            synset_of = dict(yaml.safe_load(path.read_text(encoding="utf8")))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         right = "no lines `class: synset`, nor a CSV of class, synset, under"
         raise TreeError(f"{path}: {right} ({said})") from None
-    return _by_leaf(own, leaves), _by_leaf(under, leaves)
+    return _by_leaf(synset_of, leaves), _by_leaf(under, leaves)
 
 
 def _by_leaf(written: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
@@ -390,16 +390,16 @@ def same_words(tree: Tree) -> list[str]:
 
 @dataclass
 class Folder:
-    """A `data.Dataset` that is only measured on. parts: by name, one of `data.PARTS`."""
+    """A `data.Dataset` that is only measured on. splits: by name, one of `data.SPLITS`."""
 
     name: str
     leaves: tuple[Leaf, ...]
-    parts: Mapping[str, Pictures]
+    splits: Mapping[str, ImageSet]
     broken: Sequence[str]  # files that cannot be read
     credit: str = ""
 
-    def pictures(self, part: str) -> Pictures:
-        return self.parts[part]
+    def images(self, split: str) -> ImageSet:
+        return self.splits[split]
 
     def batch(self, *_, **__):
         raise HierclipError(f"{self.name}: images of an audit are not trained on")
@@ -418,8 +418,8 @@ def image_source(folder: Path) -> Source:
             )
         }
     )
-    places = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
-    source = class_folders(places[0])
+    folders = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
+    source = class_folders(folders[0])
     rows = zip(source.classes, by_class(source), strict=True)
     empty = [name for name, images in rows if not images]
     words = Counter(source.classes.values())
@@ -443,8 +443,8 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
     """Read the first `limit` readable images of each class, or all, as squares of `size` pixels.
 
     The squares are written to the file `path` and read from it when they are needed. They are the
-    part "test". Part "val", which chooses the reading, is the next image of each class; where no
-    class has one, it is the part "test" itself. Unreadable images are left out.
+    split "test". Split "val", which chooses the reading, is the next image of each class; where no
+    class has one, it is the split "test" itself. Unreadable images are left out.
     Raises HierclipError as `image_source` does, and for a class without a readable image.
     """
     source = image_source(folder)
@@ -465,11 +465,11 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
     problem = f"no image of class {', '.join(lost[:5])} can be read"
     _refuse({f"{folder}: {problem}; mend or remove {', '.join(broken[:5])}": lost})
     squares = StoredImages(path, (len(labels), 3, size, size))
-    readable = Pictures(squares, torch.tensor(labels))
+    readable = ImageSet(squares, torch.tensor(labels))
     test = readable[torch.tensor(list(chain(*(rows[:count] for rows in by_label))))]
     rest = list(chain(*(rows[count:] for rows in by_label)))
     val = readable[torch.tensor(rest)] if rest else test
-    leaves = tuple(Leaf(identifier, name, "tuned") for identifier, name in source.classes.items())
+    leaves = tuple(Leaf(identifier, name, "seen") for identifier, name in source.classes.items())
     return Folder(_file_name(folder.resolve().name), leaves, {"test": test, "val": val}, broken)
 
 
@@ -482,5 +482,5 @@ def dataset_notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
     notes = {
         f"tree {name}: no prompt tells apart {nodes}": bool(nodes) for name, nodes in alike.items()
     }
-    notes |= {same: dataset.parts["val"] is dataset.parts["test"], unread: bool(dataset.broken)}
+    notes |= {same: dataset.splits["val"] is dataset.splits["test"], unread: bool(dataset.broken)}
     return [note for note, applies in notes.items() if applies]

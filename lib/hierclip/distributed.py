@@ -96,7 +96,7 @@ class _Gather(torch.autograd.Function):
         return world() * gradient.chunk(world())[rank()]
 
 
-def gathered(part: Tensor) -> Tensor:
+def all_gather(part: Tensor) -> Tensor:
     """Return the rows of all processes, in the order of their ranks: (B / world, ...) to (B, ...).
 
     All processes compute the same from these rows, so backward needs no communication: it returns
@@ -105,7 +105,7 @@ def gathered(part: Tensor) -> Tensor:
     return _Gather.apply(part) if world() > 1 else part  # pyright: ignore[reportReturnType]
 
 
-def merged(found: dict[int, T]) -> list[T]:
+def merge_by_index(found: dict[int, T]) -> list[T]:
     """Return the results 0, 1, ... in their order, of which each process has some."""
     parts: list = [found] * world()
     if world() > 1:
@@ -114,7 +114,7 @@ def merged(found: dict[int, T]) -> list[T]:
     return [everything[k] for k in sorted(everything)]
 
 
-def agreed(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the first process's value in all processes."""
     box = [value]
     if world() > 1:

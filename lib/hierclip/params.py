@@ -28,7 +28,7 @@ from pydantic import (
 from hierclip.errors import HierclipError
 
 FILE = "params.yaml"
-SPLITS = ("tuned", "held_out")  # classes seen in fine-tuning, and the others
+SUBSETS = ("seen", "unseen")  # classes seen in fine-tuning, and the others
 
 
 class ParamsError(HierclipError):
@@ -91,7 +91,7 @@ class PhotoParams(Section):
     train_per_class: NonNegativeInt | None  # the first by number; null: all that are left
     val_per_class: PositiveInt
     test_per_class: PositiveInt | None
-    held_out_every: (
+    holdout_every: (
         PositiveInt | None
     )  # hold out every k-th class from fine-tuning; 1: all (of zero_shot); null: none
     stream: bool  # read training images when they are needed instead of keeping them
@@ -174,8 +174,8 @@ class PretrainParams(OptimParams):
     steps: PositiveInt
     lr: PositiveFloat
     seed: Seed
-    leaf_captions: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
-    least: float = Field(
+    leaf_caption_prob: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
+    min_accuracy: float = Field(
         ge=0, lt=1
     )  # accuracy that every level must have, read directly, or the stage fails
 
@@ -219,8 +219,8 @@ class TgaZsrParams(FlatParams):
 class AgftParams(FlatParams):
     loss: Literal["agft"]  # pyright: ignore[reportIncompatibleVariableOverride]
     gamma: PositiveFloat  # the target's logit scale by the trained model's
-    hard: float = Field(ge=0, le=1)  # share of the target that is one-hot
-    anchor: NonNegativeFloat = (
+    hard_label_weight: float = Field(ge=0, le=1)  # share of the target that is one-hot
+    anchor_weight: NonNegativeFloat = (
         0.0  # weight of the angle between embeddings and the original model's clean ones
     )
 
@@ -244,7 +244,7 @@ class HierParams(Section):
     tau: PositiveFloat
     norms: Literal["fixed", "free"]  # free: times the embedding's own norm over the typical one
     learned: tuple[Literal["curvature", "image_radius", "text_radius", "top_radius", "tau"], ...]
-    upper_weight: NonNegativeFloat  # of the levels above the leaves, times 1 - l / (L + 1)
+    superclass_weight: NonNegativeFloat  # of the levels above the leaves, times 1 - l / (L + 1)
     negatives: tuple[Literal["finer", "coarser"], ...]
     vic: NonNegativeFloat  # lambda_1
     zeta_vic: NonNegativeFloat  # a distance in the ball
@@ -290,7 +290,7 @@ class StudyParams(Section):
     """A set of short runs."""
 
     gradients: PositiveInt  # instead of finetune.gradients
-    images: PositiveInt  # of each split, evenly spaced
+    images: PositiveInt  # of each subset, evenly spaced
     workers: PositiveInt  # processes, of one thread each
 
 
@@ -302,7 +302,7 @@ Rows = Annotated[
 
 class SweepParams(StudyParams):
     seed: Seed
-    left_out: int = Field(
+    holdout_every: int = Field(
         ge=2
     )  # every k-th fine-tuning class is not trained on, and measured apart
     grid: dict[str, Annotated[dict[str, Values], Field(min_length=1)]] = Field(
@@ -356,17 +356,17 @@ class Params(Section):
                 raise ValueError(f"plots.palette lacks a colour for {name}")
         if self.margin.method not in self.methods or self.margin.seed not in self.seeds:
             raise ValueError("margin.method and margin.seed must be among methods and seeds")
-        if getattr(self.data, "held_out_every", None) == 1:
+        if getattr(self.data, "holdout_every", None) == 1:
             raise ValueError(
-                "data.held_out_every is 1, which leaves no class to fine-tune on; "
+                "data.holdout_every is 1, which leaves no class to fine-tune on; "
                 "write 2, more or null"
             )
         sets = [self.data.name]
         for name, entry in self.zero_shot.items():
-            if name in SPLITS or entry.data.name in sets or entry.data.size != self.data.size:
+            if name in SUBSETS or entry.data.name in sets or entry.data.size != self.data.size:
                 raise ValueError(
                     f"zero_shot.{name} has {entry.data.name} at {entry.data.size} pixels; it must "
-                    f"be a set of its own, at data.size ({self.data.size}), and no split's name"
+                    f"be a set of its own, at data.size ({self.data.size}), and no subset's name"
                 )
             sets.append(entry.data.name)
         for name, grid in self.sweep.grid.items():
@@ -376,23 +376,26 @@ class Params(Section):
         for table, rows in self.ablation.tables.items():
             for row, changes in rows.items():
                 where = f"ablation.tables.{table}.{row}"
-                times = changes.get("times", 1)
-                if not isinstance(times, int | float) or not 0 < times < inf:
-                    raise ValueError(f"{where}.times is {times!r}; it must be a number above 0")
+                multiplier = changes.get("budget_multiplier", 1)
+                if not isinstance(multiplier, int | float) or not 0 < multiplier < inf:
+                    raise ValueError(
+                        f"{where}.budget_multiplier is {multiplier!r}; it must be a number above 0"
+                    )
                 self.variant(
-                    where, {key: value for key, value in changes.items() if key != "times"}
+                    where,
+                    {key: value for key, value in changes.items() if key != "budget_multiplier"},
                 )
         return self
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        """Return the class subsets of `data`: seen in fine-tuning, and held out where any are."""
-        return SPLITS if getattr(self.data, "held_out_every", 0) is not None else SPLITS[:1]
+    def subsets(self) -> tuple[str, ...]:
+        """Return the class subsets of `data`: seen in fine-tuning, and unseen where any are."""
+        return SUBSETS if getattr(self.data, "holdout_every", 0) is not None else SUBSETS[:1]
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Return what every model is attacked on: the splits and the zero-shot sets."""
-        return *self.splits, *self.zero_shot
+        """Return what every model is attacked on: the subsets and the zero-shot sets."""
+        return *self.subsets, *self.zero_shot
 
     @property
     def labels(self) -> dict[str, str]:

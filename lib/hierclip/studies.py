@@ -15,14 +15,14 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hierclip.attacks import budget_of
-from hierclip.data import Dataset, ids_of, load_dataset, places_of
+from hierclip.data import Dataset, class_indices, ids_of, load_dataset
 from hierclip.data.tasks import BASE, TREES, Task
 from hierclip.distributed import device_of, make_fabric
-from hierclip.evaluate import LevelMatrix, figures
+from hierclip.evaluate import LevelMatrix, level_metrics
 from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.losses import make_head
 from hierclip.model import READINGS, Model, load_model
-from hierclip.params import SPLITS, AblationParams, MethodParams, NoneParams, Params, StudyParams
+from hierclip.params import SUBSETS, AblationParams, MethodParams, NoneParams, Params, StudyParams
 from hierclip.progress import cache_key, progress
 from hierclip.train import fit, model_key, set_up
 from hierclip.trees import Tree, load_forest
@@ -36,20 +36,20 @@ SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has
 class Run:
     """One fine-tuning, and what it is measured on.
 
-    With `left_out` it chooses settings: every `left_out`-th fine-tuning class is not trained on and
-    stands in for unseen classes, and only leaves are measured, on validation images. Without, all
-    levels are measured on test images.
+    With `holdout_every` it chooses settings: every `holdout_every`-th fine-tuning class is not
+    trained on and stands in for unseen classes, and only leaves are measured, on validation images.
+    Without, all levels are measured on test images.
     """
 
     labels: Mapping[str, object]  # columns that tell it from the others
     settings: MethodParams
     gradients: int
     seed: int
-    left_out: int = 0
+    holdout_every: int = 0
 
     @property
-    def part(self) -> str:
-        return "val" if self.left_out else "test"
+    def split(self) -> str:
+        return "val" if self.holdout_every else "test"
 
 
 class StudyRecord(BaseModel):
@@ -60,7 +60,7 @@ class StudyRecord(BaseModel):
     threat_model: ThreatModel
     gradients: int
     images: int  # of each class subset, at most
-    part: str
+    split: str
     trees: dict[str, str]  # name to hash
     versions: dict[str, str]
     git: str
@@ -82,7 +82,7 @@ def run_study(
     hashes = {tree.name: tree.hash for tree in load_forest(root / TREES, params.trees.names)}
     sections = params.data, params.model, params.attack, params.finetune, study.images
     first = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)
-    measured = dataset.pictures(runs[0].part).fingerprint()
+    measured = dataset.images(runs[0].split).fingerprint()
     base = model_key(load_model(root / BASE).backbone)
     conditions = cache_key(sections, hashes, measured, *first, base)
     memory = Memory(root / KEPT, verbose=0)
@@ -98,7 +98,7 @@ def run_study(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
         gradients=study.gradients,
         images=study.images,
-        part=runs[0].part,
+        split=runs[0].split,
         trees=hashes,
         versions=versions(),
         git=git_revision(root),
@@ -113,9 +113,9 @@ def _cached(key: str, run: Run, params: Params, study: StudyParams, root: Path) 
 def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
     """Fine-tune by a run; return a row for each class subset, of accuracies and of costs."""
     dataset, backbone = load_dataset(params.data, root), load_model(root / BASE).backbone
-    subsets = _subsets(dataset, run.left_out)
+    subsets = _subsets(dataset, run.holdout_every)
     forest = load_forest(root / TREES, params.trees_of(run.settings))
-    trees = [tree.restrict(subsets["tuned"]) for tree in forest]
+    trees = [tree.restrict(subsets["seen"]) for tree in forest]
     finetune = params.finetune.model_copy(
         update={"gradients": run.gradients, "checkpoint_every": 10**9}
     )
@@ -124,7 +124,7 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
         head, history = make_head(run.settings, backbone.logit_scale, 1.0, 1.0), []
     else:
         fabric = make_fabric(params.model)
-        task = Task("tuned", dataset, trees, params.model.template)
+        task = Task("seen", dataset, trees, params.model.template)
         work = set_up(fabric, run.settings, finetune, backbone, task, run.seed)
 
         def timed_loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -140,35 +140,35 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
     for subset, ids in subsets.items():
         accuracies = _accuracies(model, dataset, first.restrict(ids), run, params, study)
         costs = {"steps": len(history), "seconds": median}
-        rows.append({**run.labels, "split": subset} | accuracies | costs)
+        rows.append({**run.labels, "subset": subset} | accuracies | costs)
     return rows
 
 
-def _subsets(dataset: Dataset, left_out: int) -> dict[str, list[str]]:
+def _subsets(dataset: Dataset, holdout_every: int) -> dict[str, list[str]]:
     """Return the classes trained on, and those measured beside them: unseen, or left out."""
-    seen = ids_of(dataset, "tuned")
-    if left_out:
-        trained = [leaf for k, leaf in enumerate(seen) if k % left_out]
-        return {"tuned": trained, "left_out": seen[::left_out]}
-    return {split: ids for split in SPLITS if (ids := ids_of(dataset, split))}
+    seen = ids_of(dataset, "seen")
+    if holdout_every:
+        trained = [leaf for k, leaf in enumerate(seen) if k % holdout_every]
+        return {"seen": trained, "unseen": seen[::holdout_every]}
+    return {subset: ids for subset in SUBSETS if (ids := ids_of(dataset, subset))}
 
 
 def _accuracies(
     model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams
 ) -> dict[str, float]:
     """Return leaf accuracy, clean and attacked; of all levels, path-robust accuracy by reading."""
-    if run.left_out:
+    if run.holdout_every:
         tree = replace(tree, levels=tree.levels[:1], parents=())
-    images = dataset.pictures(run.part).of(places_of(dataset, tree.ids))
-    images, attack = images[images.spread(study.images)], params.attack
+    images = dataset.images(run.split).select_classes(class_indices(dataset, tree.ids))
+    images, attack = images[images.evenly_spaced(study.images)], params.attack
     classifier = model.classifier(tree, params.model.template).to(device_of(params.model))
     paths, budget = torch.from_numpy(tree.paths), budget_of(attack)
     matrix = LevelMatrix(classifier, images, paths, budget, seed=attack.seed, batch=attack.batch)
     outcomes = matrix.outcomes()
-    metrics = {reading: figures(outcomes, reading) for reading in READINGS}
+    metrics = {reading: level_metrics(outcomes, reading) for reading in READINGS}
     direct = metrics["direct"]
     row = {"images": len(images), "clean": direct["clean"][0], "robust": direct["robust"][0][0]}
-    if not run.left_out:
+    if not run.holdout_every:
         row |= {f"path_{reading}": metrics[reading]["path_robust"] for reading in READINGS}
     return row
 
@@ -198,21 +198,21 @@ def variant(
 
     `times` in a row: how many times the gradient evaluations of the other rows it takes.
     """
-    own = {key: value for key, value in changes.items() if key != "times"}
-    settings = params.variant("a study's row", own)
-    gradients = round(study.gradients * changes.get("times", 1))
+    settings_changed = {key: value for key, value in changes.items() if key != "budget_multiplier"}
+    settings = params.variant("a study's row", settings_changed)
+    gradients = round(study.gradients * changes.get("budget_multiplier", 1))
     return settings, gradients, f"{gradients} {settings.model_dump_json(exclude={'label'})}"
 
 
 def ablation_table(
-    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, split: str
+    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, subset: str
 ) -> pd.DataFrame:
     """Return a table: each metric's mean over seeds, and half its 95 % interval (Student's t)."""
     metrics = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
     rows = {}
     for row, changes in study.tables[table].items():
         chosen = frame["variant"] == variant(params, study, changes)[2]
-        chosen &= frame["seed"].isin(study.seeds) & (frame["split"] == split)
+        chosen &= frame["seed"].isin(study.seeds) & (frame["subset"] == subset)
         values = frame[chosen][metrics]
         half = values.std() / np.sqrt(len(values)) * student(len(values) - 1).ppf(0.975)
         rows[row] = {"seeds": len(values), **values.mean(), **half.add_suffix("_half")}

@@ -13,7 +13,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
 from hierclip.attacks import frozen, pgd
-from hierclip.data import places_of, step_seed
+from hierclip.data import class_indices, step_seed
 from hierclip.data.tasks import Task
 from hierclip.distributed import mean, rank_slice, world
 from hierclip.errors import HierclipError
@@ -173,7 +173,7 @@ class Finetuning(Training):
     def batch(self, step: int) -> Batch:
         """Return the images of a step."""
         dataset, trees, device = self.task.dataset, self.task.trees, self.fabric.device
-        classes, size = places_of(dataset, trees[0].ids), loss_batch(self.params)
+        classes, size = class_indices(dataset, trees[0].ids), loss_batch(self.params)
         images, labels = dataset.batch(classes, size, self.seed, step, rank_slice(size))
         paths = [torch.from_numpy(tree.paths)[labels].to(device) for tree in trees]
         models = self.module, self.original, self.trainee.numbers.head
@@ -194,7 +194,7 @@ class Finetuning(Training):
 
         size = loss_batch(self.params)
         budget = {"eps": self.params.eps, **self.method.attack.model_dump()}
-        budget |= {"generator": batch.generator, "whole": size, "own": rank_slice(size)}
+        budget |= {"generator": batch.generator, "whole": size, "rows": rank_slice(size)}
         if isinstance(self.method, HierParams):
             budget |= {"texts": self.texts, "text_eps": self.method.text_eps}
         with frozen(self.module):
@@ -230,7 +230,7 @@ def set_up(
     original = Towers(copy.deepcopy(backbone), trees, template, fabric.autocast, fold=True)
     original = original.eval().requires_grad_(False).to(fabric.device)
     size = loss_batch(params)
-    images, labels = dataset.batch(places_of(dataset, trees[0].ids), size, seed, 0)
+    images, labels = dataset.batch(class_indices(dataset, trees[0].ids), size, seed, 0)
     with torch.no_grad():
         embeddings, _, texts = original(images[rank_slice(size)].to(fabric.device))
     norms = [float(v.float().norm(dim=-1).mean()) for v in (embeddings, texts)]
@@ -240,7 +240,7 @@ def set_up(
     trainee = Trainee(Towers(backbone, trees, template), LearnedHead(head, learned))
     optimizer = _optimizer(trainee, method, params.weight_decay)
     module, optimizer = fabric.setup(trainee.eval(), optimizer)
-    max_level = max(tree.top for tree in trees)
+    max_level = max(tree.max_level for tree in trees)
     hashes = [tree.hash for tree in trees]
     return Finetuning(
         fabric=fabric,

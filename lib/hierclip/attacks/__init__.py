@@ -42,7 +42,7 @@ def budget_of(params: object) -> Budget:
 def attack(
     score: Score,
     images: Tensor,
-    own: Sequence[Tensor],
+    true_class_masks: Sequence[Tensor],
     budget: Budget,
     seed: Seed,
     names: Iterable[int] | None = None,
@@ -51,14 +51,14 @@ def attack(
 
     See `run_attacks`.
     """
-    state = run_attacks(score, images, own, budget, seed, names)
+    state = run_attacks(score, images, true_class_masks, budget, seed, names)
     return state.x_adv, state.best_margin
 
 
 def run_attacks(
     score: Score,
     images: Tensor,
-    own: Sequence[Tensor],
+    true_class_masks: Sequence[Tensor],
     budget: Budget,
     seed: Seed,
     names: Iterable[int] | None = None,
@@ -67,21 +67,20 @@ def run_attacks(
     """Run a suite of attacks and return its state.
 
     score: images to the logits (N, K) of one or more levels, each image independent of the others.
-    own: for each level (N, K) bool, the true class's logits, which must not win. seed, names: of
-    `PerSampleRNG`; None names an image by its row. clean_margin: (N,), the margins of the clean
-    images, where they are known.
-    Every attack works on the images that are not yet misclassified, so the result is the worst case
-    over the suite, image by image. Where the budget prunes, a gradient attack that follows another
-    skips the images that stayed far from the boundary (`AttackState.skip_distant`); Square needs no
-    gradient and skips none.
-    Raises ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
+    true_class_masks: for each level (N, K) bool, the true class's logits, which must not win. seed,
+    names: of `PerSampleRNG`; None names an image by its row. clean_margin: (N,), the margins of the
+    clean images, where they are known. Every attack works on the images that are not yet
+    misclassified, so the result is the worst case over the suite, image by image. Where the budget
+    prunes, a gradient attack that follows another skips the images that stayed far from the
+    boundary (`AttackState.skip_distant`); Square needs no gradient and skips none. Raises
+    ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
     unknown = [name for name in budget.suite if name not in ATTACKS]
     if unknown:
         raise ValueError(f"no attack {', '.join(unknown)}; known are {', '.join(ATTACKS)}")
     if budget.norm not in NORMS:
         raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
-    state = AttackState(score, images, own, budget, clean_margin)
+    state = AttackState(score, images, true_class_masks, budget, clean_margin)
     rng = PerSampleRNG(seed, range(len(images)) if names is None else names)
     previous = None
     for name in budget.suite:

@@ -76,7 +76,7 @@ def _nested_level(paths: Tensor, level: int) -> int:
     return 0
 
 
-def stay(paths: Tensor, level: int) -> AttackGoal:
+def within_superclass(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify the leaf inside the true leaf's superclass at `level`."""
     leaf = direct(paths, 0)
     superclass = _alike(paths[:, level], paths[:, level])
@@ -84,21 +84,21 @@ def stay(paths: Tensor, level: int) -> AttackGoal:
     def mask(labels: Tensor) -> Tensor:
         return leaf.mask_functions[0](labels) | ~superclass(labels)
 
-    return AttackGoal("stay", level, (0,), (mask,), (leaf,))
+    return AttackGoal("within_superclass", level, (0,), (mask,), (leaf,))
 
 
-def every(paths: Tensor, level: int) -> AttackGoal:
+def all_levels(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify all levels up to `level` at once."""
     parts = tuple(direct(paths, l) for l in range(level + 1))
     masks = tuple(part.mask_functions[0] for part in parts)
-    return AttackGoal("every", level, tuple(range(level + 1)), masks, parts)
+    return AttackGoal("all_levels", level, tuple(range(level + 1)), masks, parts)
 
 
 GOALS: dict[str, Callable[[Tensor, int], AttackGoal]] = {
     "direct": direct,
     "roll_up": roll_up,
-    "stay": stay,
-    "every": every,
+    "within_superclass": within_superclass,
+    "all_levels": all_levels,
 }
 
 

@@ -51,7 +51,7 @@ def pgd(
     texts: Tensor | None = None,
     text_eps: float = 0.0,
     whole: int | None = None,
-    own: slice = slice(None),
+    rows: slice = slice(None),
 ) -> tuple[Tensor, Tensor | None]:
     """Move images (N, 3, H, W) in [0, 1] by at most eps a pixel to raise `objective`, for training.
 
@@ -59,12 +59,12 @@ def pgd(
     `momentum` a step follows the sign of the decaying sum of the gradients' signs. Where `text_eps`
     is above 0, a perturbation of the text embeddings `texts` (K, D) is found along with the
     images', from 0 and by at most text_eps an entry; it is returned too, else None. The images may
-    be the rows `own` of a batch of `whole` images, for all of which the generator draws.
+    be `rows` of a batch of `whole` images, for all of which the generator draws.
     Source: Madry et al., ICLR 2018.
     """
     norm = NORMS["Linf"]
     shape = (whole or len(images), *images.shape[1:])
-    uniform = torch.rand(shape, generator=generator, device=generator.device)[own]
+    uniform = torch.rand(shape, generator=generator, device=generator.device)[rows]
     x = norm.start(images, eps, uniform.to(images.device))
     velocity = torch.zeros_like(images)
     text_delta = torch.zeros_like(texts) if texts is not None and text_eps else None

@@ -127,27 +127,29 @@ class AttackState:
         self,
         score: Score,
         images: Tensor,
-        own: Sequence[Tensor],
+        true_class_masks: Sequence[Tensor],
         budget: Budget,
         clean_margin: Tensor | None = None,
     ):
         """Start at the clean images.
 
-        own: for each level that `score` returns, (N, K) bool, the true class's logits.
+        true_class_masks: for each level that `score` returns, (N, K) bool, the true class's logits.
         clean_margin: (N,), the margins of the clean images; computed where it is None.
         """
         self.score = score
         self.images = images
-        self.true_class_masks = own
+        self.true_class_masks = true_class_masks
         self.budget = budget
         self.norm = NORMS[budget.norm]
         self.x_adv = images.clone()
         self.last_batch_size = 0
-        self.attackable = torch.stack([~mask.all(1) for mask in own]).all(0)  # some class can win
+        self.attackable = torch.stack([~mask.all(1) for mask in true_class_masks]).all(
+            0
+        )  # some class can win
         self.skipped = torch.zeros_like(self.attackable)  # by the next attack
         self.zero_gradient = torch.zeros_like(self.attackable)  # at some point of the image
         if clean_margin is None:
-            clean_margin = _largest_margin(self.clean_logits, own)
+            clean_margin = _largest_margin(self.clean_logits, true_class_masks)
         self.clean_margin = clean_margin.to(images)
         self.best_margin = self.clean_margin.nan_to_num(torch.inf, torch.inf, -torch.inf)
 

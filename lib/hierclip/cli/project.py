@@ -61,7 +61,7 @@ def preset_summary(root: Path) -> str:
     if not any((root / RECORDS).glob("*/*.json")):
         return "Not run yet.\n"
     params, records = load_params(root / "params.yaml"), load_records(root / RECORDS)
-    return summary([r for r in records if r.split in params.tasks], params.labels, params.tasks)
+    return summary([r for r in records if r.subset in params.tasks], params.labels, params.tasks)
 
 
 def summary(records: Sequence["Record"], labels: Mapping[str, str], tasks: Sequence[str]) -> str:
@@ -74,11 +74,11 @@ def summary(records: Sequence["Record"], labels: Mapping[str, str], tasks: Seque
 
     from hierclip.plots.words import audit_words, pipes
 
-    names = {task: {"tuned": "seen", "held_out": "unseen"}.get(task, task) for task in tasks}
+    names = {task: {"seen": "seen", "unseen": "unseen"}.get(task, task) for task in tasks}
     records = sorted(records, key=lambda r: list(labels).index(r.method))
     rows, sizes = [], {}
-    for record in sorted(records, key=lambda r: tasks.index(r.split)):
-        sizes[names[record.split]] = record.images
+    for record in sorted(records, key=lambda r: tasks.index(r.subset)):
+        sizes[names[record.subset]] = record.images
         direct, roll_up = record.intervals["direct"], record.intervals["roll_up"]
         metrics = {
             "clean leaf": (record.clean["direct"][0], direct.clean[0]),
@@ -87,7 +87,7 @@ def summary(records: Sequence["Record"], labels: Mapping[str, str], tasks: Seque
             "path-robust, roll-up": (record.path_robust["roll_up"], roll_up.path_robust),
         }
         for metric, (value, (low, high)) in metrics.items():
-            row = (names[record.split], labels[record.method], metric)
+            row = (names[record.subset], labels[record.method], metric)
             rows.append((*row, 100 * value, 100 * max(value - low, high - value)))
     keys = ["classes", "method", "metric"]
     frame = pd.DataFrame(rows, columns=[*keys, "value", "side"])

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hierclip.data.dataset import (
-    PARTS,
+    SPLITS,
     DataError,
     Dataset,
+    ImageSet,
     Leaf,
-    Pictures,
     PreparedDataset,
     StoredImages,
+    class_indices,
     ids_of,
-    places_of,
     step_seed,
 )
 from hierclip.data.openmoji import OpenMoji

@@ -1,4 +1,6 @@
-"""What every dataset offers: leaves, their splits, training images and fixed images to measure."""
+"""What every dataset offers: leaves, their class subsets, training images and fixed images to
+measure.
+"""
 
 import hashlib
 import json
@@ -14,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hierclip.errors import HierclipError
-from hierclip.params import SPLITS
+from hierclip.params import SUBSETS
 
 CHUNK = 256  # images read at a time for their fingerprint
-PARTS = ("val", "test")  # images that choices are made on, and images that results are made on
+SPLITS = ("val", "test")  # images that choices are made on, and images that results are made on
 
 
 class DataError(HierclipError):
@@ -28,7 +30,7 @@ class DataError(HierclipError):
 class Leaf:
     id: str  # unique: a WordNet synset where there is one
     name: str  # the words of a prompt
-    split: str  # one of SPLITS
+    subset: str  # one of SUBSETS
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def stored_images(path: Path, name: str) -> StoredImages:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     """Labelled images. A selection of them reads and copies nothing until it is read.
 
     pixels: (M, 3, H, W) uint8, in memory or in a file, of which `rows` are selected.
@@ -71,8 +73,8 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor) -> "Pictures":
-        return Pictures(self.pixels, self.labels[index], self._selected()[index])
+    def __getitem__(self, index: Tensor) -> "ImageSet":
+        return ImageSet(self.pixels, self.labels[index], self._selected()[index])
 
     def _selected(self) -> Tensor:
         return torch.arange(len(self)) if self.rows is None else self.rows
@@ -97,15 +99,17 @@ class Pictures:
         for rows in torch.arange(len(self)).split(size):
             yield self[rows].floats().to(device)
 
-    def of(self, places: Tensor) -> "Pictures":
-        """Select the images of the leaves at `places`; their labels become positions in it."""
-        position = torch.full((int(max(self.labels.max(), places.max())) + 1,), -1)
-        position[places] = torch.arange(len(places))
+    def select_classes(self, classes: Tensor) -> "ImageSet":
+        """Select the images of the leaves at the indices `classes`; their labels become positions
+        in it.
+        """
+        position = torch.full((int(max(self.labels.max(), classes.max())) + 1,), -1)
+        position[classes] = torch.arange(len(classes))
         labels = position[self.labels]
         selected = self[labels >= 0]
-        return Pictures(selected.pixels, labels[labels >= 0], selected.rows)
+        return ImageSet(selected.pixels, labels[labels >= 0], selected.rows)
 
-    def spread(self, count: int) -> Tensor:
+    def evenly_spaced(self, count: int) -> Tensor:
         """Return the indices of `count` evenly spaced images, or of all: (min(count, N),) int64."""
         return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
 
@@ -116,18 +120,19 @@ class Dataset(Protocol):
     credit: str  # a line to set under every figure that shows the images
 
     def batch(
-        self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
+        self, classes: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Make `size` training images of the leaves at `places`; return them and their labels.
+        """Make `size` training images of the leaves at the indices `classes`; return them and their
+        labels.
 
-        Images: (size, 3, H, W) float32 in [0, 1], of which only the rows `own` are made and
-        returned. Labels: (size,) int64, of all rows, positions in `places`. The same seed and step
+        Images: (size, 3, H, W) float32 in [0, 1], of which only the `rows` are made and
+        returned. Labels: (size,) int64, of all rows, positions in `classes`. The same seed and step
         give the same batch, whatever was drawn before.
         """
         ...
 
-    def pictures(self, part: str) -> Pictures:
-        """Return all images of a part, one of PARTS."""
+    def images(self, split: str) -> ImageSet:
+        """Return all images of a split, one of SPLITS."""
         ...
 
 
@@ -141,7 +146,7 @@ class PreparedDataset(Dataset):
         self.name = params.name
 
     def prepare(self) -> None:
-        """Write the images of every part."""
+        """Write the images of every split."""
         raise NotImplementedError
 
     def save(self, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -165,25 +170,27 @@ class PreparedDataset(Dataset):
         side = tensors["test.images"].shape[-1]
         if side != self.params.size:
             raise DataError(
-                f"{self.prepared} has pictures of {side} pixels; run `dvc repro data` again"
+                f"{self.prepared} has images of {side} pixels; run `dvc repro data` again"
             )
         return tensors
 
-    def pictures(self, part: str) -> Pictures:
-        if part not in PARTS:
-            raise ValueError(f"no part {part!r}; known are {', '.join(PARTS)}")
-        labels = self.tensors[f"{part}.labels"]
-        return Pictures(stored_images(self.prepared, f"{part}.images"), labels)
+    def images(self, split: str) -> ImageSet:
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}; known are {', '.join(SPLITS)}")
+        labels = self.tensors[f"{split}.labels"]
+        return ImageSet(stored_images(self.prepared, f"{split}.images"), labels)
 
 
-def ids_of(dataset: Dataset, split: str) -> list[str]:
-    """Return the identifiers of a split's leaves. Raises ValueError for an unknown split."""
-    if split not in SPLITS:
-        raise ValueError(f"no split {split!r}; known are {', '.join(SPLITS)}")
-    return [leaf.id for leaf in dataset.leaves if leaf.split == split]
+def ids_of(dataset: Dataset, subset: str) -> list[str]:
+    """Return the identifiers of the leaves of a class subset. Raises ValueError for an unknown
+    one.
+    """
+    if subset not in SUBSETS:
+        raise ValueError(f"no subset {subset!r}; known are {', '.join(SUBSETS)}")
+    return [leaf.id for leaf in dataset.leaves if leaf.subset == subset]
 
 
-def places_of(dataset: Dataset, ids: tuple[str, ...]) -> Tensor:
+def class_indices(dataset: Dataset, ids: tuple[str, ...]) -> Tensor:
     """Return each leaf's index in the dataset, (len(ids),) int64.
 
     Raises HierclipError for an unknown leaf.

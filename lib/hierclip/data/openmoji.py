@@ -77,32 +77,32 @@ def _affine(n: int, variation: Variation, generator: torch.Generator) -> Tensor:
 
 
 class OpenMoji(PreparedDataset):
-    credit = "Pictures drawn from OpenMoji glyphs (openmoji.org), CC BY-SA 4.0"
+    credit = "Images drawn from OpenMoji glyphs (openmoji.org), CC BY-SA 4.0"
 
     def __init__(self, params: OpenMojiParams, project: Path, prepared: Path):
         super().__init__(params, project, prepared)
-        table = pd.read_csv(project / SOURCE)[["synset", "name", "split"]]
+        table = pd.read_csv(project / SOURCE)[["synset", "name", "subset"]]
         self.leaves = tuple(Leaf(*row) for row in table.itertuples(index=False))
 
     def prepare(self) -> None:
-        """Write the glyphs and the fixed images of every part."""
+        """Write the glyphs and the fixed images of every split."""
         sheet = torch.from_numpy(np.array(Image.open(self.project / SHEET)))
         tiles = sheet.unfold(0, GLYPH, GLYPH).unfold(1, GLYPH, GLYPH)  # (rows, columns, 4, g, g)
         tensors = {"glyphs": tiles.flatten(0, 1)[: len(self.leaves)].contiguous()}
         counts = {"val": self.params.val_per_class, "test": self.params.test_per_class}
-        for k, (part, count) in enumerate(counts.items(), start=1):
+        for k, (split, count) in enumerate(counts.items(), start=1):
             labels = torch.arange(len(self.leaves)).repeat_interleave(count)
             generator = torch.Generator().manual_seed(step_seed(self.params.seed, FIXED + k))
             images = draw(tensors["glyphs"], labels, self.params.size, HARD, generator)
-            tensors[f"{part}.images"] = (images * 255).round().byte()
-            tensors[f"{part}.labels"] = labels
+            tensors[f"{split}.images"] = (images * 255).round().byte()
+            tensors[f"{split}.labels"] = labels
         self.save(tensors)
 
     def batch(
-        self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
+        self, classes: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(step_seed(seed, step))
-        labels = torch.randint(len(places), (size,), generator=generator)
+        labels = torch.randint(len(classes), (size,), generator=generator)
         glyphs = self.tensors["glyphs"]
-        images = draw(glyphs, places[labels], self.params.size, TRAIN, generator)
-        return images[own].contiguous(memory_format=torch.channels_last), labels
+        images = draw(glyphs, classes[labels], self.params.size, TRAIN, generator)
+        return images[rows].contiguous(memory_format=torch.channels_last), labels

@@ -55,20 +55,20 @@ class Photos(PreparedDataset):
                 classes = json.loads(file.metadata()["classes"])
         else:
             classes = self.sources["test"].classes
-        every = params.held_out_every
+        every = params.holdout_every
         self.leaves = tuple(
-            Leaf(identifier, name, "held_out" if every and k % every == 0 else "tuned")
+            Leaf(identifier, name, "unseen" if every and k % every == 0 else "seen")
             for k, (identifier, name) in enumerate(classes.items(), start=1)
         )
 
     @cached_property
     def sources(self) -> dict[str, Source]:
-        """Each part's images. Raises DataError where the set is not there."""
+        """Each split's images. Raises DataError where the set is not there."""
         opener = SETS.get(self.name) or LAYOUTS[self.params.layout]
         return divided(opener(self.params, self.project), self.params)
 
     def prepare(self) -> None:
-        """Read and keep the images of every part; "train" ones only if they are not streamed.
+        """Read and keep the images of every split; "train" ones only if they are not streamed.
 
         An unreadable image is left out and named in a warning; in strict data it is a DataError.
         """
@@ -77,18 +77,18 @@ class Photos(PreparedDataset):
         tensors = {}
         self.prepared.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.prepared.parent) as work:
-            for part, source in self.sources.items():
-                path = Path(work, part)
-                streamed = part == TRAIN and self.params.stream
+            for split, source in self.sources.items():
+                path = Path(work, split)
+                streamed = split == TRAIN and self.params.stream
                 with path.open("wb") as file:
                     kept = None if streamed else file
-                    rows = write_squares(source, size, f"{self.name}, {part}", broken, kept)
-                tensors[f"{part}.labels"] = torch.tensor(source.labels, dtype=torch.int64)[rows]
+                    rows = write_squares(source, size, f"{self.name}, {split}", broken, kept)
+                tensors[f"{split}.labels"] = torch.tensor(source.labels, dtype=torch.int64)[rows]
                 if streamed:
-                    tensors[f"{part}.rows"] = torch.tensor(rows)
+                    tensors[f"{split}.rows"] = torch.tensor(rows)
                 else:
                     images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-                    tensors[f"{part}.images"] = images.view(-1, 3, size, size)
+                    tensors[f"{split}.images"] = images.view(-1, 3, size, size)
             if broken:
                 self._report(broken)
             self.save(tensors, {"classes": json.dumps(self.sources["test"].classes)})
@@ -96,7 +96,7 @@ class Photos(PreparedDataset):
     def _report(self, broken: Sequence[str]) -> None:
         more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
         names = ", ".join(broken[:10]) + more
-        problem = f"{self.name}: {len(broken)} pictures cannot be read: {names}"
+        problem = f"{self.name}: {len(broken)} images cannot be read: {names}"
         if self.params.strict:
             raise DataError(
                 f"{problem}; mend or remove them, or set data.strict: false to leave them out"
@@ -110,26 +110,26 @@ class Photos(PreparedDataset):
         return [torch.nonzero(labels == k)[:, 0].tolist() for k in range(len(self.leaves))]
 
     def batch(
-        self, places: Tensor, size: int, seed: int, step: int, own: slice = slice(None)
+        self, places: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """Make a batch. Of streamed images, decode the next step's in the background meanwhile."""
         if not self.params.stream:
-            return self._batch(places, size, seed, step, own)
-        request = (places.tolist(), size, seed, own)
+            return self._batch(places, size, seed, step, rows)
+        request = (places.tolist(), size, seed, rows)
         future = self._ahead.pop(f"{request} {step}", None)
-        batch = future.result() if future else self._batch(places, size, seed, step, own)
+        batch = future.result() if future else self._batch(places, size, seed, step, rows)
         worker = ThreadPoolExecutor(1)
-        following = worker.submit(self._batch, places, size, seed, step + 1, own)
+        following = worker.submit(self._batch, places, size, seed, step + 1, rows)
         worker.shutdown(wait=False)  # its thread ends with the call
         self._ahead = {f"{request} {step + 1}": following}
         return batch
 
     def _batch(
-        self, places: Tensor, size: int, seed: int, step: int, own: slice
+        self, places: Tensor, size: int, seed: int, step: int, rows: slice
     ) -> tuple[Tensor, Tensor]:
         bare = [self.leaves[k].name for k in places.tolist() if not self._rows[k]]
         if bare:
-            raise DataError(f"{self.name}: no pictures to train on for {', '.join(bare[:5])}")
+            raise DataError(f"{self.name}: no images to train on for {', '.join(bare[:5])}")
         generator = torch.Generator().manual_seed(step_seed(seed, step))
         labels = torch.randint(len(places), (size,), generator=generator)
         share = torch.rand(size, generator=generator).tolist()
@@ -137,8 +137,8 @@ class Photos(PreparedDataset):
         rows = [
             of_class[int(u * len(of_class))] for of_class, u in zip(classes, share, strict=True)
         ]
-        images = self._train_images(rows[own])
-        moved = varied(images.float() / 255, generator, size, own)
+        images = self._train_images(rows[rows])
+        moved = varied(images.float() / 255, generator, size, rows)
         return moved.contiguous(memory_format=torch.channels_last), labels
 
     def _train_images(self, rows: Sequence[int]) -> Tensor:
@@ -174,13 +174,13 @@ def divided(sources: Sources, params: PhotoParams) -> dict[str, Source]:
         rows[TRAIN] += trained
         rows["val"] += chosen
         rows["test"] += tested
-    parts = {TRAIN: pool.take(rows[TRAIN]), "val": pool.take(rows["val"])}
-    parts["test"] = test.take(rows["test"])
-    labels = set(parts["test"].labels)
+    splits = {TRAIN: pool.take(rows[TRAIN]), "val": pool.take(rows["val"])}
+    splits["test"] = test.take(rows["test"])
+    labels = set(splits["test"].labels)
     empty = [name for k, name in enumerate(test.classes.values()) if k not in labels]
     if empty:
-        raise DataError(f"{params.name}: no pictures to test on for {', '.join(empty[:5])}")
-    return parts
+        raise DataError(f"{params.name}: no images to test on for {', '.join(empty[:5])}")
+    return splits
 
 
 def write_squares(
@@ -231,17 +231,17 @@ def read_square(source: Source, size: int, row: int) -> Tensor | None:
 
 
 def varied(
-    images: Tensor, generator: torch.Generator, whole: int, own: slice = slice(None)
+    images: Tensor, generator: torch.Generator, whole: int, rows: slice = slice(None)
 ) -> Tensor:
     """Move each image by up to an eighth of its side, and mirror it half of the time.
 
-    images: (N, 3, s, s), the rows `own` of a batch of `whole`, for all of which numbers are drawn.
+    images: (N, 3, s, s), the rows `rows` of a batch of `whole`, for all of which numbers are drawn.
     """
     n, _, side, _ = images.shape
     reach = side // 8
     padded = F.pad(images, (reach,) * 4, mode="reflect").permute(0, 2, 3, 1)
-    top, left = torch.randint(2 * reach + 1, (2, whole, 1), generator=generator)[:, own]
-    mirrored = torch.rand(whole, 1, generator=generator)[own] < 0.5
+    top, left = torch.randint(2 * reach + 1, (2, whole, 1), generator=generator)[:, rows]
+    mirrored = torch.rand(whole, 1, generator=generator)[rows] < 0.5
     rows = top + torch.arange(side)
     columns = left + torch.arange(side)
     columns = torch.where(mirrored, columns.flip(1), columns)

@@ -76,7 +76,7 @@ def class_folders(folder: Path, known: Mapping[str, str] | None = None) -> Sourc
     if not ids:
         raise DataError(
             f"{folder}: no class folders; "
-            "put the pictures of each class into one, named after the class"
+            "put the images of each class into one, named after the class"
         )
     names = given_names(folder / CLASSES) or given_names(folder.parent / CLASSES)
     classes = {i: names.get(i) or class_name(i, known) for i in ids}
@@ -154,9 +154,7 @@ def tiny_imagenet(params: PhotoParams, project: Path) -> Sources:
     known = pd.read_csv(project / TINY_CLASSES, index_col="wnid")["name"].to_dict()
     train = class_folders(base / "train", known)
     labels = {wnid: label for label, wnid in enumerate(train.classes)}
-    file = need(
-        base / "val/val_annotations.txt", "it says the class of every picture in val/images"
-    )
+    file = need(base / "val/val_annotations.txt", "it says the class of every image in val/images")
     wnids = pd.read_csv(file, sep="\t", header=None, index_col=0)[1].to_dict()
     images = (base / "val/images").glob("*")
     files = [(str(image), labels[wnids[image.name]]) for image in images if image.name in wnids]
@@ -214,15 +212,12 @@ def _indexed(folder: Path, classes: dict[str, str]) -> Source:
                 elif ending == "cls" and member.isfile():
                     labels[key] = int(shard.extractfile(member).read())  # pyright: ignore
     if not places:
-        raise DataError(
-            f"{folder}: no pictures in shards; *.tar with KEY.jpg and KEY.cls are needed"
-        )
+        raise DataError(f"{folder}: no images in shards; *.tar with KEY.jpg and KEY.cls are needed")
     keys = list(places)
     odd = [key for key in keys if not 0 <= labels.get(key, -1) < len(classes)]
     if odd:
         raise DataError(
-            f"{odd[0]}: no class number below {len(classes)} ({len(odd)} pictures); "
-            "KEY.cls gives it"
+            f"{odd[0]}: no class number below {len(classes)} ({len(odd)} images); KEY.cls gives it"
         )
 
     def read(i: int) -> Image.Image:

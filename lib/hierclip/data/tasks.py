@@ -26,12 +26,12 @@ def load_task(root: Path, params: Params, name: str) -> Task:
     """Load a task of a project. Raises HierclipError for a name that is not in `params.tasks`."""
     if name not in params.tasks:
         raise HierclipError(f"no task {name!r}; known are {', '.join(params.tasks)}")
-    if name in params.splits:
+    if name in params.subsets:
         dataset = load_dataset(params.data, root)
         forest = load_forest(root / TREES, params.trees.names)
         trees = [tree.restrict(ids_of(dataset, name)) for tree in forest]
         return Task(name, dataset, trees, params.model.template)
     entry = params.zero_shot[name]
-    dataset = load_dataset(entry.data, root, f"{ZERO_SHOT}/pictures")
+    dataset = load_dataset(entry.data, root, f"{ZERO_SHOT}/images")
     tree = load_tree(root / ZERO_SHOT / f"trees/{name}.json")
     return Task(name, dataset, [tree], entry.template or params.model.template)

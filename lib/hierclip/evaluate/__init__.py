@@ -3,9 +3,9 @@
 from hierclip.evaluate.masking import CHECKS, gradient_masking_checks
 from hierclip.evaluate.matrix import LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluate.metrics import (
-    figures,
     holm,
     intervals,
+    level_metrics,
     mcnemar,
     mistakes,
     paired_difference,

@@ -95,7 +95,7 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
     model itself. In L2 the budgets are as large as Linf ones that use every pixel.
     """
     paths = matrix.paths
-    few = replace(matrix, images=matrix.images[matrix.images.spread(count)])
+    few = replace(matrix, images=matrix.images[matrix.images.evenly_spaced(count)])
     above = [level for level in range(1, paths.shape[1] // 2 + 1) if paths[:, level].any()]
     with frozen(matrix.classifier), cudnn.flags(enabled=True, allow_tf32=False):
         values, curves = _check_goal(few, GOALS["direct"](paths, 0))

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.backends import cudnn
 
 from hierclip.attacks import AttackGoal, AttackState, Budget, aims, frozen, margin, run_attacks
-from hierclip.data import Pictures
-from hierclip.distributed import agreed, merged, rank, world
+from hierclip.data import ImageSet
+from hierclip.distributed import broadcast, merge_by_index, rank, world
 from hierclip.model import READINGS, Classifier
 from hierclip.progress import cache_key, kept_under, progress
 
@@ -77,9 +77,9 @@ class Outcomes:
         return Outcomes(**_load(path))
 
 
-def outcomes_path(root: Path, method: str, seed: int, split: str, part: str = "test") -> Path:
-    """Return the file of a model's outcomes on a split."""
-    name = split if part == "test" else f"{split}-{part}"
+def outcomes_path(root: Path, method: str, seed: int, subset: str, part: str = "test") -> Path:
+    """Return the file of a model's outcomes on a subset."""
+    name = subset if part == "test" else f"{subset}-{part}"
     return root / "data/attacks" / f"{method}-{seed}" / f"{name}.npz"
 
 
@@ -100,7 +100,7 @@ class LevelMatrix:
     """
 
     classifier: Classifier
-    images: Pictures
+    images: ImageSet
     paths: Tensor
     budget: Budget
     seed: int
@@ -153,10 +153,10 @@ class LevelMatrix:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""
         if name not in self.readouts:
             path = self.kept / f"{name}.npz" if self.kept and rank() == 0 else None
-            readout = agreed(kept_under(self.key, path, _load, "the attack") if path else None)
+            readout = broadcast(kept_under(self.key, path, _load, "the attack") if path else None)
             if readout is None:
                 with frozen(self.classifier), cudnn.flags(enabled=True, allow_tf32=False):
-                    readout = agreed(compute())  # processes round differently
+                    readout = broadcast(compute())  # processes round differently
                 if path:
                     _save(path, {**readout, "key": np.array(self.key)})
             self.readouts[name] = readout
@@ -259,7 +259,7 @@ def _in_parts(
         torch.set_num_threads(1)
         with ThreadPoolExecutor(threads if on_cpu else 1) as workers:
             results = workers.map(work, [parts[place] for place in places])
-            found = merged(dict(zip(places, results, strict=True)))
+            found = merge_by_index(dict(zip(places, results, strict=True)))
     finally:
         torch.set_num_threads(threads)
     return {key: torch.cat([part[key] for part in found]) for key in chain(*found[:1])}

@@ -15,7 +15,7 @@ Levels = Sequence[int] | slice
 ALL = slice(None)
 
 
-def figures(
+def level_metrics(
     outcomes: Outcomes, reading: str, levels: Levels = ALL, weights: np.ndarray | None = None
 ) -> dict:
     """Return the metrics of a reading, as fractions.
@@ -42,9 +42,11 @@ def figures(
 def intervals(
     outcomes: Outcomes, reading: str, resamples: int, seed: int, levels: Levels = ALL
 ) -> dict:
-    """Return the intervals of `figures`, [low, high] each: images are drawn with replacement."""
+    """Return the intervals of `level_metrics`, [low, high] each: images are drawn with
+    replacement.
+    """
     n = len(outcomes.labels)
-    drawn = figures(outcomes, reading, levels, resample(n, resamples, seed))
+    drawn = level_metrics(outcomes, reading, levels, resample(n, resamples, seed))
     return {name: _bounds(values, n).tolist() for name, values in drawn.items()}
 
 
@@ -79,8 +81,8 @@ def mistakes(
     right ones counting 0, over all images (Bertinetto et al., CVPR 2020, section 3). A height is a
     level, L + 1 where only the root joins two leaves. consistent: the share of images right at
     every level at once, read directly (hierarchical consistent accuracy, Wu et al., CVPR 2024).
-    contradictions: the share whose nearest nodes are not all on one path. ece: expected calibration
-    error of the leaves' softmax, in 15 bins of equal width (Guo et al., ICML 2017).
+    path_inconsistency: the share whose nearest nodes are not all on one path. ece: expected
+    calibration error of the leaves' softmax, in 15 bins of equal width (Guo et al., ICML 2017).
     """
     row, n = outcomes.under(condition), len(outcomes.labels)
     nodes, confidence = outcomes.nodes[row], outcomes.confidence[row][:, :1]
@@ -88,7 +90,10 @@ def mistakes(
     wrong = (heights[:, 0] > 0).astype(float)
     on_one_path = (nodes == outcomes.paths[nodes[:, 0]]).all(1)
     distances = {f"hd_{k}": heights[:, :k].mean(1) for k in NEAREST}
-    shares = {"consistent": outcomes.right["direct"][row].all(1), "contradictions": ~on_one_path}
+    shares = {
+        "consistent": outcomes.right["direct"][row].all(1),
+        "path_inconsistency": ~on_one_path,
+    }
     bins = np.minimum((confidence[:, 0] * BINS).astype(int), BINS - 1)
     gaps = np.eye(BINS)[bins] * (confidence - (1 - wrong)[:, None])  # (N, BINS)
 

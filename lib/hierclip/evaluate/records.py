@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
-from hierclip.data import places_of
+from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import rank
 from hierclip.errors import HierclipError
 from hierclip.evaluate.masking import Audit, gradient_masking_checks
 from hierclip.evaluate.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
-from hierclip.evaluate.metrics import ALL, Levels, figures, intervals, mistakes
+from hierclip.evaluate.metrics import ALL, Levels, intervals, level_metrics, mistakes
 from hierclip.model import READINGS, Model
 from hierclip.params import AttackParams, format_budget
 from hierclip.progress import fingerprint
@@ -78,7 +78,7 @@ class Intervals(_Part):
     path_robust: Pair
 
 
-class TreeFigures(_Part):
+class TreeMetrics(_Part):
     """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
@@ -94,7 +94,7 @@ class Record(_Part):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
-    split: str  # "tuned", "held_out", or the name of a zero-shot set
+    subset: str  # "seen", "unseen", or the name of a zero-shot set
     method: str
     seed: int
     images: int
@@ -107,12 +107,14 @@ class Record(_Part):
     worst_level: dict[str, float]
     path_robust: dict[str, float]
     intervals: dict[str, Intervals]
-    superclass: dict[str, Triple]  # share robust to attacks that "stay" in a superclass, or "every"
+    superclass: dict[
+        str, Triple
+    ]  # share robust to the attack goals "within_superclass" and "all_levels"
     levels_transfer: dict[
         str, list[list[float]]
     ]  # as robust, by attacks on one reading, never stopping
     mistakes: dict[str, dict[str, Triple | None]]  # "clean", and "attacked" at the leaves
-    forest: dict[str, TreeFigures]  # by tree, all of them on the same images
+    forest: dict[str, TreeMetrics]  # by tree, all of them on the same images
     audit: Audit
     settings: dict[str, Any]  # the section `attack` of params.yaml
     hashes: dict[str, str]  # of the model's weights and of the test images
@@ -122,7 +124,7 @@ class Record(_Part):
 
     @property
     def name(self) -> str:
-        return f"{self.method}-{self.seed}/{self.split}"
+        return f"{self.method}-{self.seed}/{self.subset}"
 
     @property
     def worst_tree(self) -> str:
@@ -224,19 +226,23 @@ class Evaluation:
         """The level matrices that the record is made of, by part.
 
         test: all test images, the first tree. val: validation images, which choose the reading.
-        forest: some test images, all trees, and the goals "stay" and "every". levels: the same
-        images and the first tree, by attacks that do not stop at their goal.
+        forest: some test images, all trees, and the goals "within_superclass" and "all_levels".
+        levels: the same images and the first tree, by attacks that do not stop at their goal.
         Raises TreeError where the trees have not the same leaves in the same order.
         """
         trees, params, budget = self.task.trees, self.params, budget_of(self.params)
         check_forest(trees)
-        places = places_of(self.task.dataset, trees[0].ids)
-        test, val = (self.task.dataset.pictures(part).of(places) for part in ("test", "val"))
-        few = test[test.spread(params.forest_images)]
-        few_val = val[val.spread(params.reading_images)]
+        classes = class_indices(self.task.dataset, trees[0].ids)
+        test, val = (
+            self.task.dataset.images(split).select_classes(classes) for split in ("test", "val")
+        )
+        few = test[test.evenly_spaced(params.forest_images)]
+        few_val = val[val.evenly_spaced(params.reading_images)]
         paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
-        goals = [GOALS["stay"](forest, level) for level in range(1, trees[0].top + 1)]
-        goals.append(GOALS["every"](forest, trees[0].top))
+        goals = [
+            GOALS["within_superclass"](forest, level) for level in range(1, trees[0].max_level + 1)
+        ]
+        goals.append(GOALS["all_levels"](forest, trees[0].max_level))
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         over_forest = self.model.classifier(trees, self.task.template).to(self.device)
         unstopped = replace(budget, stop_margin=inf)
@@ -266,7 +272,7 @@ class Evaluation:
         resolution = test.images.pixels.shape[-1]
         entries = {
             "dataset": self.task.dataset.name,
-            "split": self.task.name,
+            "subset": self.task.name,
             "method": self.model.method,
             "seed": self.seed,
             "images": len(test.images),
@@ -287,7 +293,7 @@ class Evaluation:
             "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
             "audit": gradient_masking_checks(test, params.audit_images),
             "settings": params.model_dump(mode="json"),
-            "hashes": {"weights": weights, "pictures": test.images.fingerprint()},
+            "hashes": {"weights": weights, "images": test.images.fingerprint()},
             "versions": versions(),
             "hardware": hardware(self.device),
             "git": git_revision(self.root),
@@ -295,7 +301,7 @@ class Evaluation:
         record = Record.model_validate(entries)
         if rank() == 0:
             for part, each in outcomes.items():
-                each.save(outcomes_path(self.root, record.method, self.seed, record.split, part))
+                each.save(outcomes_path(self.root, record.method, self.seed, record.subset, part))
             save_record(record, self.root / RECORDS)
             shutil.rmtree(self._kept)
         return record
@@ -310,17 +316,17 @@ class Evaluation:
             metrics[goal.name] = robust.mean(), interval.low, interval.high
         return metrics
 
-    def _tree_metrics(self, tree: Tree, outcomes: Outcomes) -> TreeFigures:
+    def _tree_metrics(self, tree: Tree, outcomes: Outcomes) -> TreeMetrics:
         levels = forest_columns(self.task.trees)[tree.name]
         metrics = _metrics(outcomes, self.params, levels)
         bounds = metrics.pop("intervals")
         metrics["intervals"] = {reading: bounds[reading]["path_robust"] for reading in READINGS}
-        return TreeFigures(images=len(outcomes.labels), levels=list(tree.sizes), **metrics)
+        return TreeMetrics(images=len(outcomes.labels), levels=list(tree.sizes), **metrics)
 
 
 def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> dict[str, Any]:
-    """Return `figures` and their `intervals`, by name and then by reading."""
-    by_reading = pd.DataFrame({r: figures(outcomes, r, levels) for r in READINGS})
+    """Return `level_metrics` and their `intervals`, by name and then by reading."""
+    by_reading = pd.DataFrame({r: level_metrics(outcomes, r, levels) for r in READINGS})
     bootstrap = params.bootstrap, params.seed, levels
     bounds = {reading: intervals(outcomes, reading, *bootstrap) for reading in READINGS}
     return by_reading.T.to_dict() | {"intervals": bounds}
@@ -328,7 +334,7 @@ def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> 
 
 def better_reading(outcomes: Outcomes) -> str:
     """Return the reading of higher path-robust accuracy; in a tie, of the higher worst level."""
-    metrics = {reading: figures(outcomes, reading) for reading in READINGS}
+    metrics = {reading: level_metrics(outcomes, reading) for reading in READINGS}
     return max(metrics, key=lambda r: (metrics[r]["path_robust"], metrics[r]["worst_level"]))
 
 
@@ -341,7 +347,7 @@ def verify(root: Path) -> pd.DataFrame:
     if not paths:
         raise RecordError(f"no record is committed under {RECORDS}; nothing to compare with")
     old = [parse_record(git(root, "show", f"HEAD:./{path}"), f"HEAD:{path}") for path in paths]
-    missing = [r.name for r in old if not outcomes_path(root, r.method, r.seed, r.split).exists()]
+    missing = [r.name for r in old if not outcomes_path(root, r.method, r.seed, r.subset).exists()]
     if missing:
         raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
     new = {record.name: record for record in load_records(root / RECORDS)}
@@ -356,7 +362,7 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     rounded as well), it agrees within the 95 % interval of a difference of independent shares.
     Raises RecordError where the records were not made under the same conditions.
     """
-    for name in ("dataset", "split", "method", "seed", "images", "threat_model", "trees"):
+    for name in ("dataset", "subset", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, name) != getattr(old, name):
             message = f"{name} is {getattr(new, name)}, committed {getattr(old, name)}"
             raise RecordError(f"{new.name}: {message}")
@@ -367,7 +373,7 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
     scale = np.where(table.index.str.contains("hd_|ece"), most, 1)
     allowed = np.maximum(FEW, SHARE * images) / images
-    if new.hashes.get("pictures") != old.hashes.get("pictures"):
+    if new.hashes.get("images") != old.hashes.get("images"):
         allowed = 1.96 * np.sqrt(0.5 / images)
     table["allowed"] = scale * allowed + EXACT
     table["agrees"] = (table["new"] - table["old"]).abs() <= table["allowed"]

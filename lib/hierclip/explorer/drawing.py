@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hierclip.explorer.view import ImageState, ModelView
 from hierclip.model.heads import head_to_dict
-from hierclip.plots.pictures import magnified
+from hierclip.plots.images import magnified
 
 HTML = Environment(autoescape=True)
 TABLE = HTML.from_string("""<table class="{{ name }}"><thead>
@@ -38,7 +38,7 @@ def scene(view: ModelView) -> dict:
     for level, names in enumerate(tree.levels):
         for k, node in enumerate(names):
             leaves = np.flatnonzero(tree.paths[:, level] == k)
-            parent = starts[level + 1] + tree.parents[level][k] if level < tree.top else -1
+            parent = starts[level + 1] + tree.parents[level][k] if level < tree.max_level else -1
             nodes.append(
                 {
                     "level": level,

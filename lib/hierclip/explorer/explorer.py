@@ -32,8 +32,8 @@ image of it."""
 GOAL_LABELS = {
     "direct": "the nearest node",
     "roll_up": "the leaf's superclass",
-    "stay": "the leaf, inside its superclass,",
-    "every": "every level up to it,",
+    "within_superclass": "the leaf, inside its superclass,",
+    "all_levels": "every level up to it,",
 }
 CONTROL = {"layout": {"width": "312px"}, "style": {"description_width": "92px"}}
 SLIDER = CONTROL | {"continuous_update": False}  # they answer when they are let go
@@ -196,7 +196,7 @@ class Explorer(ui.VBox):
             panel.disk.images = thumbnails
             panel.states = []  # they are of another view
             panel.view = self.open_model(panel.method.value, data, trees[self.tree.value])
-        self.level.max = self.attacked.max = trees[self.tree.value].top
+        self.level.max = self.attacked.max = trees[self.tree.value].max_level
         self.missing = self.status.value = ""
         self._attack()
 

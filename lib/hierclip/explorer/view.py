@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, budget_of, margin
-from hierclip.data import Pictures, places_of
+from hierclip.data import ImageSet, class_indices
 from hierclip.data.tasks import MODELS, Task, load_task
 from hierclip.distributed import device_of
 from hierclip.evaluate.matrix import attacked
@@ -46,14 +46,16 @@ class TaskData:
     """A task and its test images; references: the first image of each leaf that has one."""
 
     task: Task
-    images: Pictures
-    references: Pictures
+    images: ImageSet
+    references: ImageSet
 
 
 def open_task(root: Path, params: Params, name: str) -> TaskData:
     """Read a task of the parameters. Raises ValueError or OSError where something is missing."""
     task = load_task(root, params, name)
-    images = task.dataset.pictures("test").of(places_of(task.dataset, task.trees[0].ids))
+    images = task.dataset.images("test").select_classes(
+        class_indices(task.dataset, task.trees[0].ids)
+    )
     _, firsts = np.unique(images.labels.numpy(), return_index=True)
     return TaskData(task, images, images[torch.from_numpy(firsts)])
 

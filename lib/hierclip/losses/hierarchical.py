@@ -27,9 +27,12 @@ class Placed(NamedTuple):
     point_norms: Tensor  # (M,)
 
 
-def level_weights(top: int, upper: float) -> list[float]:
-    """Return w_l = 1 - l / (L + 1), times `upper` above the leaves, by level."""
-    return [1.0, *(upper * (1 - level / (top + 1)) for level in range(1, top + 1))]
+def level_weights(max_level: int, superclass_weight: float) -> list[float]:
+    """Return w_l = 1 - l / (L + 1), times `superclass_weight` above the leaves, by level."""
+    return [
+        1.0,
+        *(superclass_weight * (1 - level / (max_level + 1)) for level in range(1, max_level + 1)),
+    ]
 
 
 def alignment(placed: Placed, params: HierParams, attacked: Sequence[int] | None = None) -> Tensor:
@@ -38,7 +41,7 @@ def alignment(placed: Placed, params: HierParams, attacked: Sequence[int] | None
     Each cross-entropy is the mean over points, over a softmax of the point's node and its negatives
     (`rolled_up`). attacked: the levels that count; None: all.
     """
-    weights = level_weights(placed.nodes.top, params.upper_weight)
+    weights = level_weights(placed.nodes.max_level, params.superclass_weight)
     if attacked is not None:
         weights = [weight if l in attacked else 0.0 for l, weight in enumerate(weights)]
     rolled = placed.rolled
@@ -86,10 +89,10 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
             parts.append((penalties > 0).float())
         text_shares = 1 / nodes.levels.bincount()[nodes.levels]
         depth = of_texts @ text_shares[: len(of_texts)] + of_images @ shares[: len(of_images)]
-        penalty = params.vic * (vic @ shares) / (nodes.top + 1)
-        penalty = penalty + params.gap * depth / max(1, nodes.top)
-        attacked = perturbation.levels or range(nodes.top + 1)
-        share = sum(level <= nodes.top for level in attacked) / (nodes.top + 1)
+        penalty = params.vic * (vic @ shares) / (nodes.max_level + 1)
+        penalty = penalty + params.gap * depth / max(1, nodes.max_level)
+        attacked = perturbation.levels or range(nodes.max_level + 1)
+        share = sum(level <= nodes.max_level for level in attacked) / (nodes.max_level + 1)
         losses.append(alignment(placed, params, perturbation.levels) + share * penalty)
     for name, parts in active.items():
         acts = torch.cat(parts)
@@ -111,7 +114,7 @@ def _place(
     if perturbation.text_delta is not None:
         texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
     images = head.image_tangents(embeddings)
-    shares = torch.cat([nodes.levels / max(1, nodes.top) for nodes in context.nodes])
+    shares = torch.cat([nodes.levels / max(1, nodes.max_level) for nodes in context.nodes])
     texts = head.text_tangents(texts, shares[:, None])
     if train:
         context.counts["rim_images"] = float(head.is_clipped(images).float().mean())

@@ -28,7 +28,7 @@ class Nodes(NamedTuple):
     starts: Tensor
 
     @property
-    def top(self) -> int:
+    def max_level(self) -> int:
         return len(self.sizes) - 1
 
 
@@ -42,8 +42,8 @@ def make_nodes(
     """
     sizes = torch.tensor([*(len(level) for level in parents), size], device=device)
     starts = sizes.cumsum(0) - sizes
-    places = [torch.as_tensor(level, device=device) for level in parents]
-    row = [start + place for start, place in zip(starts[1:], places, strict=True)]
+    indices = [torch.as_tensor(level, device=device) for level in parents]
+    row = [start + place for start, place in zip(starts[1:], indices, strict=True)]
     row.append(torch.full((size,), -1, device=device))
     levels = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
     return Nodes(tuple(sizes.tolist()), torch.cat(row), levels, starts)
@@ -82,7 +82,7 @@ def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list
 class RolledUp(NamedTuple):
     """The points of a batch at all levels of a tree, M in one row, and their targets.
 
-    groups: from `group_levels`. levels: (M,). nodes: (M,), their nodes' places in the row of
+    groups: from `group_levels`. levels: (M,). nodes: (M,), their nodes' indices in the row of
     `Nodes`. barred: (M, K) float32, -inf for the nodes that are no negatives of a point, else 0.
     parents: (M - N_L,), the row of the point that each one is rolled up into. shares: (M,), one
     over the number of points at each one's level, so that a weighted sum adds means over levels.
@@ -104,25 +104,25 @@ def rolled_up(nodes: Nodes, paths: Tensor, sides: Sequence[str]) -> RolledUp:
     levels shares one with itself.
     """
     groups = group_levels(paths)
-    places = [paths[:, 0], *(group.nodes for group in groups)]
-    counts = torch.tensor([len(level) for level in places], device=paths.device)
-    levels = torch.arange(len(places), device=paths.device).repeat_interleave(counts)
-    own = torch.cat(places) + nodes.starts[levels]
+    indices = [paths[:, 0], *(group.nodes for group in groups)]
+    counts = torch.tensor([len(level) for level in indices], device=paths.device)
+    levels = torch.arange(len(indices), device=paths.device).repeat_interleave(counts)
+    true_nodes = torch.cat(indices) + nodes.starts[levels]
     step = nodes.levels - levels[:, None]  # (M, K): how far above a point's level each node is
     rivals = step == 0
     if "finer" in sides:
-        rivals = rivals | ((step == -1) & (nodes.parents != own[:, None]))
+        rivals = rivals | ((step == -1) & (nodes.parents != true_nodes[:, None]))
     if "coarser" in sides:
         order = torch.arange(len(nodes.parents), device=paths.device)
-        rivals = rivals | ((step == 1) & (order != nodes.parents[own][:, None]))
+        rivals = rivals | ((step == 1) & (order != nodes.parents[true_nodes][:, None]))
     starts = counts.cumsum(0)
     parents = [group.members + start for group, start in zip(groups, starts, strict=False)]
     return RolledUp(
         groups=groups,
         levels=levels,
-        nodes=own,
+        nodes=true_nodes,
         barred=torch.where(rivals, 0.0, -torch.inf),
-        parents=torch.cat([own[:0], *parents]),
+        parents=torch.cat([true_nodes[:0], *parents]),
         shares=1 / levels.bincount()[levels],
     )
 
@@ -132,7 +132,7 @@ class Perturbation:
     """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
 
     images: Tensor
-    text_delta: Tensor | None = None  # in units of each text embedding's own norm
+    text_delta: Tensor | None = None  # in units of each text embedding's true_nodes norm
     levels: tuple[int, ...] | None = None  # None: all
 
 

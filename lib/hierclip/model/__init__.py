@@ -29,5 +29,5 @@ from hierclip.model.heads import (
     Head,
     LearnedHead,
     PoincareHead,
-    full,
+    at_least_float32,
 )

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hierclip.distributed import gathered
+from hierclip.distributed import all_gather
 from hierclip.errors import HierclipError
-from hierclip.model.heads import full
+from hierclip.model.heads import at_least_float32
 from hierclip.params import ModelParams
 from hierclip.trees import Tree, level_prompts
 
@@ -283,9 +283,11 @@ class Towers(nn.Module):
             embeddings, features = (
                 self.encoder.with_local(images) if local else (self.encoder(images), None)
             )
-        embeddings = gathered(full(embeddings))
-        features = images.new_zeros(0) if features is None else gathered(full(features))
-        return embeddings, features, full(texts)
+        embeddings = all_gather(at_least_float32(embeddings))
+        features = (
+            images.new_zeros(0) if features is None else all_gather(at_least_float32(features))
+        )
+        return embeddings, features, at_least_float32(texts)
 
     def by_tree(self, texts: Tensor) -> list[list[Tensor]]:
         """Split the rows by tree and level, (K_l, D) each, leaves first."""

@@ -61,7 +61,7 @@ def make_classifier(
         encoded = encode_texts(backbone, [prompt for level in prompts for prompt in level])
         texts.append(encoded.split([len(level) for level in prompts]))
     points = [
-        head.text_points(texts[tree][level], level, trees[tree].top)
+        head.text_points(texts[tree][level], level, trees[tree].max_level)
         for tree, level in forest_levels(trees)
     ]
     return Classifier(ImageEncoder(backbone, fold=True), head, points).eval()

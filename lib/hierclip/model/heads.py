@@ -12,7 +12,7 @@ from hierclip.errors import HierclipError
 from hierclip.hyperbolic import Scalar
 
 
-def full(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Convert to at least float32: less is too coarse for the ball."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -25,11 +25,11 @@ class CosineHead:
 
     def image_points(self, embeddings: Tensor) -> Tensor:
         """Return the points (N, D) of image embeddings."""
-        return F.normalize(full(embeddings), dim=-1)
+        return F.normalize(at_least_float32(embeddings), dim=-1)
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
         """Return the points (K, D) of the text embeddings of a level of 0..top."""
-        return F.normalize(full(embeddings), dim=-1)
+        return F.normalize(at_least_float32(embeddings), dim=-1)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return (N, K) float32 from image points (N, D) and text points (K, D)."""
@@ -59,7 +59,7 @@ class PoincareHead:
 
     def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
         """Return tangent vectors (..., D) of length `radius`, or around it where norms are free."""
-        embeddings = full(embeddings)
+        embeddings = at_least_float32(embeddings)
         if self.norms == "fixed":
             return radius * F.normalize(embeddings, dim=-1)
         return 2 * radius * embeddings / (embeddings.norm(dim=-1, keepdim=True) + typical)

@@ -116,7 +116,7 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
         **accuracy,
     )
     axes["checks"].set(
-        xlabel="share of pictures (%)\nbar: limit; filled: failed",
+        xlabel="share of images (%)\nbar: limit; filled: failed",
         yticks=range(len(rows)),
         yticklabels=rows,
         ylim=(len(rows) - 0.5, -0.5),

@@ -39,7 +39,7 @@ def attack_words(threat: ThreatModel) -> str:
         words += f", {threat.queries} queries"
     if threat.prune:
         least = f"{100 * threat.prune:.0f} % of the way at least"
-        words += f", the next on pictures that the one before moved {least}"
+        words += f", the next on images that the one before moved {least}"
     return words
 
 
@@ -47,12 +47,12 @@ def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
     """Say which checks of the audit failed in which record, with the value and its limit."""
     failed = []
     for record in records:
-        where = f"{labels[record.method]}, seed {record.seed}, {record.split.replace('_', ' ')}"
+        where = f"{labels[record.method]}, seed {record.seed}, {record.subset.replace('_', ' ')}"
         for name in record.audit.failed:
             check = record.audit.checks[name]
             failed.append(f"{where}: {name} ({check.value:.2f}, limit {check.limit:.2f})")
     count, images = sum(len(r.audit.checks) for r in records), records[0].audit.images
-    words = f"Audit of {images} picture{'s' * (images != 1)} a record: "
+    words = f"Audit of {images} image{'s' * (images != 1)} a record: "
     words += f"{count - len(failed)} of {count} checks passed."
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
 

@@ -40,7 +40,7 @@ def forest_levels(trees: Sequence[Tree]) -> list[tuple[int, int]]:
     check_forest(trees)
     levels = [(0, 0)]
     for k, tree in enumerate(trees):
-        levels += [(k, level) for level in range(1, tree.top + 1)]
+        levels += [(k, level) for level in range(1, tree.max_level + 1)]
     return levels
 
 
@@ -52,9 +52,9 @@ def forest_paths(trees: Sequence[Tree]) -> np.ndarray:
 def forest_columns(trees: Sequence[Tree]) -> dict[str, list[int]]:
     """Return by tree name the places of its levels 0..L in the list."""
     check_forest(trees)
-    starts = accumulate((tree.top for tree in trees), initial=1)
+    starts = accumulate((tree.max_level for tree in trees), initial=1)
     return {
-        tree.name: [0, *range(start, start + tree.top)]
+        tree.name: [0, *range(start, start + tree.max_level)]
         for tree, start in zip(trees, starts, strict=False)
     }
 
@@ -101,11 +101,12 @@ def set_forest(
     data/source/trees/SET/NAME.yaml. leaves: identifier to name.
     Raises TreeError as `set_tree` and `read_tree` do.
     """
-    own = set_tree(root, name, leaves, widths)
-    in_order = {leaf.id: leaf.name for leaf in own.leaves}
+    shipped = set_tree(root, name, leaves, widths)
+    in_order = {leaf.id: leaf.name for leaf in shipped.leaves}
     folder = root / "data/source/trees" / name
     return [
-        own if tree == own.name else read_tree(folder / f"{tree}.yaml", in_order) for tree in names
+        shipped if tree == shipped.name else read_tree(folder / f"{tree}.yaml", in_order)
+        for tree in names
     ]
 
 

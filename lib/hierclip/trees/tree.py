@@ -52,7 +52,7 @@ class Tree:
         return tuple(leaf.id for leaf in self.leaves)
 
     @property
-    def top(self) -> int:
+    def max_level(self) -> int:
         """Return L, the number of the coarsest level."""
         return len(self.levels) - 1
 
@@ -84,11 +84,11 @@ class Tree:
     def graph(self) -> nx.DiGraph:
         """Return edges from parent to child, and nodes with `name` and finest `level`."""
         graph = nx.DiGraph()
-        graph.add_node(self.root.id, **{NAME: self.root.name, LEVEL: self.top + 1})
+        graph.add_node(self.root.id, **{NAME: self.root.name, LEVEL: self.max_level + 1})
         for path in self.paths:
             nodes = [self.levels[l][k].id for l, k in enumerate(path)]
             nx.add_path(graph, [self.root.id, *dict.fromkeys(reversed(nodes))])
-        for l in reversed(range(self.top + 1)):
+        for l in reversed(range(self.max_level + 1)):
             for node in self.levels[l]:
                 graph.nodes[node.id].update({NAME: node.name, LEVEL: l})
         return graph

@@ -199,15 +199,15 @@ def wordnet_tree(
     bare = [leaf for leaf in leaves if leaf not in synsets and leaf not in under]
     if bare:
         raise TreeError(f"tree {name}: no synset, nor one to stand under, for {', '.join(bare)}")
-    own = {leaf: synsets[leaf] for leaf in leaves if leaf in synsets}
-    twice = [leaf for leaf, synset in own.items() if list(own.values()).count(synset) > 1]
+    chosen = {leaf: synsets[leaf] for leaf in leaves if leaf in synsets}
+    twice = [leaf for leaf, synset in chosen.items() if list(chosen.values()).count(synset) > 1]
     if twice:
         raise TreeError(f"tree {name}: one synset for {', '.join(twice)}; each needs its own")
-    parents = {leaf: under[leaf] for leaf in leaves if leaf not in own}
-    known = [find_synset(wordnet, synset) for synset in (*own.values(), *parents.values())]
+    parents = {leaf: under[leaf] for leaf in leaves if leaf not in chosen}
+    known = [find_synset(wordnet, synset) for synset in (*chosen.values(), *parents.values())]
     graph = hypernym_graph(known)
     graph.add_edges_from((parent, leaf) for leaf, parent in parents.items())
-    graph = nx.relabel_nodes(graph, {synset: leaf for leaf, synset in own.items()})
+    graph = nx.relabel_nodes(graph, {synset: leaf for leaf, synset in chosen.items()})
     graph = assign_levels(keep_one_parent(graph, leaves), widths)
     level = dict(graph.nodes(data=LEVEL))
     inner = sorted(set(graph) - set(leaves), key=lambda node: (-level[node], node))
