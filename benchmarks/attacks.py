@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks.default import LevelLogits, Task, load_task
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
-from hierclip.attacks import STANDARD, Budget, aims, budget_of, frozen
+from hierclip.attacks import STANDARD, Budget, level_goals, budget_of, frozen
 from hierclip.evaluate import LevelMatrix, Outcomes, level_metrics
 from hierclip.evaluate import matrix as evaluate_matrix
 from hierclip.evaluate.matrix import CLEAN, READ, attacked, read_logits
@@ -38,7 +38,7 @@ def pgd() -> list[Row]:
     step = eps / 4
     logits = LevelLogits(task.classifier, task.paths)
     unfolded = ImageEncoder(task.model.backbone).train(False).requires_grad_(True)
-    aim = aims(task.paths, 0)[0]
+    goal = level_goals(task.paths, 0)[0]
     budget = Budget(eps=eps, step=step, steps=STEPS, restarts=1, suite=("pgd_ce",), queries=0)
     peer = torchattacks.PGD(logits, eps=eps, alpha=step, steps=STEPS)
 
@@ -61,7 +61,7 @@ def pgd() -> list[Row]:
             task.classifier,
             images,
             labels,
-            aim,
+            goal,
             replace(budget, stop_margin=stop_margin),
             0,
             PGD_IMAGES,
@@ -212,7 +212,7 @@ def matrix() -> list[Row]:
     far = sum(count for _, count in tries) / given
     note = "an earlier attack on the level below did not bring the image near"
     rows.append(
-        Row("matrix", "share of images and aims that pruning skips", None, skipped, "", note=note)
+        Row("matrix", "share of images and goals that pruning skips", None, skipped, "", note=note)
     )
     note = "the first attack of the suite moved the image less than half of the way"
     rows.append(
@@ -267,12 +267,12 @@ def suite() -> list[Row]:
     task = load_task(SUITE_IMAGES)
     images, labels, eps = task.images.floats(), task.images.labels, task.params.attack.eps
     logits = LevelLogits(task.classifier, task.paths)
-    aim = aims(task.paths, 0)[0]
+    goal = level_goals(task.paths, 0)[0]
     budget = Budget(eps=eps, step=eps, steps=100, restarts=1, suite=STANDARD, queries=5000)
     robust: dict[str, float] = {}
 
     def ours() -> None:
-        moved, _ = attacked(task.classifier, images, labels, aim, budget, 0, SUITE_IMAGES)
+        moved, _ = attacked(task.classifier, images, labels, goal, budget, 0, SUITE_IMAGES)
         robust["ours"] = accuracy(logits, moved, labels)
 
     def theirs() -> None:

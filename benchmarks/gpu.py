@@ -237,14 +237,14 @@ class RandomImages:
 
     def __init__(self, case: Case, batch: int):
         self.leaves = tuple(Leaf(node.id, node.name, "seen") for node in case.tree.leaves)
-        self.images, self.labels = random_images(case, batch), random_labels(case, batch)
+        self.pixels, self.labels = random_images(case, batch), random_labels(case, batch)
 
     def batch(
         self, places: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        return self.images[rows], self.labels
+        return self.pixels[rows], self.labels
 
-    def images(self, part: str) -> ImageSet:
+    def images(self, split: str) -> ImageSet:
         raise NotImplementedError("only batches to train on")
 
 
@@ -584,7 +584,6 @@ def measure_attacks(case: Case, until: float) -> Iterator[Row]:
             yield skipped("attacks", architecture, "profile")
             continue
         yield profile_attack(case, architecture, classifier, images, labels)
-    for architecture in case.sizes.architectures:
         yield time_level_matrix(case, architecture, until)
 
 
@@ -663,23 +662,21 @@ def profile_attack(
 
 
 def time_level_matrix(case: Case, architecture: str, until: float) -> Row:
-    """Time the level matrix in float32, every aim on every image; not where it would not fit into
+    """Time the level matrix in float32, every goal on every image; not where it would not fit into
     the time left.
     """
     classifier = make_level_classifier(case, make_backbone(case, architecture))
-    images, steps, count = (
-        random_images(case, case.sizes.batch),
-        case.sizes.attack_steps,
-        case.sizes.batch,
-    )
-    images = ImageSet((255 * images.cpu()).byte(), random_labels(case, len(images)))
-    paths, aims = torch.from_numpy(case.tree.paths), 2 * case.tree.max_level + 1
-    what, budget = f"level matrix, PGD-{steps}, {aims} aims, float32", attack_budget(1 / 255, steps)
+    steps, count = case.sizes.attack_steps, case.sizes.batch
+    pixels = random_images(case, count)
+    images = ImageSet((255 * pixels.cpu()).byte(), random_labels(case, count))
+    paths, goals = torch.from_numpy(case.tree.paths), 2 * case.tree.max_level + 1
+    what = f"level matrix, PGD-{steps}, {goals} goals, float32"
+    budget = attack_budget(1 / 255, steps)
     matrix = LevelMatrix(classifier, images, paths, budget, seed=0, batch=count, prune=False)
-    passes = partial(encoder_passes, classifier.encoder, images, steps)
+    passes = partial(encoder_passes, classifier.encoder, pixels, steps)
     with computing(tf32=False):
         passes()
-        bare = aims * time_call(passes, case.device)
+        bare = goals * time_call(passes, case.device)
         left = min(until, case.end) - monotonic()
         if 1.2 * bare > left:
             return Row(

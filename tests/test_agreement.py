@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.attacks import STANDARD, Budget, aims, frozen
+from hierclip.attacks import STANDARD, Budget, level_goals, frozen
 from hierclip.data import class_indices, ids_of, load_dataset
 from hierclip.evaluate.matrix import attacked
 from hierclip.model import load_model
@@ -36,7 +36,7 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
     test = dataset.images("test").select_classes(class_indices(dataset, tree.ids))
     images, labels = (values[test.evenly_spaced(COUNT)] for values in (test.floats(), test.labels))
     classifier = load_model(root / "data/models/tecoa-0").classifier(tree, params.model.template)
-    eps, aim = params.attack.eps, aims(torch.from_numpy(tree.paths), 0)[0]
+    eps, goal = params.attack.eps, level_goals(torch.from_numpy(tree.paths), 0)[0]
     budget = Budget(eps=eps, step=eps, steps=100, restarts=1, suite=STANDARD, queries=5000)
     torch.set_num_threads(2)
 
@@ -48,7 +48,7 @@ def test_the_suite_leaves_as_many_leaves_standing_as_autoattack_does():
         )
 
     with frozen(classifier):
-        ours = accuracy(attacked(classifier, images, labels, aim, budget, 0, 250)[0])
+        ours = accuracy(attacked(classifier, images, labels, goal, budget, 0, 250)[0])
         judge = autoattack.AutoAttack(
             Leaves(classifier), norm="Linf", eps=eps, seed=0, version="standard"
         )

@@ -281,6 +281,13 @@ def two_steps(method) -> FinetuneParams:
     return PARAMS.finetune.model_copy(update={"batch": BATCH, "gradients": gradients})
 
 
+def same_starts():
+    """Draw an attack's random start on the CPU, because each kind of device draws other numbers."""
+    return patch.object(
+        train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed)
+    )
+
+
 def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Take the gradients of a step's loss on attacked images; this process's share of them where
     there are several.
@@ -289,7 +296,7 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
     """
     method, backbone = PARAMS.method[name], model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.to(dtype)
-    with computing_in(dtype):
+    with computing_in(dtype), same_starts():
         task = Task("seen", Stripes(), [tiny_tree()], TEMPLATE)
         fabric = fabric_on(device)
         work = train.set_up(fabric, method, two_steps(method), backbone, task, 0)
@@ -343,10 +350,7 @@ def finetuned(
     backbone = model.create(PARAMS.model, seed=0, size=32)
     backbone.clip.visual.conv1.register_forward_hook(lambda *seen: stem.add(seen[2].dtype))
     watches = {part: watched(getattr(hyperbolic, part)) for part in WATCHED}
-    on_cpu = patch.object(
-        train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed)
-    )
-    with patch.multiple(hyperbolic, **watches), on_cpu:
+    with patch.multiple(hyperbolic, **watches), same_starts():
         inputs = (
             two_steps(method),
             backbone,

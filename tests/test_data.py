@@ -152,7 +152,7 @@ def test_an_unknown_leaf_is_named(openmoji):
 
 
 def test_an_unknown_part_is_named_beside_the_known(openmoji):
-    with pytest.raises(ValueError, match="no part 'train'; known are val, test"):
+    with pytest.raises(ValueError, match="no split 'train'; known are val, test"):
         openmoji.images("train")
 
 

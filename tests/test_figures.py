@@ -8,7 +8,6 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hierclip.plots.images import magnified
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
@@ -16,6 +15,7 @@ from matplotlib.text import Text
 from hierclip.params import find_root, load_params
 from hierclip.plots import STYLE, save
 from hierclip.plots.figures import audit_figure, bars, level_bars, matrices, reading_panels
+from hierclip.plots.images import magnified
 from hierclip.plots.tree import sunburst
 from hierclip.trees import graph_tree
 from tests.conftest import notebook_functions

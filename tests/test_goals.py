@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.attacks import ATTACKS, GOALS, NORMS, aims, attack, margin
+from hierclip.attacks import ATTACKS, GOALS, NORMS, level_goals, attack, margin
 from tests.test_attacks import budget, generator, linear, random_images
 
 
@@ -16,7 +16,7 @@ def paths(tree):
     return torch.from_numpy(tree.paths)
 
 
-def every_aim(paths):
+def every_goal(paths):
     return [of(paths, level) for of in GOALS.values() for level in range(paths.shape[1])]
 
 
@@ -39,17 +39,17 @@ def test_an_aim_is_broken_where_its_words_say_so(paths):
             "all_levels": (nodes != right)[:, : l + 1].all(1),
         }
         for kind, broken in words.items():
-            aim = GOALS[kind](paths, l)
-            assert (aim.kind, aim.level, aim.name) == (kind, l, f"{kind}-{l}")
-            assert torch.equal(aim.is_reached(nodes, labels), broken)
+            goal = GOALS[kind](paths, l)
+            assert (goal.kind, goal.level, goal.name) == (kind, l, f"{kind}-{l}")
+            assert torch.equal(goal.is_reached(nodes, labels), broken)
 
 
 def test_what_an_aim_needs_is_broken_wherever_it_is(paths):
     nodes, labels = all_predictions(paths)
-    for aim in every_aim(paths):
-        assert aim.prerequisites or aim.name == "direct-0" or aim.kind == "direct"
-        for need in aim.prerequisites:
-            assert need.is_reached(nodes, labels)[aim.is_reached(nodes, labels)].all()
+    for goal in every_goal(paths):
+        assert goal.prerequisites or goal.name == "direct-0" or goal.kind == "direct"
+        for need in goal.prerequisites:
+            assert need.is_reached(nodes, labels)[goal.is_reached(nodes, labels)].all()
 
 
 @given(seed=st.integers(0, 1000))
@@ -57,27 +57,27 @@ def test_the_margin_is_negative_exactly_where_an_aim_is_reached(seed):
     paths = torch.tensor([[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 2, 1], [4, 2, 1]])  # the fixture's
     logits = [torch.randn(20, k, generator=generator(seed + k)) for k in (5, 3, 2)]
     nodes, labels = torch.stack([l.argmax(1) for l in logits], dim=1), torch.arange(20) % 5
-    for aim in every_aim(paths):
+    for goal in every_goal(paths):
         margins = [
-            margin(logits[l], own) for l, own in zip(aim.levels, aim.masks(labels), strict=True)
+            margin(logits[l], own) for l, own in zip(goal.levels, goal.masks(labels), strict=True)
         ]
-        assert torch.equal(torch.stack(margins).amax(0) < 0, aim.is_reached(nodes, labels))
+        assert torch.equal(torch.stack(margins).amax(0) < 0, goal.is_reached(nodes, labels))
 
 
 def test_nothing_can_go_wrong_inside_a_superclass_of_one_leaf(paths):
-    aim, (score, _) = GOALS["within_superclass"](paths, 1), linear(classes=5)
+    goal, (score, _) = GOALS["within_superclass"](paths, 1), linear(classes=5)
     labels = torch.tensor([2, 0, 2, 3])  # the eagle is alone
     for norm in NORMS:
         whole = budget(tuple(ATTACKS), norm, eps=1.0, steps=5)
-        moved, worst = attack(score, random_images(4), aim.masks(labels), whole, 0)
+        moved, worst = attack(score, random_images(4), goal.masks(labels), whole, 0)
         assert (
             (worst[[0, 2]] == torch.inf).all()
             and (worst[[1, 3]] < 0).all()
             and moved.isfinite().all()
         )
-        assert not aim.is_reached(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
+        assert not goal.is_reached(score(moved)[0].argmax(1, keepdim=True), labels)[[0, 2]].any()
 
 
 def test_a_level_has_both_readings_and_the_leaves_have_one(paths):
-    assert [aim.name for aim in aims(paths, 1)] == ["direct-1", "roll_up-1"]
-    assert [aim.name for aim in aims(paths, 0)] == ["direct-0"]
+    assert [goal.name for goal in level_goals(paths, 1)] == ["direct-1", "roll_up-1"]
+    assert [goal.name for goal in level_goals(paths, 0)] == ["direct-0"]

@@ -74,7 +74,7 @@ def test_a_trial_measures_attacks_and_compares_outcomes(tmp_path, capsys):
     assert gpu.main([*TRIAL, "--parts", "attacks", "outcomes", "--out", str(file)]) == 0
     attacks, outcomes = by_what(file, "attacks"), by_what(file, "outcomes")
     assert list(attacks)[:3] == [f"PGD-2 at the leaf, {name}" for name in gpu.ARITHMETIC]
-    assert attacks["level matrix, PGD-2, 13 aims, float32"]["images_per_second"] > 0
+    assert attacks["level matrix, PGD-2, 13 goals, float32"]["images_per_second"] > 0
     top = attacks["PGD-2 at the leaf, profile"]["detail"]["top"]
     assert len(top) == 10 and 0 < sum(each["share"] for each in top) <= 1
     assert (

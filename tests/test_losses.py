@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 close = torch.testing.assert_close
 METHOD = load_params(ROOT / "params.yaml").method
 TRAINED = {name: method for name, method in METHOD.items() if method.loss != "none"}
-TRAINED["anchored"] = TRAINED["agft_mixed"].model_copy(update={"anchor": 2.0})
+TRAINED["anchored"] = TRAINED["agft_mixed"].model_copy(update={"anchor_weight": 2.0})
 FLAT = [name for name, method in TRAINED.items() if method.loss != "hier"]
 IMAGES, LEAVES, DIMENSIONS, SCALE = 4, 5, 3, 4.0
 CLEAN, MOVED = torch.zeros(IMAGES, 3, 2, 2), torch.ones(IMAGES, 3, 2, 2)
@@ -177,14 +177,16 @@ def test_the_attack_climbs_the_loss_of_the_method_but_plain_cross_entropy_for_pm
 @pytest.mark.parametrize("hard", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("gamma", [0.4, 2.0])
 def test_agft_mixes_the_originals_softmax_and_the_label(case, gamma, hard):
-    params = TRAINED["agft"].model_copy(update={"gamma": gamma, "hard": hard})
+    params = TRAINED["agft"].model_copy(update={"gamma": gamma, "hard_label_weight": hard})
     loss = OBJECTIVES["agft"].loss(case.context, Perturbation(MOVED), params)
     close(loss.item(), agft_by_hand(case, params), rtol=1e-5, atol=1e-6)
 
 
 def test_agft_with_the_label_alone_is_tecoa(case):
     loss = OBJECTIVES["agft"].loss(
-        case.context, Perturbation(MOVED), TRAINED["agft"].model_copy(update={"hard": 1.0})
+        case.context,
+        Perturbation(MOVED),
+        TRAINED["agft"].model_copy(update={"hard_label_weight": 1.0}),
     )
     close(loss, OBJECTIVES["tecoa"].loss(case.context, Perturbation(MOVED), TRAINED["tecoa"]))
 

@@ -20,7 +20,7 @@ TEMPLATE = "a picture of a {}"
 
 
 @pytest.fixture
-def random_images():
+def images():
     return torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.attacks import GOALS, Budget, aims, frozen
+from hierclip.attacks import GOALS, Budget, level_goals, frozen
 from hierclip.data import ImageSet
 from hierclip.evaluate import LevelMatrix, Outcomes, matrix
 from hierclip.model import READINGS, Classifier, CosineHead
@@ -132,16 +132,16 @@ def test_damaged_partial_outcomes_are_named_and_made_again(tmp_path, damage):
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """How many images were attacked for each aim, in order; the attack that "stop" names is
+    """How many images were attacked for each goal, in order; the attack that "stop" names is
     interrupted.
     """
     found, real = {"counts": {}, "stop": None}, matrix.attack_part
 
-    def counting(classifier, images, labels, aim, *rest):
-        if aim.name == found["stop"]:
+    def counting(classifier, images, labels, goal, *rest):
+        if goal.name == found["stop"]:
             raise KeyboardInterrupt
-        found["counts"][aim.name] = found["counts"].get(aim.name, 0) + len(images)
-        return real(classifier, images, labels, aim, *rest)
+        found["counts"][goal.name] = found["counts"].get(goal.name, 0) + len(images)
+        return real(classifier, images, labels, goal, *rest)
 
     monkeypatch.setattr(matrix, "attack_part", counting)
     return found
@@ -225,14 +225,14 @@ def linear_world(count=60) -> tuple[Classifier, ImageSet, torch.Tensor]:
 
 
 @torch.no_grad()
-def fallen(classifier, images, labels, aim) -> torch.Tensor:
-    return aim.is_reached(
+def fallen(classifier, images, labels, goal) -> torch.Tensor:
+    return goal.is_reached(
         torch.stack([level.argmax(1) for level in classifier(images)], dim=1), labels
     )
 
 
 def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
-    """Where every attack finds the optimum, the same images fall to every aim as when all are
+    """Where every attack finds the optimum, the same images fall to every goal as when all are
     attacked.
     """
     classifier, shown, paths = linear_world()
@@ -243,14 +243,14 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
     ]
     pruned = LevelMatrix(classifier, shown, paths, budget, seed=0, batch=60, more=more).outcomes()
     asked, images, labels = dict(attacks["counts"]), shown.floats(), shown.labels
-    for k, aim in enumerate([*(aim for level in range(3) for aim in aims(paths, level)), *more]):
+    for k, goal in enumerate([*(goal for level in range(3) for goal in level_goals(paths, level)), *more]):
         with frozen(classifier):
-            moved = matrix.attacked(classifier, images, labels, aim, budget, (0, k), 60)[0]
-        nodes = torch.from_numpy(pruned.nodes[pruned.under(aim.name)]).long()
-        assert torch.equal(aim.is_reached(nodes, labels), fallen(classifier, moved, labels, aim)), (
-            aim.name
+            moved = matrix.attacked(classifier, images, labels, goal, budget, (0, k), 60)[0]
+        nodes = torch.from_numpy(pruned.nodes[pruned.under(goal.name)]).long()
+        assert torch.equal(goal.is_reached(nodes, labels), fallen(classifier, moved, labels, goal)), (
+            goal.name
         )
-        assert aim.kind == "direct" or asked[aim.name] < len(labels)
+        assert goal.kind == "direct" or asked[goal.name] < len(labels)
     assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
 
 
@@ -292,12 +292,12 @@ def test_a_superclass_of_one_tree_can_be_left_while_that_of_another_is_kept():
         torch.tensor([[1.0, 1, 0], [0, 0, 1]]),
         torch.tensor([[1.0, 0, 0], [0, 1, 1]]),
     ]
-    aim = GOALS["roll_up"](paths, 2)
+    goal = GOALS["roll_up"](paths, 2)
     model = Classifier(nn.Flatten(), Linear(), texts)
     budget = Budget(eps=0.1, step=0.04, steps=10, restarts=1, suite=("pgd_margin",), queries=20)
     with frozen(model):
-        moved = matrix.attacked(model, shown.floats(), shown.labels, aim, budget, 0, 4)[0]
-    assert fallen(model, moved, shown.labels, aim).all()
+        moved = matrix.attacked(model, shown.floats(), shown.labels, goal, budget, 0, 4)[0]
+    assert fallen(model, moved, shown.labels, goal).all()
     out = LevelMatrix(model, shown, paths, budget, seed=0, batch=4).outcomes()
     assert out.right["roll_up"][out.under("roll_up-1")][:, 1].all()
     assert not out.right["roll_up"][out.under("roll_up-2")][:, 2].any()

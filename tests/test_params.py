@@ -104,7 +104,7 @@ def test_an_unknown_key_is_one_line_naming_file_and_key(tmp_path, content):
         ("hier", "logit_scale", 1.0, "logit_scale is no known key"),
         ("tecoa", "loss", "trades", "'trades'"),
         ("hier", "negatives", ["beside"], "'beside'"),
-        ("agft", "hard", 2, "(got 2)"),
+        ("agft", "hard_label_weight", 2, "(got 2)"),
         ("fare", "attack", {"steps": 1, "step": "0/255"}, "attack.step"),
     ],
 )
@@ -235,11 +235,11 @@ def test_a_sweep_over_no_values_is_refused(tmp_path, content):
 
 
 def test_every_value_of_a_sweep_is_checked(tmp_path, content):
-    content["sweep"]["grid"]["agft"] = {"hard": [0.5, 2.0]}
+    content["sweep"]["grid"]["agft"] = {"hard_label_weight": [0.5, 2.0]}
     path = write(tmp_path, content)
-    assert message(path).startswith(f"{path}: sweep.grid.agft: hard: ") and "(got 2.0)" in message(
-        path
-    )
+    assert message(path).startswith(
+        f"{path}: sweep.grid.agft: hard_label_weight: "
+    ) and "(got 2.0)" in message(path)
 
 
 @pytest.mark.parametrize(
@@ -264,11 +264,11 @@ def test_a_row_of_an_ablation_that_is_no_variant_is_one_line_naming_table_and_ro
 
 @pytest.mark.parametrize("times", [0, -1, "six", None])
 def test_a_row_of_an_ablation_costs_a_number_of_times_above_nothing(tmp_path, content, times):
-    content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "times": times}
+    content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "budget_multiplier": times}
     path = write(tmp_path, content)
     assert (
         message(path)
-        == f"{path}: ablation.tables.trees.6.times is {times!r}; it must be a number above 0"
+        == f"{path}: ablation.tables.trees.6.budget_multiplier is {times!r}; it must be a number above 0"
     )
 
 

@@ -201,7 +201,7 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
         classifier, shown, PATHS, budget, seed=0, batch=4, kept=tmp_path / "k"
     ).outcomes()
     assert out.robust["direct"][1, :, 1].all()
-    assert not out.robust["roll_up"][1, :, 1].any()  # by the roll-up's own aim
+    assert not out.robust["roll_up"][1, :, 1].any()  # by the roll-up's own goal
     assert not out.robust["direct"][
         1, :, 0
     ].any()  # which the direct reading of the leaves suffers too

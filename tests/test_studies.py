@@ -78,7 +78,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
-    times = {row.get("times", 1) for row in rows}
+    times = {row.get("budget_multiplier", 1) for row in rows}
     assert {run.gradients for run in runs} == {params.ablation.gradients * k for k in times}
 
 
@@ -113,7 +113,7 @@ def small(params):
                     },
                     "other": {
                         "flat again": {"method": "tecoa"},
-                        "dear": {"method": "tecoa", "times": 2},
+                        "dear": {"method": "tecoa", "budget_multiplier": 2},
                     },
                 },
             }
@@ -199,7 +199,7 @@ def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_
 
 
 @pytest.mark.parametrize(
-    ("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "times": 0.5}, 1)]
+    ("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "budget_multiplier": 0.5}, 1)]
 )
 def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, row, steps):
     small = small.model_copy(

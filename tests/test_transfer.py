@@ -34,10 +34,10 @@ def shown() -> ImageSet:
 @pytest.fixture
 def stands(shown):
     blind = Classifier(Blind(), CosineHead(10.0), classifier().text_points)
-    aims = [AIM, GOALS["roll_up"](PATHS, 1)]
-    table = transfer({"seeing": classifier(), "blind": blind}, shown, aims, BUDGET, seed=0, batch=4)
-    assert list(table.columns) == ["aim", "source", "target", "stands"] and len(table) == 2 * 3 * 2
-    return table.set_index(["aim", "source", "target"])["stands"]
+    level_goals = [AIM, GOALS["roll_up"](PATHS, 1)]
+    table = transfer({"seeing": classifier(), "blind": blind}, shown, level_goals, BUDGET, seed=0, batch=4)
+    assert list(table.columns) == ["goal", "source", "target", "robust"] and len(table) == 2 * 3 * 2
+    return table.set_index(["goal", "source", "target"])["robust"]
 
 
 def test_a_model_under_its_own_images_stands_where_the_matrix_says(stands, shown):

@@ -10,7 +10,7 @@ from hierclip.attacks.goals import (
     GOALS,
     LOSSES,
     AttackGoal,
-    aims,
+    level_goals,
     cross_entropy,
     margin,
     margin_loss,

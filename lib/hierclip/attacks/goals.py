@@ -102,7 +102,7 @@ GOALS: dict[str, Callable[[Tensor, int], AttackGoal]] = {
 }
 
 
-def aims(paths: Tensor, level: int) -> list[AttackGoal]:
+def level_goals(paths: Tensor, level: int) -> list[AttackGoal]:
     """Return the goals of both readings of a level; one at level 0, where they agree.
 
     paths: (leaves, L + 1).

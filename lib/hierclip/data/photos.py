@@ -110,34 +110,32 @@ class Photos(PreparedDataset):
         return [torch.nonzero(labels == k)[:, 0].tolist() for k in range(len(self.leaves))]
 
     def batch(
-        self, places: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
+        self, classes: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """Make a batch. Of streamed images, decode the next step's in the background meanwhile."""
         if not self.params.stream:
-            return self._batch(places, size, seed, step, rows)
-        request = (places.tolist(), size, seed, rows)
+            return self._batch(classes, size, seed, step, rows)
+        request = (classes.tolist(), size, seed, rows)
         future = self._ahead.pop(f"{request} {step}", None)
-        batch = future.result() if future else self._batch(places, size, seed, step, rows)
+        batch = future.result() if future else self._batch(classes, size, seed, step, rows)
         worker = ThreadPoolExecutor(1)
-        following = worker.submit(self._batch, places, size, seed, step + 1, rows)
+        following = worker.submit(self._batch, classes, size, seed, step + 1, rows)
         worker.shutdown(wait=False)  # its thread ends with the call
         self._ahead = {f"{request} {step + 1}": following}
         return batch
 
     def _batch(
-        self, places: Tensor, size: int, seed: int, step: int, rows: slice
+        self, classes: Tensor, size: int, seed: int, step: int, rows: slice
     ) -> tuple[Tensor, Tensor]:
-        bare = [self.leaves[k].name for k in places.tolist() if not self._rows[k]]
+        bare = [self.leaves[k].name for k in classes.tolist() if not self._rows[k]]
         if bare:
             raise DataError(f"{self.name}: no images to train on for {', '.join(bare[:5])}")
         generator = torch.Generator().manual_seed(step_seed(seed, step))
-        labels = torch.randint(len(places), (size,), generator=generator)
+        labels = torch.randint(len(classes), (size,), generator=generator)
         share = torch.rand(size, generator=generator).tolist()
-        classes = [self._rows[k] for k in places[labels].tolist()]
-        rows = [
-            of_class[int(u * len(of_class))] for of_class, u in zip(classes, share, strict=True)
-        ]
-        images = self._train_images(rows[rows])
+        pools = [self._rows[k] for k in classes[labels].tolist()]
+        drawn = [pool[int(u * len(pool))] for pool, u in zip(pools, share, strict=True)]
+        images = self._train_images(drawn[rows])
         moved = varied(images.float() / 255, generator, size, rows)
         return moved.contiguous(memory_format=torch.channels_last), labels
 
@@ -145,9 +143,9 @@ class Photos(PreparedDataset):
         if not self.params.stream:
             return stored_images(self.prepared, f"{TRAIN}.images")[torch.tensor(rows)]
         source = self.sources[TRAIN]
-        places = self.tensors[f"{TRAIN}.rows"][rows].tolist()
-        images = read_squares(source, self.params.size, places)
-        lost = [row for row, image in zip(places, images, strict=True) if image is None]
+        stored = self.tensors[f"{TRAIN}.rows"][rows].tolist()
+        images = read_squares(source, self.params.size, stored)
+        lost = [row for row, image in zip(stored, images, strict=True) if image is None]
         if lost:
             raise DataError(
                 f"{self.name}: {source.called(lost[0])} could be read once and cannot now; "
@@ -235,15 +233,15 @@ def varied(
 ) -> Tensor:
     """Move each image by up to an eighth of its side, and mirror it half of the time.
 
-    images: (N, 3, s, s), the rows `rows` of a batch of `whole`, for all of which numbers are drawn.
+    images: (N, 3, s, s), `rows` of a batch of `whole`, for all of which numbers are drawn.
     """
     n, _, side, _ = images.shape
     reach = side // 8
     padded = F.pad(images, (reach,) * 4, mode="reflect").permute(0, 2, 3, 1)
     top, left = torch.randint(2 * reach + 1, (2, whole, 1), generator=generator)[:, rows]
     mirrored = torch.rand(whole, 1, generator=generator)[rows] < 0.5
-    rows = top + torch.arange(side)
+    lines = top + torch.arange(side)
     columns = left + torch.arange(side)
     columns = torch.where(mirrored, columns.flip(1), columns)
     index = torch.arange(n)[:, None, None]
-    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[index, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.backends import cudnn
 
-from hierclip.attacks import AttackGoal, AttackState, Budget, aims, frozen, margin, run_attacks
+from hierclip.attacks import AttackGoal, AttackState, Budget, level_goals, frozen, margin, run_attacks
 from hierclip.data import ImageSet
 from hierclip.distributed import broadcast, merge_by_index, rank, world
 from hierclip.model import READINGS, Classifier
@@ -114,7 +114,7 @@ class LevelMatrix:
     @cached_property
     def goals(self) -> list[AttackGoal]:
         """List the goals in the order of attack."""
-        by_level = [aims(self.paths, level) for level in range(self.paths.shape[1])]
+        by_level = [level_goals(self.paths, level) for level in range(self.paths.shape[1])]
         return [*chain.from_iterable(by_level), *self.more]
 
     @property
