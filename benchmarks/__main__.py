@@ -18,8 +18,8 @@ import torch
 
 from benchmarks import attacks, growth, hyperbolic, pipeline, training
 from benchmarks.measure import Row
-from hierclip.evaluate.records import git_revision, hardware, versions
-from hierclip.params import find_root
+from hierclip.config import find_root
+from hierclip.evaluation.records import git_revision, hardware, versions
 
 RESULTS = Path(__file__).with_name("results.json")
 SPLITS: dict[str, Callable[[], list[Row]]] = {

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from benchmarks.default import LevelLogits, Task, load_task
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
-from hierclip.attacks import STANDARD, Budget, level_goals, budget_of, frozen
-from hierclip.evaluate import LevelMatrix, Outcomes, level_metrics
-from hierclip.evaluate import matrix as evaluate_matrix
-from hierclip.evaluate.matrix import CLEAN, READ, attacked, read_logits
-from hierclip.model import READINGS
-from hierclip.model.backbone import ImageEncoder
+from hierclip.attacks import STANDARD, Budget, budget_of, frozen, level_goals
+from hierclip.evaluation import LevelMatrix, Outcomes, level_metrics
+from hierclip.evaluation import matrix as evaluate_matrix
+from hierclip.evaluation.matrix import CLEAN, READ, attacked, read_logits
+from hierclip.models import READINGS
+from hierclip.models.backbone import ImageEncoder
 
 STEPS = 10  # of PGD
 PGD_IMAGES, PGD_ROUNDS = 256, 9

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hierclip.config import Params, find_root, load_params
 from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
-from hierclip.model import Classifier, Model, load_model
-from hierclip.params import Params, find_root, load_params
+from hierclip.models import Classifier, Model, load_model
 from hierclip.trees import Tree, load_forest
 
 METHOD = "tecoa-0"

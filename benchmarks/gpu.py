@@ -14,7 +14,7 @@ typing-inspection, nltk, defusedxml, and typing-extensions as new as pydantic as
 their unpacked wheels will do, as in PYTHONPATH=lib:wheels; hierclip needs no install.
 
 Weights and images are random: speed depends on neither. A step of fine-tuning is the library's own
-(`train.set_up`); beside it TeCoA's released way
+(`training.set_up`); beside it TeCoA's released way
 (github.com/cvlab-columbia/ZSRobust4FoundationModel): float16 autocast, gradients of all weights in
 every pass of the attack, prompts encoded in every pass. cudnn.benchmark is on for the released way,
 as it is there, and off for ours, as the library leaves it. Times are medians over rounds in which
@@ -46,17 +46,17 @@ from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from hierclip import model, train
+from hierclip import models, training
 from hierclip.attacks import Budget, attack
+from hierclip.config import Params, load_params
 from hierclip.data import ImageSet, Leaf
 from hierclip.data.sources import imagenet_names
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
-from hierclip.evaluate import LevelMatrix
-from hierclip.evaluate.records import git_revision, hardware, versions
+from hierclip.evaluation import LevelMatrix
+from hierclip.evaluation.records import git_revision, hardware, versions
 from hierclip.losses import make_head
-from hierclip.model import Backbone, Classifier, make_classifier
-from hierclip.params import Params, load_params
+from hierclip.models import Backbone, Classifier, make_classifier
 from hierclip.trees import Tree, level_prompts, set_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,7 +211,7 @@ def make_backbone(case: Case, architecture: str) -> Backbone:
     settings = case.params.model.model_copy(
         update={"architecture": architecture, "pretrained": None}
     )
-    backbone = model.create(settings, seed=0, size=case.sizes.pixels)
+    backbone = models.create(settings, seed=0, size=case.sizes.pixels)
     backbone.clip.to(case.device)
     return backbone
 
@@ -355,7 +355,7 @@ def library_step(
     )
     settings = case.params.finetune.model_copy(update={"batch": batch})
     task = Task("seen", RandomImages(case, batch), [case.tree], case.params.model.template)
-    work = train.set_up(fabric, method, settings, copy.deepcopy(backbone), task, 0)
+    work = training.set_up(fabric, method, settings, copy.deepcopy(backbone), task, 0)
     places = itertools.count()
 
     def step() -> None:
@@ -468,7 +468,7 @@ def measure_finetuning(case: Case, until: float) -> Iterator[Row]:
 def time_random_start(case: Case) -> Row:
     """Time the random start of an attack, as training draws it."""
     shape, device = (case.sizes.batch, 3, case.sizes.pixels, case.sizes.pixels), case.device
-    generator = train.start_generator(device, 0)
+    generator = training.start_generator(device, 0)
     draw = partial(torch.rand, shape, generator=generator, device=device)
     seconds = [time_call(draw, device) for _ in range(4)][1:]
     speed = shape[0] / statistics.median(seconds)

@@ -19,9 +19,9 @@ from benchmarks.measure import peak_memory
 from benchmarks.synthetic import make_forest, make_tree_loss
 from hierclip.attacks import Budget
 from hierclip.data import ImageSet
-from hierclip.evaluate import LevelMatrix
-from hierclip.model import Classifier, CosineHead, ImageEncoder, create
-from hierclip.params import load_params
+from hierclip.evaluation import LevelMatrix
+from hierclip.models import Classifier, CosineHead, ImageEncoder, create
+from hierclip.config import load_params
 
 torch.set_num_threads(1)
 params, (leaves, levels, trees, images, batch) = load_params(), map(int, sys.argv[1:])

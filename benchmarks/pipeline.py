@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Row, exponent, in_process, interleaved
-from hierclip.params import find_root
+from hierclip.config import find_root
 
 TIMES = "data/times"  # where hierclip.notebook keeps what each notebook took
 START_ROUNDS = 5
@@ -40,8 +40,8 @@ from time import perf_counter
 import torch
 
 from benchmarks.measure import peak_memory
-from hierclip import audit, model
-from hierclip.evaluate import masking as _  # so that what is imported does not count
+from hierclip import audit, models
+from hierclip.evaluation import masking as _  # so that what is imported does not count
 
 torch.set_num_threads(1)
 folder, count, classes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -118,7 +118,7 @@ def write_audit_input(folder: Path) -> None:
     (folder / "benchmark-tower.json").write_text(json.dumps(TOWER), encoding="utf8")
     make_model = (
         "import sys; from pathlib import Path; import open_clip;"
-        "from hierclip.model import backbone;"
+        "from hierclip.models import backbone;"
         "folder = Path(sys.argv[1]); open_clip.add_model_config(folder / 'benchmark-tower.json');"
         "tower = backbone.open_backbone('benchmark-tower', None);"
         "backbone.save(tower, folder / 'model'); print('{}')"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hierclip.config import HierParams
 from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import hierarchical, hita
 from hierclip.losses.levels import Nodes
-from hierclip.model import PoincareHead
-from hierclip.params import HierParams
+from hierclip.models import PoincareHead
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from benchmarks.default import base_model
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from benchmarks.synthetic import make_forest, make_tree_loss
+from hierclip.config import HierParams, MethodParams, NoneParams, Params, find_root, load_params
 from hierclip.data import ids_of, load_dataset
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
-from hierclip.model import load_model
-from hierclip.params import HierParams, MethodParams, NoneParams, Params, find_root, load_params
-from hierclip.train import set_up
+from hierclip.models import load_model
+from hierclip.training import set_up
 from hierclip.trees import load_forest
 
 ROUNDS = 9

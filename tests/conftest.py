@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from hierclip import model
+from hierclip import models
+from hierclip.config import Params, load_params
 from hierclip.data import Dataset, Leaf, load_dataset
 from hierclip.data.openmoji import SHEET, SOURCE
 from hierclip.data.tasks import Task
-from hierclip.model import Head
-from hierclip.params import Params, load_params
-from hierclip.train import History, fit, set_up
+from hierclip.models import Head
+from hierclip.training import History, fit, set_up
 from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,8 +134,8 @@ def forest(tree) -> list[Tree]:
 
 
 @pytest.fixture
-def backbone(params) -> model.Backbone:
-    return model.create(params.model, seed=0, size=32)
+def backbone(params) -> models.Backbone:
+    return models.create(params.model, seed=0, size=32)
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import yaml
 from PIL import Image
 from torch.nn import functional as F
 
-from hierclip import model
+from hierclip import models
+from hierclip.config import Params, load_params
 from hierclip.data import class_indices, load_dataset
 from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
 from hierclip.data.tasks import MODELS, TREES
-from hierclip.model import CosineHead, Model, PoincareHead
-from hierclip.params import Params, load_params
+from hierclip.models import CosineHead, Model, PoincareHead
 from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree
 from tests.conftest import ROOT
 
@@ -59,19 +59,19 @@ def write_project(folder: Path) -> Params:
     for name, head in zip(
         MODEL_NAMES, _heads(backbone, dataset.images("val"), trees[0], params), strict=True
     ):
-        model.save_model(Model(backbone, head, name.partition("-")[0]), folder / MODELS / name)
+        models.save_model(Model(backbone, head, name.partition("-")[0]), folder / MODELS / name)
     return params
 
 
-def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
+def _knowing(params: Params, trees: list[Tree], dataset) -> models.Backbone:
     """Some steps towards a direction for each leaf; each text is then fitted to the mean direction
     of its leaves.
     """
     backbone, places = (
-        model.create(params.model, seed=0, size=32),
+        models.create(params.model, seed=0, size=32),
         class_indices(dataset, trees[0].ids),
     )
-    encoder, visual = model.ImageEncoder(backbone), backbone.clip.visual.train()
+    encoder, visual = models.ImageEncoder(backbone), backbone.clip.visual.train()
     codes = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0][
         : len(places)
     ]
@@ -93,7 +93,7 @@ def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
             if prompt not in wanted
         }
     with torch.no_grad():
-        texts = model.text_features(backbone, list(wanted))
+        texts = models.text_features(backbone, list(wanted))
         gram = texts.T @ texts + 1e-4 * torch.eye(texts.shape[1])
         fit = torch.linalg.solve(gram, texts.T @ torch.stack(list(wanted.values())))
         backbone.text_projection.copy_(fit)
@@ -102,7 +102,7 @@ def _knowing(params: Params, trees: list[Tree], dataset) -> model.Backbone:
 
 @torch.no_grad()
 def _heads(backbone, images, tree: Tree, params: Params):
-    image = float(model.ImageEncoder(backbone)(images.floats()).norm(dim=-1).median())
-    texts = model.encode_texts(backbone, level_prompts(tree, params.model.template)[0])
+    image = float(models.ImageEncoder(backbone)(images.floats()).norm(dim=-1).median())
+    texts = models.encode_texts(backbone, level_prompts(tree, params.model.template)[0])
     typical = {"image_norm": image, "text_norm": float(texts.norm(dim=-1).median())}
     return CosineHead(20.0), PoincareHead(1.0, 2.0, 2.0, 1.0, 7.0, "free", **typical)

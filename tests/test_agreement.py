@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.attacks import STANDARD, Budget, level_goals, frozen
+from hierclip.attacks import STANDARD, Budget, frozen, level_goals
+from hierclip.config import find_root, load_params
 from hierclip.data import class_indices, ids_of, load_dataset
-from hierclip.evaluate.matrix import attacked
-from hierclip.model import load_model
-from hierclip.params import find_root, load_params
+from hierclip.evaluation.matrix import attacked
+from hierclip.models import load_model
 from hierclip.trees import load_forest
 
 COUNT = 500

@@ -6,9 +6,9 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import ImageSet
-from hierclip.evaluate import LevelMatrix, gradient_masking_checks
-from hierclip.evaluate.masking import BUDGETS, CHECKS
-from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
+from hierclip.evaluation import LevelMatrix, gradient_masking_checks
+from hierclip.evaluation.masking import BUDGETS, CHECKS
+from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.test_evaluate import PATHS
 
 TEXTS = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]

@@ -17,13 +17,13 @@ from papermill.exceptions import PapermillExecutionError
 from safetensors.torch import save_file
 
 import hierclip
-from hierclip import model
+from hierclip import models
 from hierclip.audits import audit, class_trees, open_model, read_arguments, read_folder
 from hierclip.cli.audit import run_notebook
 from hierclip.errors import HierclipError
-from hierclip.evaluate import Outcomes
-from hierclip.evaluate.records import parse_record
-from hierclip.model import Model, ModelError
+from hierclip.evaluation import Outcomes
+from hierclip.evaluation.records import parse_record
+from hierclip.models import Model, ModelError
 from hierclip.progress import HEADLESS
 from hierclip.trees import TreeError, load_tree
 from tests.conftest import LEAVES, ROOT
@@ -202,7 +202,7 @@ def written(folder, source):
     "source",
     [
         "from hierclip.errors import HierclipError\nraise HierclipError('no image; put one there')",
-        "from hierclip.model import ModelError\nraise ModelError('no image; put one there')",
+        "from hierclip.models import ModelError\nraise ModelError('no image; put one there')",
         "raise PermissionError('no image; put one there')",
     ],
 )
@@ -296,7 +296,7 @@ def test_a_wheel_has_the_notebook_and_what_makes_it_a_page(tmp_path):
 @pytest.fixture
 def hub(backbone, tmp_path, monkeypatch):
     """Hugging Face's hub, which keeps one model."""
-    model.save(backbone, tmp_path / "hub")
+    models.save(backbone, tmp_path / "hub")
     config = json.loads((tmp_path / "hub/open_clip_config.json").read_text(encoding="utf8"))
     weights = str(tmp_path / "hub/open_clip_model.safetensors")
     kept = {"_get_hf_config": config, "download_pretrained_from_hf": weights}
@@ -325,7 +325,7 @@ def test_a_model_of_the_hub_brings_its_weights_and_is_called_by_its_name(hub):
 
 
 def test_a_model_of_the_project_is_audited_as_it_is_read(place, backbone):
-    model.save_model(
+    models.save_model(
         Model(backbone, HEADS[-1], "hier", template="a drawing of {}"), place / "hier-0"
     )
     settings = SETTINGS | {"images": "zoo", "tree": "tree.json", "limit": 1}

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import sync_playwright
 
+from hierclip.config import load_params
 from hierclip.data.tasks import load_task
 from hierclip.explorer.view import image_state, open_model, open_task
-from hierclip.params import load_params
 from tests.conftest import ROOT
 
 CHROMIUM = next(

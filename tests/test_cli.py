@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import hierclip
-from hierclip import model
+from hierclip import models
 from hierclip.audits import audit
 from hierclip.cli import USAGE, app, main
 from hierclip.cli.audit import audit as audit_command
 from hierclip.cli.export import head_words
+from hierclip.config import ParamsError
 from hierclip.data.sources import DataError
 from hierclip.errors import HierclipError
-from hierclip.evaluate.records import RecordError
-from hierclip.model import Model, ModelError
-from hierclip.params import ParamsError
+from hierclip.evaluation.records import RecordError
+from hierclip.models import Model, ModelError
 from hierclip.progress import HEADLESS
-from hierclip.train import TrainingError
+from hierclip.training import TrainingError
 from hierclip.trees import TreeError, load_tree
 from hierclip.trees.wordnet import EXCERPT, NAMES
 from tests.conftest import LEAVES, ROOT
@@ -42,7 +42,7 @@ TREE = {"animal": {"mammal": ["dog", "cat"], "bird": ["eagle"]}, "vehicle": ["ca
 @pytest.fixture(scope="module")
 def weights(params, tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "mine.safetensors"
-    made = model.create(
+    made = models.create(
         params.model.model_copy(update={"architecture": ARCHITECTURE}), seed=0, size=32
     )
     save_file({key: value.contiguous() for key, value in made.clip.state_dict().items()}, file)
@@ -363,7 +363,7 @@ def test_a_tree_that_cannot_be_had_is_one_line(place, run, arguments, words):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_an_exported_model_is_loaded_by_the_lines_that_are_printed(place, run, backbone, head):
-    model.save_model(Model(backbone, head, "mine"), place / "data/models/mine-0")
+    models.save_model(Model(backbone, head, "mine"), place / "data/models/mine-0")
     (place / "params.yaml").write_text("", encoding="utf8")
     code, out, _ = run("export", "mine-0", "clip")
     lines, words = out.split("\n\n")
@@ -386,7 +386,7 @@ def test_what_is_said_of_a_head_is_true(backbone, tree, head):
     every level.
     """
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    own, plain = (model.make_classifier(backbone, h, tree, "{}")(images) for h in (head, HEADS[0]))
+    own, plain = (models.make_classifier(backbone, h, tree, "{}")(images) for h in (head, HEADS[0]))
     same = all(torch.equal(a.argmax(1), b.argmax(1)) for a, b in zip(own, plain, strict=True))
     assert same or "may predict otherwise" in head_words(head)
     assert ("cosine, as open_clip does" in head_words(head)) == isinstance(head, type(HEADS[0]))

@@ -22,15 +22,15 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn import functional as F
 
-from hierclip import hyperbolic, model, train
+from hierclip import hyperbolic, models, training
 from hierclip.attacks import ATTACKS, Budget, attack
+from hierclip.config import FinetuneParams, load_params
 from hierclip.data import ImageSet
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric, mean
-from hierclip.evaluate import LevelMatrix
+from hierclip.evaluation import LevelMatrix
 from hierclip.losses import gradient_evaluations, make_head
-from hierclip.model import Classifier, EuclideanHead, LearnedHead
-from hierclip.params import FinetuneParams, load_params
+from hierclip.models import Classifier, EuclideanHead, LearnedHead
 from hierclip.trees import Tree, tree_from_graph
 from tests.conftest import LEAVES, ROOT, Stripes, finetune, tiny_graph
 
@@ -284,7 +284,7 @@ def two_steps(method) -> FinetuneParams:
 def same_starts():
     """Draw an attack's random start on the CPU, because each kind of device draws other numbers."""
     return patch.object(
-        train, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed)
+        training, "start_generator", lambda _, seed: torch.Generator().manual_seed(seed)
     )
 
 
@@ -294,12 +294,12 @@ def step_gradients(name: str, device: str, dtype: torch.dtype) -> dict[str, torc
 
     Gives the loss, and the image encoder's gradient as one vector.
     """
-    method, backbone = PARAMS.method[name], model.create(PARAMS.model, seed=0, size=32)
+    method, backbone = PARAMS.method[name], models.create(PARAMS.model, seed=0, size=32)
     backbone.clip.to(dtype)
     with computing_in(dtype), same_starts():
         task = Task("seen", Stripes(), [tiny_tree()], TEMPLATE)
         fabric = fabric_on(device)
-        work = train.set_up(fabric, method, two_steps(method), backbone, task, 0)
+        work = training.set_up(fabric, method, two_steps(method), backbone, task, 0)
         loss, _ = work.step_loss(0)
         fabric.backward(loss)
     weights = work.trainee.towers.encoder.parameters()
@@ -347,7 +347,7 @@ def finetuned(
         return watch
 
     method = PARAMS.method[name]
-    backbone = model.create(PARAMS.model, seed=0, size=32)
+    backbone = models.create(PARAMS.model, seed=0, size=32)
     backbone.clip.visual.conv1.register_forward_hook(lambda *seen: stem.add(seen[2].dtype))
     watches = {part: watched(getattr(hyperbolic, part)) for part in WATCHED}
     with patch.multiple(hyperbolic, **watches), same_starts():

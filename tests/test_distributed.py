@@ -18,7 +18,7 @@ from hierclip.distributed import (
     rank_slice,
     world,
 )
-from hierclip.evaluate import Outcomes, load_records, outcomes_path
+from hierclip.evaluation import Outcomes, load_records, outcomes_path
 from tests.conftest import ROOT
 from tests.together import measured, trained
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from hierclip.attacks import Budget
 from hierclip.data import ImageSet
-from hierclip.evaluate import (
+from hierclip.evaluation import (
     Outcomes,
     holm,
     intervals,
@@ -20,7 +20,7 @@ from hierclip.evaluate import (
     path_robust,
     records,
 )
-from hierclip.evaluate.records import (
+from hierclip.evaluation.records import (
     Record,
     RecordError,
     compare,
@@ -28,7 +28,7 @@ from hierclip.evaluate.records import (
     parse_record,
     save_record,
 )
-from hierclip.model import Classifier, CosineHead
+from hierclip.models import Classifier, CosineHead
 
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])
 BUDGET = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), queries=20)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ipywidgets import HBox
 
+from hierclip.config import load_params
 from hierclip.explorer import Explorer
 from hierclip.explorer.drawing import marks, scene
 from hierclip.explorer.view import (
@@ -24,7 +25,6 @@ from hierclip.explorer.view import (
 )
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
-from hierclip.params import load_params
 from tests.conftest import ROOT
 
 

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from hierclip.params import find_root, load_params
+from hierclip.config import find_root, load_params
 from hierclip.plots import STYLE, save
 from hierclip.plots.figures import audit_figure, bars, level_bars, matrices, reading_panels
 from hierclip.plots.images import magnified

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from hierclip import model
+from hierclip import models
 from hierclip.data import load_dataset
-from hierclip.model import CosineHead, EuclideanHead, PoincareHead, Towers
+from hierclip.models import CosineHead, EuclideanHead, PoincareHead, Towers
 from hierclip.trees import (
     TreeError,
     check_forest,
@@ -104,10 +104,10 @@ def test_files_that_are_no_forest_are_refused(turned, tmp_path):
 )
 def test_the_classifier_of_a_forest_gives_the_logits_of_each_trees_own(backbone, forest, head):
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    logits = model.make_classifier(backbone, head, forest, TEMPLATE)(images)
+    logits = models.make_classifier(backbone, head, forest, TEMPLATE)(images)
     assert [level.shape[1] for level in logits] == [5, 3, 2, 2]
     for tree in forest:
-        own = model.make_classifier(backbone, head, tree, TEMPLATE)(images)
+        own = models.make_classifier(backbone, head, tree, TEMPLATE)(images)
         for mine, column in zip(own, forest_columns(forest)[tree.name], strict=True):
             torch.testing.assert_close(logits[column], mine)
 
@@ -124,7 +124,7 @@ def test_towers_sort_the_texts_of_every_tree_and_level(backbone, forest):
         )
         for tree, levels in zip(forest, sorted_, strict=True):
             for nodes, rows in zip(tree.levels, levels, strict=True):
-                expected = model.encode_texts(
+                expected = models.encode_texts(
                     backbone, [TEMPLATE.format(node.name) for node in nodes]
                 )
                 torch.testing.assert_close(rows, expected)

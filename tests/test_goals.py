@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.attacks import ATTACKS, GOALS, NORMS, level_goals, attack, margin
+from hierclip.attacks import ATTACKS, GOALS, NORMS, attack, level_goals, margin
 from tests.test_attacks import budget, generator, linear, random_images
 
 

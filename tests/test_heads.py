@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hierclip import hyperbolic
-from hierclip.model import CosineHead, EuclideanHead, LearnedHead, PoincareHead
-from hierclip.model.heads import head_from_dict, head_to_dict
+from hierclip.models import CosineHead, EuclideanHead, LearnedHead, PoincareHead
+from hierclip.models.heads import head_from_dict, head_to_dict
 
 close = torch.testing.assert_close
 HEADS = [

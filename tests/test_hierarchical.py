@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hierclip.config import load_params
 from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import (
     Placed,
@@ -16,8 +17,7 @@ from hierclip.losses.hierarchical import (
     vicinity,
 )
 from hierclip.losses.levels import RolledUp, group_levels, roll_up, rolled_up
-from hierclip.model import PoincareHead
-from hierclip.params import load_params
+from hierclip.models import PoincareHead
 from tests.conftest import LEAVES, ROOT
 
 close = torch.testing.assert_close

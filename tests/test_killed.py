@@ -11,7 +11,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from hierclip.evaluate import Outcomes, load_records, outcomes_path
+from hierclip.evaluation import Outcomes, load_records, outcomes_path
 from tests.test_run import judged, knowing_model
 
 SLOW = """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hierclip.config import load_params
 from hierclip.losses import (
     OBJECTIVES,
     PERTURBATIONS,
@@ -16,8 +17,7 @@ from hierclip.losses import (
     make_nodes,
 )
 from hierclip.losses.baselines import attention
-from hierclip.model import CosineHead, EuclideanHead, PoincareHead
-from hierclip.params import load_params
+from hierclip.models import CosineHead, EuclideanHead, PoincareHead
 from tests.conftest import ROOT
 
 close = torch.testing.assert_close

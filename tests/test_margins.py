@@ -21,7 +21,7 @@ from hierclip.hyperbolic import (
     sibling_distance,
 )
 from hierclip.margins import level_bounds
-from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead
+from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.conftest import notebook_functions
 from tests.test_evaluate import PATHS, random_images
 

@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from hierclip.evaluate import Outcomes, mistakes
+from hierclip.evaluation import Outcomes, mistakes
 
 KEYS = ["severity", "hd_1", "hd_5", "hd_20", "consistent", "path_inconsistency", "ece"]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hierclip import model
-from hierclip.model import ModelError
-from hierclip.model.backbone import with_its_gelu
-from hierclip.model.classifier import read
+from hierclip import models
+from hierclip.models import ModelError
+from hierclip.models.backbone import with_its_gelu
+from hierclip.models.classifier import read
 from tests.test_heads import HEADS, NAMES
 
 close = torch.testing.assert_close
@@ -27,7 +27,7 @@ def images():
 @pytest.fixture
 def classifier(request, backbone, tree):
     """Of the head that the test is parametrised with, or of CLIP's own."""
-    return model.make_classifier(backbone, getattr(request, "param", HEADS[0]), tree, TEMPLATE)
+    return models.make_classifier(backbone, getattr(request, "param", HEADS[0]), tree, TEMPLATE)
 
 
 every_head = pytest.mark.parametrize("classifier", HEADS, indirect=True, ids=NAMES)
@@ -53,9 +53,9 @@ def test_the_levels_asked_for_are_those_of_all_in_the_order_asked(classifier, im
 
 @pytest.mark.parametrize("head", HEADS, ids=NAMES)
 def test_a_saved_model_gives_the_same_logits(tmp_path, backbone, tree, images, head):
-    saved = model.Model(backbone, head, "hier", template=TEMPLATE)
-    model.save_model(saved, tmp_path / "model")
-    loaded = model.load_model(tmp_path / "model")
+    saved = models.Model(backbone, head, "hier", template=TEMPLATE)
+    models.save_model(saved, tmp_path / "model")
+    loaded = models.load_model(tmp_path / "model")
     assert (loaded.head, loaded.method, loaded.template) == (head, "hier", TEMPLATE)
     assert (loaded.backbone.mean, loaded.backbone.std) == (backbone.mean, backbone.std)
     for before, after in zip(
@@ -65,8 +65,8 @@ def test_a_saved_model_gives_the_same_logits(tmp_path, backbone, tree, images, h
 
 
 def test_a_loaded_model_can_be_saved_again(tmp_path, backbone):
-    model.save(backbone, tmp_path / "one")
-    model.save(model.load(tmp_path / "one"), tmp_path / "two")
+    models.save(backbone, tmp_path / "one")
+    models.save(models.load(tmp_path / "one"), tmp_path / "two")
     for file in ("open_clip_config.json", "open_clip_model.safetensors"):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
 
@@ -92,7 +92,7 @@ def test_plain_open_clip_gives_a_saved_model_the_same_predictions(
     tmp_path, backbone, classifier, images, tree
 ):
     """In a process of its own, which never imports hierclip."""
-    model.save_model(model.Model(backbone, HEADS[0], "clip"), tmp_path)
+    models.save_model(models.Model(backbone, HEADS[0], "clip"), tmp_path)
     pixels = (images * 255).round().byte()
     for k, image in enumerate(pixels):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
@@ -105,7 +105,7 @@ def test_plain_open_clip_gives_a_saved_model_the_same_predictions(
 
 def test_new_weights_are_drawn_from_the_seed(params):
     one, same, other = (
-        model.create(params.model, seed, 32).clip.visual.attnpool.c_proj.weight
+        models.create(params.model, seed, 32).clip.visual.attnpool.c_proj.weight
         for seed in (1, 1, 2)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -114,16 +114,18 @@ def test_new_weights_are_drawn_from_the_seed(params):
 def test_a_checkpoint_file_can_be_started_from(tmp_path, params, backbone):
     file = tmp_path / "weights.pt"
     torch.save(backbone.clip.state_dict(), file)
-    other = model.create(params.model.model_copy(update={"pretrained": str(file)}), seed=1, size=32)
+    other = models.create(
+        params.model.model_copy(update={"pretrained": str(file)}), seed=1, size=32
+    )
     for name, weight in backbone.clip.state_dict().items():
         assert torch.equal(other.clip.state_dict()[name], weight), name
 
 
 def test_an_exported_folder_can_be_started_from(tmp_path, params, backbone):
-    model.save(backbone, tmp_path)
+    models.save(backbone, tmp_path)
     wanted = params.model.model_copy(update={"architecture": f"local-dir:{tmp_path}"})
     assert not wanted.scratch and params.model.scratch
-    other = model.create(wanted, seed=1, size=32)
+    other = models.create(wanted, seed=1, size=32)
     assert all(
         torch.equal(a, b)
         for a, b in zip(*(m.clip.state_dict().values() for m in (backbone, other)), strict=True)
@@ -132,16 +134,16 @@ def test_an_exported_folder_can_be_started_from(tmp_path, params, backbone):
 
 def test_a_model_with_its_text_tower_apart_reads_texts_and_comes_back(params, tmp_path):
     open_clip.add_model_config(Path(__file__).with_name("hierclip-custom.json"))
-    apart = model.create(
+    apart = models.create(
         params.model.model_copy(update={"architecture": "hierclip-custom"}), seed=0, size=32
     )
     assert type(apart.clip).__name__ == "CustomTextCLIP"
     with torch.no_grad():
         said = apart.clip.encode_text(apart.tokenizer(["a dog", "a cat"]))
-        torch.testing.assert_close(model.encode_texts(apart, ["a dog", "a cat"]), said)
-        model.save(apart, tmp_path)
+        torch.testing.assert_close(models.encode_texts(apart, ["a dog", "a cat"]), said)
+        models.save(apart, tmp_path)
         torch.testing.assert_close(
-            model.encode_texts(model.load(tmp_path), ["a dog", "a cat"]), said
+            models.encode_texts(models.load(tmp_path), ["a dog", "a cat"]), said
         )
 
 
@@ -151,7 +153,7 @@ def test_a_new_backbone_is_in_evaluation_mode(backbone):
 
 def test_making_a_model_leaves_logging_as_it_was(params, monkeypatch):
     monkeypatch.setattr(logging.root, "level", logging.INFO)
-    model.create(params.model, seed=0, size=32)
+    models.create(params.model, seed=0, size=32)
     assert (logging.root.level, logging.root.manager.disable) == (logging.INFO, logging.NOTSET)
 
 
@@ -174,7 +176,7 @@ def test_published_weights_get_the_activation_that_they_were_trained_with(
 
 def test_an_unknown_architecture_is_refused(params):
     with pytest.raises(ModelError, match="no model 'ViT-Z-99'; `open_clip.list_models"):
-        model.create(params.model.model_copy(update={"architecture": "ViT-Z-99"}), seed=0, size=32)
+        models.create(params.model.model_copy(update={"architecture": "ViT-Z-99"}), seed=0, size=32)
 
 
 @pytest.mark.parametrize("pretrained", ["no-such-tag", "junk.pt"])
@@ -182,47 +184,47 @@ def test_weights_that_cannot_be_had_are_refused(tmp_path, monkeypatch, params, p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "junk.pt").write_bytes(b"these are no weights")
     with pytest.raises(ModelError, match=f"cannot load hierclip-tiny with weights '{pretrained}'"):
-        model.create(params.model.model_copy(update={"pretrained": pretrained}), seed=0, size=32)
+        models.create(params.model.model_copy(update={"pretrained": pretrained}), seed=0, size=32)
 
 
-@pytest.mark.parametrize("load", [model.load, model.load_model])
+@pytest.mark.parametrize("load", [models.load, models.load_model])
 def test_a_folder_without_a_model_is_refused(tmp_path, load):
     with pytest.raises(ModelError, match=f"no model in {tmp_path}"):
         load(tmp_path)
 
 
 def test_a_folder_without_a_head_is_refused(tmp_path, backbone):
-    model.save(backbone, tmp_path)
+    models.save(backbone, tmp_path)
     with pytest.raises(ModelError, match="hierclip.json"):
-        model.load_model(tmp_path)
+        models.load_model(tmp_path)
 
 
 def test_features_times_projection_are_clips_text_embeddings(backbone):
     prompts, projection = ["a dog", "a picture of a bus"], backbone.clip.text_projection
     with torch.no_grad():
-        features = model.text_features(backbone, prompts)
+        features = models.text_features(backbone, prompts)
         expected = backbone.clip.encode_text(backbone.tokenizer(prompts))
         close(features @ projection, expected)
-        close(model.encode_texts(backbone, prompts), expected)
+        close(models.encode_texts(backbone, prompts), expected)
     assert backbone.clip.text_projection is projection
 
 
 def test_prompts_are_encoded_in_batches_as_they_are_all_at_once(backbone, monkeypatch):
     prompts, counts = [f"a image of {k} dogs" for k in range(23)], []
     with torch.no_grad():
-        whole = model.text_features(backbone, prompts)
+        whole = models.text_features(backbone, prompts)
         backbone.clip.token_embedding.register_forward_pre_hook(
             lambda _, inputs: counts.append(len(inputs[0]))
         )
-        monkeypatch.setattr("hierclip.model.backbone.TEXT_BATCH", 7)
-        close(model.text_features(backbone, prompts), whole)
+        monkeypatch.setattr("hierclip.models.backbone.TEXT_BATCH", 7)
+        close(models.text_features(backbone, prompts), whole)
     assert counts == [7, 7, 7, 2]
 
 
 def test_the_projection_is_back_in_place_after_a_failure(backbone):
     projection = backbone.clip.text_projection
     with pytest.raises(TypeError):
-        model.text_features(backbone, [None])
+        models.text_features(backbone, [None])
     assert backbone.clip.text_projection is projection
     assert "text_projection" in backbone.clip.state_dict()
 
@@ -237,7 +239,7 @@ def test_readings_are_the_nearest_node_and_the_leafs_ancestor(tree):
 
 def test_a_template_without_a_place_for_the_name_is_refused(backbone, tree):
     with pytest.raises(ValueError, match="template 'a image' has no {}"):
-        model.make_classifier(backbone, HEADS[0], tree, "a image")
+        models.make_classifier(backbone, HEADS[0], tree, "a image")
 
 
 def test_folding_batch_norm_changes_no_embedding_and_not_the_model(backbone):
@@ -248,7 +250,7 @@ def test_folding_batch_norm_changes_no_embedding_and_not_the_model(backbone):
                 values.normal_()
             for values in (part.running_var, part.weight.data):
                 values.uniform_(0.5, 2)
-    plain, folded = model.ImageEncoder(backbone), model.ImageEncoder(backbone, fold=True)
+    plain, folded = models.ImageEncoder(backbone), models.ImageEncoder(backbone, fold=True)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     assert any(isinstance(part, torch.nn.BatchNorm2d) for part in backbone.clip.modules())
     assert type(folded.visual) is type(plain.visual)
@@ -257,14 +259,14 @@ def test_folding_batch_norm_changes_no_embedding_and_not_the_model(backbone):
     torch.testing.assert_close(folded(images), plain(images), atol=1e-4, rtol=1e-4)
 
 
-def vision(**changes) -> model.Backbone:
+def vision(**changes) -> models.Backbone:
     """A small CLIP of open_clip's own, with the image tower that `changes` describe."""
     text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
     torch.manual_seed(0)
     clip = open_clip.model.CLIP(
         embed_dim=24, vision_cfg={"width": 32, **changes}, text_cfg=text
     ).eval()
-    return model.Backbone(
+    return models.Backbone(
         clip, lambda prompts: torch.zeros(len(prompts), 8).long(), {}, (0.5,) * 3, (0.25,) * 3
     )
 
@@ -289,7 +291,7 @@ RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
     ],
 )
 def test_embeddings_with_local_features_are_the_plain_ones(changes, side, places):
-    encoder = model.ImageEncoder(vision(**changes))
+    encoder = models.ImageEncoder(vision(**changes))
     images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
     embeddings, local = encoder.with_local(images)
     close(embeddings, encoder(images))
@@ -304,18 +306,18 @@ def test_local_features_of_a_pool_that_attends_evenly_have_the_embedding_for_the
     with torch.no_grad():
         for weight in (pool.positional_embedding, pool.q_proj.weight, pool.q_proj.bias):
             weight.zero_()
-        embeddings, local = model.ImageEncoder(backbone).with_local(torch.rand(3, 3, 64, 64))
+        embeddings, local = models.ImageEncoder(backbone).with_local(torch.rand(3, 3, 64, 64))
     close(local.mean((2, 3)), embeddings, rtol=1e-4, atol=1e-5)
 
 
 def test_local_features_of_a_vit_that_pools_by_the_mean_have_the_embedding_for_theirs():
-    encoder = model.ImageEncoder(vision(**VIT, pool_type="avg"))
+    encoder = models.ImageEncoder(vision(**VIT, pool_type="avg"))
     embeddings, local = encoder.with_local(torch.rand(3, 3, 32, 32))
     close(local.mean((2, 3)), embeddings, rtol=1e-4, atol=1e-5)
 
 
 def test_local_features_stand_where_the_picture_has_them():
-    encoder = model.ImageEncoder(vision(**VIT))
+    encoder = models.ImageEncoder(vision(**VIT))
     encoder.visual.transformer.resblocks = torch.nn.ModuleList()  # no place looks at another
     images = torch.zeros(2, 3, 32, 32)
     images[1, :, 8:16, 24:] = 1.0  # row 1, column 3 of the patches
@@ -324,7 +326,7 @@ def test_local_features_stand_where_the_picture_has_them():
 
 
 def test_a_vit_gives_no_tokens_after_local_features_were_asked_for():
-    encoder = model.ImageEncoder(vision(**VIT))
+    encoder = models.ImageEncoder(vision(**VIT))
     encoder.with_local(torch.rand(1, 3, 32, 32))
     assert isinstance(encoder(torch.rand(1, 3, 32, 32)), torch.Tensor)
 
@@ -335,4 +337,4 @@ def test_local_features_of_another_tower_are_refused():
     with pytest.raises(
         ModelError, match="no local features are known for a Flatten; open_clip's ResNet or ViT"
     ):
-        model.ImageEncoder(backbone).with_local(torch.rand(1, 3, 32, 32))
+        models.ImageEncoder(backbone).with_local(torch.rand(1, 3, 32, 32))

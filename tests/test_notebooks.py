@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from hierclip.params import find_root
+from hierclip.config import find_root
 
 NOTEBOOKS = sorted((find_root() / "notebooks").glob("*.ipynb"))
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip.attacks import GOALS, Budget, level_goals, frozen
+from hierclip.attacks import GOALS, Budget, frozen, level_goals
 from hierclip.data import ImageSet
-from hierclip.evaluate import LevelMatrix, Outcomes, matrix
-from hierclip.model import READINGS, Classifier, CosineHead
+from hierclip.evaluation import LevelMatrix, Outcomes, matrix
+from hierclip.models import READINGS, Classifier, CosineHead
 from tests.test_evaluate import BUDGET, PATHS, classifier, outcomes, random_images
 
 EVERY = [GOALS["within_superclass"](PATHS, 1), GOALS["all_levels"](PATHS, 1)]
@@ -243,13 +243,15 @@ def test_pruning_changes_nothing_but_which_pictures_are_attacked(attacks):
     ]
     pruned = LevelMatrix(classifier, shown, paths, budget, seed=0, batch=60, more=more).outcomes()
     asked, images, labels = dict(attacks["counts"]), shown.floats(), shown.labels
-    for k, goal in enumerate([*(goal for level in range(3) for goal in level_goals(paths, level)), *more]):
+    for k, goal in enumerate(
+        [*(goal for level in range(3) for goal in level_goals(paths, level)), *more]
+    ):
         with frozen(classifier):
             moved = matrix.attacked(classifier, images, labels, goal, budget, (0, k), 60)[0]
         nodes = torch.from_numpy(pruned.nodes[pruned.under(goal.name)]).long()
-        assert torch.equal(goal.is_reached(nodes, labels), fallen(classifier, moved, labels, goal)), (
-            goal.name
-        )
+        assert torch.equal(
+            goal.is_reached(nodes, labels), fallen(classifier, moved, labels, goal)
+        ), goal.name
         assert goal.kind == "direct" or asked[goal.name] < len(labels)
     assert 0 < np.mean(pruned.robust["roll_up"][2, :, 2]) < 1
 

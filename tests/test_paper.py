@@ -14,11 +14,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from hierclip.config import load_params
 from hierclip.data import load_dataset
 from hierclip.data.tasks import MODELS, TREES
-from hierclip.evaluate import RECORDS, load_records
-from hierclip.model.backbone import WEIGHTS
-from hierclip.params import load_params
+from hierclip.evaluation import RECORDS, load_records
+from hierclip.models.backbone import WEIGHTS
 from hierclip.trees import save_tree, set_tree
 from tests.conftest import ROOT
 

@@ -3,7 +3,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.params import ParamsError, find_root, format_budget, load_params, parse_budget
+from hierclip.config import ParamsError, find_root, format_budget, load_params, parse_budget
 
 
 @pytest.fixture

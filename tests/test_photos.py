@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors import safe_open
 from scipy.io import savemat
 
+from hierclip.config import PhotoParams
 from hierclip.data import DATASETS, SPLITS, DataError, Photos, load_dataset
 from hierclip.data.photos import read_square, varied
 from hierclip.data.sources import PUBLISHED_CLASSES, TINY_CLASSES, imagenet_names, number
-from hierclip.params import PhotoParams
 from tests.miniatures import COUNT, MINIATURES, put
 
 ENTRIES = {

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import yaml
 
-from hierclip.params import Params, find_root
+from hierclip.config import Params, find_root
 
 ROOT = find_root()
 STATEMENTS = 5144  # of the library

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hierclip.config import ParamsError, find_root, load_params
 from hierclip.data import DATASETS
-from hierclip.evaluate import RECORDS, load_records
-from hierclip.params import ParamsError, find_root, load_params
+from hierclip.evaluation import RECORDS, load_records
 
 ROOT = find_root()
 PRESETS = sorted((ROOT / "presets").iterdir())

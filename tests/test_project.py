@@ -9,18 +9,18 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from hierclip import model
+from hierclip import models
 from hierclip.cli import app, main
+from hierclip.config import load_params
 from hierclip.data import PREPARED, load_dataset
 from hierclip.data.openmoji import SOURCE
 from hierclip.data.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
 from hierclip.distributed import make_fabric, run_in_processes, run_script
 from hierclip.errors import HierclipError
-from hierclip.evaluate import RECORDS, Record, load_records
-from hierclip.model import CosineHead, Model, load_model
-from hierclip.params import load_params
+from hierclip.evaluation import RECORDS, Record, load_records
+from hierclip.models import CosineHead, Model, load_model
 from hierclip.progress import HEADLESS
-from hierclip.train import set_up
+from hierclip.training import set_up
 from hierclip.trees import save_tree, wordnet_tree
 from tests.conftest import ROOT, notebook_functions
 from tests.miniatures import folders
@@ -52,7 +52,7 @@ def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
         (tmp_path / file).write_bytes(there.read_bytes())
     for name in entries["trees"]["names"]:
         save_tree(openmoji_forest[0], tmp_path / TREES / f"{name}.json")
-    model.save_model(Model(backbone, CosineHead(14.0), "base"), tmp_path / BASE)
+    models.save_model(Model(backbone, CosineHead(14.0), "base"), tmp_path / BASE)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HIERCLIP_ROOT", str(tmp_path))

@@ -11,8 +11,8 @@ import pandas as pd
 import papermill
 import pytest
 
-from hierclip.evaluate import RECORDS, save_record
-from hierclip.evaluate.records import parse_record
+from hierclip.evaluation import RECORDS, save_record
+from hierclip.evaluation.records import parse_record
 from hierclip.plots.words import share
 from tests.conftest import ROOT, notebook_functions
 from tests.test_evaluate import record

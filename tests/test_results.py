@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from hierclip.cli import DEFAULT, RESULTS, app, main, preset_summary, write_readme
 from hierclip.cli.project import summary
-from hierclip.evaluate import RECORDS, Outcomes, load_records, outcomes_path
-from hierclip.evaluate.records import ThreatModel
-from hierclip.params import find_root, load_params
+from hierclip.config import find_root, load_params
+from hierclip.evaluation import RECORDS, Outcomes, load_records, outcomes_path
+from hierclip.evaluation.records import ThreatModel
 from hierclip.plots.words import attack_words, audit_words, check_frame, pipes
 from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
 from tests.conftest import notebook_functions

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from hierclip.attacks import Budget
 from hierclip.cli import app
+from hierclip.config import SUBSETS
 from hierclip.data import class_indices, ids_of
 from hierclip.data.tasks import Task
-from hierclip.evaluate import (
+from hierclip.evaluation import (
     RECORDS,
     Evaluation,
     LevelMatrix,
@@ -27,9 +28,8 @@ from hierclip.evaluate import (
     save_record,
     verify,
 )
-from hierclip.evaluate.records import better_reading
-from hierclip.model import READINGS, Classifier, CosineHead
-from hierclip.params import SUBSETS
+from hierclip.evaluation.records import better_reading
+from hierclip.models import READINGS, Classifier, CosineHead
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
 from tests.test_evaluate import PATHS, random_images, record
 

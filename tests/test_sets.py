@@ -137,4 +137,4 @@ def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):
 
 def test_trees_know_nothing_of_parameters():
     for file in (ROOT / "lib/hierclip/trees").glob("*.py"):
-        assert "hierclip.params" not in file.read_text(encoding="utf8"), file
+        assert "hierclip.config" not in file.read_text(encoding="utf8"), file

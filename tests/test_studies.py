@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from hierclip import model, studies
+from hierclip import models, studies
 from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
-from hierclip.model import CosineHead, LearnedHead, Model
+from hierclip.models import CosineHead, LearnedHead, Model
 from hierclip.studies import (
     KEPT,
     STUDIES,
@@ -130,7 +130,7 @@ def project(openmoji, forest, backbone, tmp_path) -> Path:
         (tmp_path / "data" / folder).symlink_to(openmoji.prepared.parents[1] / folder)
     for tree in forest:
         save_tree(tree, tmp_path / f"data/trees/{tree.name}.json")
-    model.save_model(Model(backbone, CosineHead(20.0), "clip"), tmp_path / "data/models/base")
+    models.save_model(Model(backbone, CosineHead(20.0), "clip"), tmp_path / "data/models/base")
     return tmp_path
 
 
@@ -334,8 +334,8 @@ def test_what_was_kept_under_other_conditions_is_not_used(small, project, measur
 def test_what_was_kept_for_another_base_model_is_not_used(small, project, measured, params):
     measured.extend([None] * 2)
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
-    other = Model(model.create(params.model, seed=1, size=32), CosineHead(20.0), "clip")
-    model.save_model(other, project / "data/models/base")
+    other = Model(models.create(params.model, seed=1, size=32), CosineHead(20.0), "clip")
+    models.save_model(other, project / "data/models/base")
     run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     assert len(measured) == 2 + 4
 

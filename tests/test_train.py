@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from hierclip import train
+from hierclip import training
+from hierclip.config import OptimParams, load_params
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
 from hierclip.losses import OBJECTIVES, Objective, gradient_evaluations, make_head
-from hierclip.model import CosineHead, Towers
-from hierclip.params import OptimParams, load_params
-from hierclip.train import Training, TrainingError, fit, loss_batch, set_up
+from hierclip.models import CosineHead, Towers
+from hierclip.training import Training, TrainingError, fit, loss_batch, set_up
 from hierclip.trees import TreeError, tree_from_graph
 from tests.conftest import LEAVES, ROOT, Stripes, finetune, notebook_functions, sizes_graph
 
@@ -181,20 +181,20 @@ def towers(monkeypatch):
             with torch.no_grad():
                 made.append((self, copy.deepcopy(self.state_dict()), self.eval()(images)))
 
-    monkeypatch.setattr(train, "Towers", Watched)
+    monkeypatch.setattr(training, "Towers", Watched)
     return made
 
 
 @pytest.fixture
 def passes(monkeypatch):
     """How often images go through the model in training, with a graph to take gradients in."""
-    counted, real = [], train.Trainee.forward
+    counted, real = [], training.Trainee.forward
 
     def forward(self, images, local=False):
         counted.append(torch.is_grad_enabled())
         return real(self, images, local)
 
-    monkeypatch.setattr(train.Trainee, "forward", forward)
+    monkeypatch.setattr(training.Trainee, "forward", forward)
     return counted
 
 
@@ -373,8 +373,8 @@ def test_what_a_checkpoint_rests_on_prints_without_addresses(
     fabric, params, backbone, forest, checkpoint, monkeypatch
 ):
     told = []
-    monkeypatch.setattr(train, "cache_key", lambda *parts: told.extend(map(repr, parts)) or "")
-    monkeypatch.setattr(train, "fingerprint", lambda *parts: told.extend(map(repr, parts)) or "")
+    monkeypatch.setattr(training, "cache_key", lambda *parts: told.extend(map(repr, parts)) or "")
+    monkeypatch.setattr(training, "fingerprint", lambda *parts: told.extend(map(repr, parts)) or "")
     tune(fabric, "hier", params, backbone, forest, checkpoint)
     assert told and not any(" at 0x" in text for text in told)
 
@@ -382,14 +382,14 @@ def test_what_a_checkpoint_rests_on_prints_without_addresses(
 def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float32(
     params, backbone, forest, checkpoint, monkeypatch
 ):
-    seen, stem, real = [], [], train.Trainee.forward
+    seen, stem, real = [], [], training.Trainee.forward
 
     def forward(self, images, local=False):
         out = real(self, images, local)
         seen.extend(part.dtype for part in (images, *out))
         return out
 
-    monkeypatch.setattr(train.Trainee, "forward", forward)
+    monkeypatch.setattr(training.Trainee, "forward", forward)
     backbone.clip.visual.conv1.register_forward_hook(lambda *got: stem.append(got[2].dtype))
     half = make_fabric(params.model.model_copy(update={"precision": "bf16-mixed"}))
     history = tune(half, "hier", params, backbone, forest, checkpoint)[1]
@@ -454,7 +454,7 @@ def test_pretraining_weighs_the_levels_of_all_trees_alike_beside_the_leaves(
 def test_a_batch_that_cannot_be_shared_out_is_refused(
     params, monkeypatch, batch, accumulate, processes
 ):
-    monkeypatch.setattr(train, "world", lambda: processes)
+    monkeypatch.setattr(training, "world", lambda: processes)
     settings = params.finetune.model_copy(update={"batch": batch, "accumulate": accumulate})
     among = f"{accumulate} parts and {processes} processes"
     message = f"^a batch of {batch} cannot be shared out evenly among {among}$"

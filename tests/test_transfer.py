@@ -6,9 +6,9 @@ from torch import nn
 
 from hierclip.attacks import GOALS
 from hierclip.data import ImageSet
-from hierclip.evaluate import LevelMatrix
-from hierclip.evaluate.masking import surrogates
-from hierclip.model import Classifier, CosineHead, EuclideanHead, PoincareHead, read
+from hierclip.evaluation import LevelMatrix
+from hierclip.evaluation.masking import surrogates
+from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead, read
 from tests.conftest import notebook_functions
 from tests.test_evaluate import BUDGET, PATHS, classifier, random_images
 
@@ -35,7 +35,9 @@ def shown() -> ImageSet:
 def stands(shown):
     blind = Classifier(Blind(), CosineHead(10.0), classifier().text_points)
     level_goals = [AIM, GOALS["roll_up"](PATHS, 1)]
-    table = transfer({"seeing": classifier(), "blind": blind}, shown, level_goals, BUDGET, seed=0, batch=4)
+    table = transfer(
+        {"seeing": classifier(), "blind": blind}, shown, level_goals, BUDGET, seed=0, batch=4
+    )
     assert list(table.columns) == ["goal", "source", "target", "robust"] and len(table) == 2 * 3 * 2
     return table.set_index(["goal", "source", "target"])["robust"]
 

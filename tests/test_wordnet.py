@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from timm.data.imagenet_info import ImageNetInfo
 
+from hierclip.config import find_root
 from hierclip.data import load_dataset
-from hierclip.params import find_root
 from hierclip.trees import TreeError, synsets_by_name, synsets_by_wnid, wordnet_tree
 from hierclip.trees.wordnet import (
     EXCERPT,

@@ -10,11 +10,11 @@ from unittest.mock import patch
 import open_clip
 import torch
 
-from hierclip import model, train
+from hierclip import models, training
+from hierclip.config import MachineParams, load_params
 from hierclip.data.tasks import Task
 from hierclip.distributed import all_gather, make_fabric, mean, rank, rank_slice
 from hierclip.losses import gradient_evaluations
-from hierclip.params import MachineParams, load_params
 from hierclip.trees import tree_from_graph
 from tests.conftest import (
     LEAVES,
@@ -90,15 +90,15 @@ def seen(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
     few["gradients"] = STEPS * gradient_evaluations(method, 2)
     settings, backbone = (
         params.finetune.model_copy(update=few),
-        model.create(params.model, seed=0, size=32),
+        models.create(params.model, seed=0, size=32),
     )
     todo = method, settings, backbone, dataset, trees, "a picture of a {}", 0, folder / "kept.ckpt"
 
     def plain(*arguments):
         return torch.optim.SGD(real(*arguments).param_groups)
 
-    real = train._optimizer
-    with patch.object(train, "_optimizer", plain if optimizer == "sgd" else real):
+    real = training._optimizer
+    with patch.object(training, "_optimizer", plain if optimizer == "sgd" else real):
         head, history = finetune(fabric, *todo)
     return {
         "losses": [step["loss"] for step in history],
@@ -111,7 +111,7 @@ def captioned(fabric, folder: Path) -> dict[str, object]:
     """The weights and losses of a ViT's pre-training."""
     params = load_params(ROOT / "params.yaml")
     torch.set_default_dtype(torch.float64)
-    backbone = model.create(
+    backbone = models.create(
         params.model.model_copy(update={"architecture": "hierclip-vit"}), seed=0, size=32
     )
     few = params.pretrain.model_copy(

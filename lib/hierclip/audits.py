@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from hierclip.attacks import ATTACKS, STANDARD
+from hierclip.config import AttackParams, parse_budget
 from hierclip.data import (
     ImageSet,
     Leaf,
@@ -28,11 +29,10 @@ from hierclip.data import (
 )
 from hierclip.data.tasks import Task
 from hierclip.errors import HierclipError
-from hierclip.evaluate import Evaluation, Record, outcomes_path, save_record
-from hierclip.evaluate.records import git_revision, parse_record, threat_model
-from hierclip.model import CosineHead, ImageEncoder, Model, load, load_model, open_backbone
-from hierclip.model.classifier import HEAD
-from hierclip.params import AttackParams, parse_budget
+from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
+from hierclip.evaluation.records import git_revision, parse_record, threat_model
+from hierclip.models import CosineHead, ImageEncoder, Model, load, load_model, open_backbone
+from hierclip.models.classifier import HEAD
 from hierclip.progress import fingerprint
 from hierclip.trees import (
     WNID,

@@ -15,8 +15,8 @@ from lightning_fabric.plugins import Precision
 from torch import Tensor
 from torch import distributed as dist
 
+from hierclip.config import FILE, MachineParams, ModelParams, Params, load_params
 from hierclip.errors import HierclipError
-from hierclip.params import FILE, MachineParams, ModelParams, Params, load_params
 from hierclip.progress import forget_output
 
 T = TypeVar("T")

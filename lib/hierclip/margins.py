@@ -6,7 +6,7 @@ from hierclip.hyperbolic import (
     hyperbolic_bound,
     sibling_bound,
 )
-from hierclip.model import Classifier, CosineHead, EuclideanHead, Head, PoincareHead
+from hierclip.models import Classifier, CosineHead, EuclideanHead, Head, PoincareHead
 
 
 def head_bounds(head: Head, eta: float, siblings: int) -> tuple[float, float]:

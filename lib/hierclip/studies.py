@@ -15,16 +15,16 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hierclip.attacks import budget_of
+from hierclip.config import SUBSETS, AblationParams, MethodParams, NoneParams, Params, StudyParams
 from hierclip.data import Dataset, class_indices, ids_of, load_dataset
 from hierclip.data.tasks import BASE, TREES, Task
 from hierclip.distributed import device_of, make_fabric
-from hierclip.evaluate import LevelMatrix, level_metrics
-from hierclip.evaluate.records import ThreatModel, git_revision, threat_model, versions
+from hierclip.evaluation import LevelMatrix, level_metrics
+from hierclip.evaluation.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.losses import make_head
-from hierclip.model import READINGS, Model, load_model
-from hierclip.params import SUBSETS, AblationParams, MethodParams, NoneParams, Params, StudyParams
+from hierclip.models import READINGS, Model, load_model
 from hierclip.progress import cache_key, progress
-from hierclip.train import fit, model_key, set_up
+from hierclip.training import fit, model_key, set_up
 from hierclip.trees import Tree, load_forest
 
 STUDIES = "data/results/studies"

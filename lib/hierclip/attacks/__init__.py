@@ -10,8 +10,8 @@ from hierclip.attacks.goals import (
     GOALS,
     LOSSES,
     AttackGoal,
-    level_goals,
     cross_entropy,
+    level_goals,
     margin,
     margin_loss,
 )

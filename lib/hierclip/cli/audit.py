@@ -81,7 +81,7 @@ def audit(
     """
     given = locals() | {"tree": tree or [], "widths": parse_widths(widths)}
     from hierclip.audits import RECORD, read_arguments
-    from hierclip.evaluate.records import parse_record
+    from hierclip.evaluation.records import parse_record
 
     read_arguments(**given)
     executed = run_notebook(NOTEBOOKS / "95_audit.ipynb", given)

@@ -15,7 +15,7 @@ HEAD_WORDS = {  # what open_clip, which takes the text of the largest cosine, ma
     "confidences are others.",
     "free": "The model is read by distance {space}, where the norms of embeddings count. Plain "
     "open_clip compares directions alone (cosine) and may predict otherwise. As trained it is read "
-    "by hierclip.model.load_model, and by hierclip audit --model FOLDER.",
+    "by hierclip.models.load_model, and by hierclip audit --model FOLDER.",
 }
 
 
@@ -33,10 +33,10 @@ def export(
       hierclip export hier-0 my-clip
       hierclip export data/models/tecoa-0 my-clip
     """
+    from hierclip.config import find_root
     from hierclip.data.tasks import MODELS
-    from hierclip.model import load_model, save_model
-    from hierclip.model.classifier import HEAD
-    from hierclip.params import find_root
+    from hierclip.models import load_model, save_model
+    from hierclip.models.classifier import HEAD
 
     if folder.is_file():
         raise HierclipError(f"{folder} is a file; name a folder")
@@ -64,7 +64,7 @@ def export(
 
 def head_words(head) -> str:
     """Say whether plain open_clip predicts what the model does when it is read by `head`."""
-    from hierclip.model import CosineHead, EuclideanHead
+    from hierclip.models import CosineHead, EuclideanHead
 
     norms = "cosine" if isinstance(head, CosineHead) else head.norms
     space = "in flat space" if isinstance(head, EuclideanHead) else "in the Poincare ball"

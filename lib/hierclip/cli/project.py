@@ -10,7 +10,7 @@ import typer
 from hierclip.errors import HierclipError
 
 if TYPE_CHECKING:  # importing torch is slow
-    from hierclip.evaluate import Record
+    from hierclip.evaluation import Record
 
 DEFAULT = "openmoji"
 RESULTS = re.compile(
@@ -26,7 +26,7 @@ def readme() -> None:
     Example:
       hierclip readme
     """
-    from hierclip.params import find_root
+    from hierclip.config import find_root
 
     changed = write_readme(find_root())
     typer.echo(f"README.md: results {'written' if changed else 'are up to date'}")
@@ -55,8 +55,8 @@ def write_readme(root: Path) -> bool:
 
 def preset_summary(root: Path) -> str:
     """Return the summary table of a preset's records, or a line that says that there are none."""
-    from hierclip.evaluate import RECORDS, load_records
-    from hierclip.params import load_params
+    from hierclip.config import load_params
+    from hierclip.evaluation import RECORDS, load_records
 
     if not any((root / RECORDS).glob("*/*.json")):
         return "Not run yet.\n"
@@ -109,8 +109,8 @@ def verify() -> None:
     Example:
       hierclip verify
     """
-    from hierclip.evaluate import verify as compare
-    from hierclip.params import find_root
+    from hierclip.config import find_root
+    from hierclip.evaluation import verify as compare
 
     table = compare(find_root())
     for metric, new, old, allowed, agrees in table.itertuples():

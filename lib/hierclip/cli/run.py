@@ -38,8 +38,8 @@ def run(
     import yaml
     from torch import distributed as dist
 
+    from hierclip.config import find_root
     from hierclip.distributed import run_script
-    from hierclip.params import find_root
 
     root = find_root()
     path = root / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"

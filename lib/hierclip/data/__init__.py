@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from hierclip.config import DataParams
 from hierclip.data.dataset import (
     SPLITS,
     DataError,
@@ -24,7 +25,6 @@ from hierclip.data.sources import (
     class_folders,
     class_name,
 )
-from hierclip.params import DataParams
 
 PREPARED = "data/prepared"
 DATASETS: dict[str, Callable[..., PreparedDataset]] = {

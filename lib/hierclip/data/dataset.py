@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hierclip.config import SUBSETS
 from hierclip.errors import HierclipError
-from hierclip.params import SUBSETS
 
 CHUNK = 256  # images read at a time for their fingerprint
 SPLITS = ("val", "test")  # images that choices are made on, and images that results are made on

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierclip.config import OpenMojiParams
 from hierclip.data.dataset import Leaf, PreparedDataset, step_seed
-from hierclip.params import OpenMojiParams
 
 SOURCE = "data/source/openmoji.csv"
 SHEET = "data/source/openmoji.png"  # the glyphs in rows, premultiplied RGBA; openmoji.py makes it

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed, stored_images
 from hierclip.data.sources import LAYOUTS, SETS, Source, Sources, by_class
-from hierclip.params import PhotoParams
 from hierclip.progress import progress
 
 TRAIN = "train"

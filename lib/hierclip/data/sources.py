@@ -16,8 +16,8 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.folder import make_dataset
 
+from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError
-from hierclip.params import PhotoParams
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CLASSES = "classes.csv"  # beside a user's images: columns id (the class's folder) and name

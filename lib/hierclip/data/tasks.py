@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from hierclip.config import Params
 from hierclip.data import Dataset, ids_of, load_dataset
 from hierclip.errors import HierclipError
-from hierclip.params import Params
 from hierclip.trees import Tree, load_forest, load_tree
 
 BASE, MODELS, TREES = "data/models/base", "data/models", "data/trees"  # in a project's folder

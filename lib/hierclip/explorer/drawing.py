@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hierclip.explorer.view import ImageState, ModelView
-from hierclip.model.heads import head_to_dict
+from hierclip.models.heads import head_to_dict
 from hierclip.plots.images import magnified
 
 HTML = Environment(autoescape=True)

@@ -13,6 +13,7 @@ import torch
 import traitlets
 
 from hierclip.attacks import GOALS
+from hierclip.config import Params, format_budget
 from hierclip.explorer.drawing import image_strip, marks, path_table, png, scene
 from hierclip.explorer.view import (
     attack_image,
@@ -21,7 +22,6 @@ from hierclip.explorer.view import (
     open_model,
     open_task,
 )
-from hierclip.params import Params, format_budget
 
 HELP = """Radius: the norm that the model gives a text, its depth, times the depth scale as a
 distance from the centre. Angle: families side by side. Black: the clean image (disc), the points

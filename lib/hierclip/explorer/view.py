@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, budget_of, margin
+from hierclip.config import AttackParams, Params
 from hierclip.data import ImageSet, class_indices
 from hierclip.data.tasks import MODELS, Task, load_task
 from hierclip.distributed import device_of
-from hierclip.evaluate.matrix import attacked
+from hierclip.evaluation.matrix import attacked
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
-from hierclip.model import Classifier, Model, ModelError, PoincareHead, load_model
-from hierclip.model.classifier import HEAD
-from hierclip.params import AttackParams, Params
+from hierclip.models import Classifier, Model, ModelError, PoincareHead, load_model
+from hierclip.models.classifier import HEAD
 from hierclip.trees import Tree
 
 

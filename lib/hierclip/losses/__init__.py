@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hierclip.config import HierParams, MethodParams, TrainedParams
 from hierclip.losses import baselines
 from hierclip.losses.hierarchical import hierarchical, hita
 from hierclip.losses.levels import Context, Perturbation, make_nodes
-from hierclip.model import HEADS, CosineHead, Head
-from hierclip.params import HierParams, MethodParams, TrainedParams
+from hierclip.models import HEADS, CosineHead, Head
 
 Loss = Callable[[Context, Perturbation, TrainedParams], Tensor]
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierclip.config import AgftParams, TgaZsrParams, TrainedParams
 from hierclip.losses.levels import Context, Perturbation
-from hierclip.params import AgftParams, TgaZsrParams, TrainedParams
 
 EPS = 1e-6  # least range of an attention map that is stretched to [0, 1]
 

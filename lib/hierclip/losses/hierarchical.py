@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierclip.config import HierParams
 from hierclip.hyperbolic import Scalar
 from hierclip.losses.levels import Context, Nodes, Perturbation, RolledUp, roll_up
-from hierclip.model import PoincareHead
-from hierclip.params import HierParams
+from hierclip.models import PoincareHead
 
 
 class Placed(NamedTuple):

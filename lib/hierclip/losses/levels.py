@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hierclip.model import Head, PoincareHead, Towers
+from hierclip.models import Head, PoincareHead, Towers
 
 
 class Nodes(NamedTuple):

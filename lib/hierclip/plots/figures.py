@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from scipy.stats import binomtest
 
-from hierclip.evaluate import Record
-from hierclip.model import READINGS
+from hierclip.evaluation import Record
+from hierclip.models import READINGS
 
 PAGE = 5.0  # inches; a narrower figure is for a column of a page
 Words = Mapping[str, str]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from hierclip.evaluate import Record
-from hierclip.evaluate.masking import CHECKS
-from hierclip.evaluate.records import ThreatModel
+from hierclip.evaluation import Record
+from hierclip.evaluation.masking import CHECKS
+from hierclip.evaluation.records import ThreatModel
 
 READING = {"direct": "direct", "roll_up": "roll-up"}
 

@@ -13,6 +13,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
 from hierclip.attacks import frozen, pgd
+from hierclip.config import FinetuneParams, HierParams, OptimParams, TrainedParams
 from hierclip.data import class_indices, step_seed
 from hierclip.data.tasks import Task
 from hierclip.distributed import mean, rank_slice, world
@@ -27,8 +28,7 @@ from hierclip.losses import (
     make_nodes,
 )
 from hierclip.losses.levels import Nodes
-from hierclip.model import Backbone, LearnedHead, Towers
-from hierclip.params import FinetuneParams, HierParams, OptimParams, TrainedParams
+from hierclip.models import Backbone, LearnedHead, Towers
 from hierclip.progress import cache_key, fingerprint, kept_under, progress
 from hierclip.trees import check_forest
 

@@ -1,8 +1,8 @@
 """Level-wise evaluation: the matrix, its metrics and intervals, the checks, records."""
 
-from hierclip.evaluate.masking import CHECKS, gradient_masking_checks
-from hierclip.evaluate.matrix import LevelMatrix, Outcomes, outcomes_path
-from hierclip.evaluate.metrics import (
+from hierclip.evaluation.masking import CHECKS, gradient_masking_checks
+from hierclip.evaluation.matrix import LevelMatrix, Outcomes, outcomes_path
+from hierclip.evaluation.metrics import (
     holm,
     intervals,
     level_metrics,
@@ -11,7 +11,7 @@ from hierclip.evaluate.metrics import (
     paired_difference,
     path_robust,
 )
-from hierclip.evaluate.records import (
+from hierclip.evaluation.records import (
     RECORDS,
     Evaluation,
     Record,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from hierclip.evaluate.matrix import Outcomes
+from hierclip.evaluation.matrix import Outcomes
 from hierclip.trees import lca_heights
 
 BINS = 15

@@ -17,9 +17,9 @@ from torch.backends import cudnn
 from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
-from hierclip.evaluate.matrix import LevelMatrix, attacked
+from hierclip.evaluation.matrix import LevelMatrix, attacked
 from hierclip.hyperbolic import EPS
-from hierclip.model import Classifier, CosineHead, PoincareHead
+from hierclip.models import Classifier, CosineHead, PoincareHead
 from hierclip.progress import progress
 
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255

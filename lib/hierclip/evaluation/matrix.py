@@ -12,10 +12,18 @@ import torch
 from torch import Tensor
 from torch.backends import cudnn
 
-from hierclip.attacks import AttackGoal, AttackState, Budget, level_goals, frozen, margin, run_attacks
+from hierclip.attacks import (
+    AttackGoal,
+    AttackState,
+    Budget,
+    frozen,
+    level_goals,
+    margin,
+    run_attacks,
+)
 from hierclip.data import ImageSet
 from hierclip.distributed import broadcast, merge_by_index, rank, world
-from hierclip.model import READINGS, Classifier
+from hierclip.models import READINGS, Classifier
 from hierclip.progress import cache_key, kept_under, progress
 
 CLEAN = "clean"  # the condition without an attack

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hierclip.model.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
-from hierclip.model.heads import Head, head_from_dict, head_to_dict
+from hierclip.models.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
+from hierclip.models.heads import Head, head_from_dict, head_to_dict
 from hierclip.trees import Tree, forest_levels, level_prompts
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name

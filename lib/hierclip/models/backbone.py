@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hierclip.config import ModelParams
 from hierclip.distributed import all_gather
 from hierclip.errors import HierclipError
-from hierclip.model.heads import at_least_float32
-from hierclip.params import ModelParams
+from hierclip.models.heads import at_least_float32
 from hierclip.trees import Tree, level_prompts
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

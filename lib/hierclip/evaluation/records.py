@@ -23,15 +23,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
+from hierclip.config import AttackParams, format_budget
 from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import rank
 from hierclip.errors import HierclipError
-from hierclip.evaluate.masking import Audit, gradient_masking_checks
-from hierclip.evaluate.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
-from hierclip.evaluate.metrics import ALL, Levels, intervals, level_metrics, mistakes
-from hierclip.model import READINGS, Model
-from hierclip.params import AttackParams, format_budget
+from hierclip.evaluation.masking import Audit, gradient_masking_checks
+from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
+from hierclip.evaluation.metrics import ALL, Levels, intervals, level_metrics, mistakes
+from hierclip.models import READINGS, Model
 from hierclip.progress import fingerprint
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 

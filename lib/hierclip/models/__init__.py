@@ -1,6 +1,6 @@
 """An open_clip model with level-wise predictions: made, loaded, saved, read."""
 
-from hierclip.model.backbone import (
+from hierclip.models.backbone import (
     Backbone,
     ImageEncoder,
     ModelError,
@@ -12,7 +12,7 @@ from hierclip.model.backbone import (
     save,
     text_features,
 )
-from hierclip.model.classifier import (
+from hierclip.models.classifier import (
     HEAD,
     READINGS,
     Classifier,
@@ -22,7 +22,7 @@ from hierclip.model.classifier import (
     read,
     save_model,
 )
-from hierclip.model.heads import (
+from hierclip.models.heads import (
     HEADS,
     CosineHead,
     EuclideanHead,
