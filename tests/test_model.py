@@ -210,7 +210,7 @@ def test_features_times_projection_are_clips_text_embeddings(backbone):
 
 
 def test_prompts_are_encoded_in_batches_as_they_are_all_at_once(backbone, monkeypatch):
-    prompts, counts = [f"a image of {k} dogs" for k in range(23)], []
+    prompts, counts = [f"a picture of {k} dogs" for k in range(23)], []
     with torch.no_grad():
         whole = models.text_features(backbone, prompts)
         backbone.clip.token_embedding.register_forward_pre_hook(
@@ -232,7 +232,7 @@ def test_the_projection_is_back_in_place_after_a_failure(backbone):
 def test_readings_are_the_nearest_node_and_the_leafs_ancestor(tree):
     logits = [torch.eye(5)[[0, 2]], torch.eye(3)[[2, 1]], torch.eye(2)[[0, 0]]]
     readings = read(logits, torch.from_numpy(tree.paths))
-    assert tuple(readings) == model.READINGS
+    assert tuple(readings) == models.READINGS
     assert readings["direct"].tolist() == [[0, 2, 0], [2, 1, 0]]
     assert readings["roll_up"].tolist() == [[0, 0, 0], [2, 1, 0]]
 

@@ -13,7 +13,7 @@ import yaml
 from hierclip.config import Params, find_root
 
 ROOT = find_root()
-STATEMENTS = 5144  # of the library
+STATEMENTS = 5150  # of the library
 READERS = {  # what reads sections of the parameters for its caller
     "params.labels": {"methods", "method"},
     "params.subsets": {"data"},
@@ -22,30 +22,16 @@ READERS = {  # what reads sections of the parameters for its caller
     "trees_of": {"trees"},
 }
 # Names of our own that the field's words replaced: none of them comes back.
-REPLACED = {
-    "Siege",
-    "besiege",
-    "siege",
-    "Draws",
-    "Aim",
-    "AIMS",
-    "Moved",
-    "NEAR",
-    "exp0",
-    "group_midpoints",
-}
-REPLACED |= {
-    "on_rim",
-    "Lens",
-    "Shelf",
-    "Store",
-    "Crowd",
-    "Look",
-    "look_again",
-    "strike",
-    "bent",
-    "poincare",
-}
+REPLACED = set(
+    """
+    Siege besiege siege own standing stands fallen fell won NEAR enough climb climbed rises learnt
+    think look Draws Aim aim aims AIMS stay harm Moved moved way needs held_out tuned PARTS Pictures
+    pictures picture places_of places spread exp0 group_midpoints on_rim at_rim clamped TINY RIM
+    work_key work_hash hard anchor upper_weight left_out leaf_captions gathered merged agreed figures
+    contradictions Store Shelf Lens Look look_again Crowd bent strike says said found seen shown made
+    wanted some few mine broken poincare params_of
+    """.split()
+)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf8"))["stages"]
 
 
@@ -126,7 +112,10 @@ def test_every_dependency_is_there_or_made(stage):
 
 
 def test_imports_go_one_way():
-    rooms = "params progress distributed trees data hyperbolic model losses attacks train evaluate margins"
+    rooms = (
+        "config progress distributed hyperbolic trees data models losses attacks training "
+        "evaluation margins"
+    )
     order = ["errors", *rooms.split(), "studies", "plots", "explorer", "audits", "cli", "__main__"]
     for file in (ROOT / "lib/hierclip").rglob("*.py"):
         room = file.relative_to(ROOT / "lib/hierclip").parts[0].removesuffix(".py")

@@ -31,7 +31,7 @@ def test_prompts_put_every_name_in_the_template(tree):
     ],
 )  # fmt: skip
 def test_an_article_goes_by_how_the_name_sounds(said):
-    assert prompt("a picture of a(n) {}", said.split(" ", 1)[1]) == f"a image of {said}"
+    assert prompt("a picture of a(n) {}", said.split(" ", 1)[1]) == f"a picture of {said}"
 
 
 def test_a_template_that_asks_for_no_article_is_left_alone():

@@ -23,7 +23,7 @@ LABELS = torch.arange(11) % 4
 
 
 @pytest.fixture
-def random_images(tmp_path) -> ImageSet:
+def images(tmp_path) -> ImageSet:
     (tmp_path / "images").write_bytes(b"head" + IMAGES.numpy().tobytes())
     return ImageSet(StoredImages(tmp_path / "images", (11, 3, 4, 5), start=4), LABELS)
 

@@ -122,7 +122,7 @@ def tree(names, params, excerpt):
 
 
 @pytest.fixture(scope="module")
-def at_least_float32():
+def full():
     folder = full_folder()
     return WordNet(folder) if folder else pytest.skip(NO_FULL)
 

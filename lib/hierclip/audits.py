@@ -148,8 +148,8 @@ def audit(
 def _move_results(record: Record, work: Path, out: Path) -> None:
     """Move what `evaluate` left in the folder `work` to where a reader looks for it."""
     shutil.rmtree(out / "outcomes", ignore_errors=True)  # of an audit stopped on the next line
-    made = outcomes_path(work, record.method, record.seed, record.subset)
-    made.parent.replace(out / "outcomes")
+    outcomes = outcomes_path(work, record.method, record.seed, record.subset)
+    outcomes.parent.replace(out / "outcomes")
     revision = git_revision(CHECKOUT) if (CHECKOUT / "params.yaml").exists() else ""
     record = record.model_copy(update={"git": revision})
     save_record(record, work).replace(out / RECORD)
@@ -158,8 +158,8 @@ def _move_results(record: Record, work: Path, out: Path) -> None:
 
 def _refuse(mistakes: Mapping[str, object]) -> None:
     """Raise HierclipError with the first message whose value is true."""
-    for message, made in mistakes.items():
-        if made:
+    for message, applies in mistakes.items():
+        if applies:
             raise HierclipError(message)
 
 
@@ -345,12 +345,12 @@ def _class_tree(
     looked_up = {leaf: name for leaf, name in leaves.items() if leaf not in under}
     try:
         chosen_by_name = {leaves[leaf]: synset for leaf, synset in synset_of.items()}
-        found = synsets_by_name(looked_up.values(), chosen_by_name)
+        synsets_of = synsets_by_name(looked_up.values(), chosen_by_name)
     except TreeError as error:
         head, *senses = str(error).splitlines()
         head += "; say which by --synsets FILE, of lines `dog: dog.n.01`"
         raise TreeError("\n".join([head, *senses])) from None
-    by_leaf = {leaf: found[name] for leaf, name in looked_up.items()}
+    by_leaf = {leaf: synsets_of[name] for leaf, name in looked_up.items()}
     return wordnet_tree(WORDNET, leaves, widths, synsets=by_leaf, under=under)
 
 
@@ -368,15 +368,15 @@ def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str],
         else:
             synset_of = dict(yaml.safe_load(path.read_text(encoding="utf8")))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         right = "no lines `class: synset`, nor a CSV of class, synset, under"
-        raise TreeError(f"{path}: {right} ({said})") from None
+        raise TreeError(f"{path}: {right} ({reason})") from None
     return _by_leaf(synset_of, leaves), _by_leaf(under, leaves)
 
 
 def _by_leaf(written: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
-    found = {leaf: written.get(leaf) or written.get(name) for leaf, name in leaves.items()}
-    return {leaf: str(synset) for leaf, synset in found.items() if synset}
+    chosen = {leaf: written.get(leaf) or written.get(name) for leaf, name in leaves.items()}
+    return {leaf: str(synset) for leaf, synset in chosen.items() if synset}
 
 
 def same_words(tree: Tree) -> list[str]:
@@ -395,7 +395,7 @@ class Folder:
     name: str
     leaves: tuple[Leaf, ...]
     splits: Mapping[str, ImageSet]
-    broken: Sequence[str]  # files that cannot be read
+    unreadable: Sequence[str]  # files that cannot be read
     credit: str = ""
 
     def images(self, split: str) -> ImageSet:
@@ -451,36 +451,39 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
     count = limit or len(source.labels)
     left = by_class(source)
     labels: list[int] = []
-    broken: list[str] = []
+    unreadable: list[str] = []
     with path.open("wb") as file:
         tried = [rows[: count + 1] for rows in left]
         while any(tried):
-            some = source.take(list(chain(*tried)))
-            written = write_squares(some, size, folder.resolve().name, broken, file)
-            labels += [some.labels[row] for row in written]
+            selection = source.take(list(chain(*tried)))
+            written = write_squares(selection, size, folder.resolve().name, unreadable, file)
+            labels += [selection.labels[row] for row in written]
             left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
             tried = [rows[: count + 1 - labels.count(k)] for k, rows in enumerate(left)]
     by_label = by_class(replace(source, labels=labels))
     lost = [c for c, rows in zip(source.classes, by_label, strict=True) if not rows]
     problem = f"no image of class {', '.join(lost[:5])} can be read"
-    _refuse({f"{folder}: {problem}; mend or remove {', '.join(broken[:5])}": lost})
+    _refuse({f"{folder}: {problem}; mend or remove {', '.join(unreadable[:5])}": lost})
     squares = StoredImages(path, (len(labels), 3, size, size))
     readable = ImageSet(squares, torch.tensor(labels))
     test = readable[torch.tensor(list(chain(*(rows[:count] for rows in by_label))))]
     rest = list(chain(*(rows[count:] for rows in by_label)))
     val = readable[torch.tensor(rest)] if rest else test
     leaves = tuple(Leaf(identifier, name, "seen") for identifier, name in source.classes.items())
-    return Folder(_file_name(folder.resolve().name), leaves, {"test": test, "val": val}, broken)
+    return Folder(_file_name(folder.resolve().name), leaves, {"test": test, "val": val}, unreadable)
 
 
 def dataset_notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
     """List what a reader of the result should know about its images and trees."""
-    more = f" and {len(dataset.broken) - 5} more" if len(dataset.broken) > 5 else ""
-    unread = f"left out, as they cannot be read: {', '.join(dataset.broken[:5])}{more}"
+    more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
+    unread = f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}"
     same = "the better reading is chosen on the audited images: there are no others"
     alike = {tree.name: ", ".join(same_words(tree)) for tree in trees}
     notes = {
         f"tree {name}: no prompt tells apart {nodes}": bool(nodes) for name, nodes in alike.items()
     }
-    notes |= {same: dataset.splits["val"] is dataset.splits["test"], unread: bool(dataset.broken)}
+    notes |= {
+        same: dataset.splits["val"] is dataset.splits["test"],
+        unread: bool(dataset.unreadable),
+    }
     return [note for note, applies in notes.items() if applies]

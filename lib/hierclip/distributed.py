@@ -45,9 +45,9 @@ def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fa
     Raises HierclipError where there are not as many processes as it says.
     """
     place: dict[str, Any] = {"devices": 1}
-    if machine and (found := int(os.environ.get("WORLD_SIZE", "1"))) != machine.processes:
+    if machine and (count := int(os.environ.get("WORLD_SIZE", "1"))) != machine.processes:
         raise HierclipError(
-            f"{found} processes; params.yaml's machine asks for {machine.processes}"
+            f"{count} processes; params.yaml's machine asks for {machine.processes}"
         )
     if machine and machine.processes > 1:
         place = {
@@ -105,11 +105,11 @@ def all_gather(part: Tensor) -> Tensor:
     return _Gather.apply(part) if world() > 1 else part  # pyright: ignore[reportReturnType]
 
 
-def merge_by_index(found: dict[int, T]) -> list[T]:
+def merge_by_index(results: dict[int, T]) -> list[T]:
     """Return the results 0, 1, ... in their order, of which each process has some."""
-    parts: list = [found] * world()
+    parts: list = [results] * world()
     if world() > 1:
-        dist.all_gather_object(parts, found)
+        dist.all_gather_object(parts, results)
     everything = {k: value for part in parts for k, value in part.items()}
     return [everything[k] for k in sorted(everything)]
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
 LINES = 10  # printed by a loop that has no bar
-FORMAT = 2  # of kept work; raise it when the same inputs would give other numbers
+FORMAT = 3  # of kept work; raise it when the same inputs would give other numbers
 
 
 def headless() -> bool:
@@ -89,8 +89,8 @@ def kept_under(
     A file that cannot be read counts as none: a warning names it, and says that `what` starts anew.
     """
     try:
-        found = read(path) if path.exists() else {"key": None}
-        return found if str(found["key"]) == key else None
+        content = read(path) if path.exists() else {"key": None}
+        return content if str(content["key"]) == key else None
     except Exception as error:  # each reader raises its own kinds for a damaged file
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         message = f"{path} cannot be read ({reason}); {what} starts from the beginning"

@@ -146,10 +146,10 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
 
 def _subsets(dataset: Dataset, holdout_every: int) -> dict[str, list[str]]:
     """Return the classes trained on, and those measured beside them: unseen, or left out."""
-    seen = ids_of(dataset, "seen")
+    finetuned = ids_of(dataset, "seen")
     if holdout_every:
-        trained = [leaf for k, leaf in enumerate(seen) if k % holdout_every]
-        return {"seen": trained, "unseen": seen[::holdout_every]}
+        trained = [leaf for k, leaf in enumerate(finetuned) if k % holdout_every]
+        return {"seen": trained, "unseen": finetuned[::holdout_every]}
     return {subset: ids for subset in SUBSETS if (ids := ids_of(dataset, subset))}
 
 

@@ -65,8 +65,8 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     """
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
     if work.steps < 1:
-        few = "its gradients do not pay for one step; raise finetune.gradients"
-        raise TrainingError(f"{work.name}: {few}")
+        too_few = "its gradients do not pay for one step; raise finetune.gradients"
+        raise TrainingError(f"{work.name}: {too_few}")
     rate = optimizer.param_groups[0]["lr"]
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
@@ -75,8 +75,8 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     state = {"module": module, "optimizer": optimizer, "schedule": schedule}
     state |= {"history": [], "key": key}
     read = partial(torch.load, map_location="cpu", weights_only=True)
-    found = fabric.is_global_zero and kept_under(key, checkpoint, read, "training") is not None
-    if fabric.broadcast(found):
+    resumed = fabric.is_global_zero and kept_under(key, checkpoint, read, "training") is not None
+    if fabric.broadcast(resumed):
         fabric.load(checkpoint, state)
     history: History = state["history"]
     left = range(len(history), work.steps)

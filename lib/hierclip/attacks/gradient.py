@@ -74,8 +74,8 @@ def pgd(
         velocity = momentum * velocity + gradients[0].sign()
         x = norm.project(x.detach() + step * velocity.sign(), images, eps)
         if text_delta is not None:
-            moved = text_delta.detach() + text_eps * mean(gradients[1]).sign()
-            text_delta = moved.clamp(-text_eps, text_eps)
+            ascended = text_delta.detach() + text_eps * mean(gradients[1]).sign()
+            text_delta = ascended.clamp(-text_eps, text_eps)
     return x, text_delta
 
 

@@ -55,27 +55,26 @@ def tree(
     from hierclip import audits, trees
 
     leaves = _leaves(classes, images, tree)
-    (made,) = audits.class_trees(leaves, [tree or "wordnet"], synsets, most)
-    graph = made.graph()
-    for node in list(nx.dfs_preorder_nodes(graph, made.root.id))[1:]:
+    (class_tree,) = audits.class_trees(leaves, [tree or "wordnet"], synsets, most)
+    graph = class_tree.graph()
+    for node in list(nx.dfs_preorder_nodes(graph, class_tree.root.id))[1:]:
         level = graph.nodes[node]["level"]
         indent = "  " * (len(nx.ancestors(graph, node)) - 1)
         typer.echo(indent + graph.nodes[node]["name"] + (f" ({level})" if level else ""))
-    typer.echo(
-        f"\ntree {made.name}: levels of {', '.join(map(str, made.sizes))} nodes, leaves first"
-    )
-    for level, prompts in enumerate(trees.level_prompts(made, template)):
+    sizes = ", ".join(map(str, class_tree.sizes))
+    typer.echo(f"\ntree {class_tree.name}: levels of {sizes} nodes, leaves first")
+    for level, prompts in enumerate(trees.level_prompts(class_tree, template)):
         typer.echo(f'level {level}: "{prompts[0]}" ...')
     if out is not None:
-        trees.save_tree(made, out)
+        trees.save_tree(class_tree, out)
     if draw is not None:
         from hierclip.plots import style
         from hierclip.plots.tree import sunburst
 
         style()
         draw.parent.mkdir(parents=True, exist_ok=True)
-        sunburst(made).savefig(draw, dpi=150, bbox_inches="tight")
-    alike = audits.same_words(made)
+        sunburst(class_tree).savefig(draw, dpi=150, bbox_inches="tight")
+    alike = audits.same_words(class_tree)
     if alike:
         typer.echo(
             f"FAILED: no prompt tells apart {', '.join(alike)}; give them names of their own"

@@ -73,7 +73,7 @@ class Photos(PreparedDataset):
         An unreadable image is left out and named in a warning; in strict data it is a DataError.
         """
         size = self.params.size
-        broken = []
+        unreadable = []
         tensors = {}
         self.prepared.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.prepared.parent) as work:
@@ -81,22 +81,22 @@ class Photos(PreparedDataset):
                 path = Path(work, split)
                 streamed = split == TRAIN and self.params.stream
                 with path.open("wb") as file:
-                    kept = None if streamed else file
-                    rows = write_squares(source, size, f"{self.name}, {split}", broken, kept)
+                    target = None if streamed else file
+                    rows = write_squares(source, size, f"{self.name}, {split}", unreadable, target)
                 tensors[f"{split}.labels"] = torch.tensor(source.labels, dtype=torch.int64)[rows]
                 if streamed:
                     tensors[f"{split}.rows"] = torch.tensor(rows)
                 else:
                     images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
                     tensors[f"{split}.images"] = images.view(-1, 3, size, size)
-            if broken:
-                self._report(broken)
+            if unreadable:
+                self._report(unreadable)
             self.save(tensors, {"classes": json.dumps(self.sources["test"].classes)})
 
-    def _report(self, broken: Sequence[str]) -> None:
-        more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
-        names = ", ".join(broken[:10]) + more
-        problem = f"{self.name}: {len(broken)} images cannot be read: {names}"
+    def _report(self, unreadable: Sequence[str]) -> None:
+        more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
+        names = ", ".join(unreadable[:10]) + more
+        problem = f"{self.name}: {len(unreadable)} images cannot be read: {names}"
         if self.params.strict:
             raise DataError(
                 f"{problem}; mend or remove them, or set data.strict: false to leave them out"
@@ -136,8 +136,8 @@ class Photos(PreparedDataset):
         pools = [self._rows[k] for k in classes[labels].tolist()]
         drawn = [pool[int(u * len(pool))] for pool, u in zip(pools, share, strict=True)]
         images = self._train_images(drawn[rows])
-        moved = varied(images.float() / 255, generator, size, rows)
-        return moved.contiguous(memory_format=torch.channels_last), labels
+        varied_images = varied(images.float() / 255, generator, size, rows)
+        return varied_images.contiguous(memory_format=torch.channels_last), labels
 
     def _train_images(self, rows: Sequence[int]) -> Tensor:
         if not self.params.stream:
@@ -182,23 +182,23 @@ def divided(sources: Sources, params: PhotoParams) -> dict[str, Source]:
 
 
 def write_squares(
-    source: Source, size: int, what: str, broken: list[str], file: BinaryIO | None
+    source: Source, size: int, what: str, unreadable: list[str], file: BinaryIO | None
 ) -> list[int]:
     """Write the readable images to `file`, if there is one, (3, size, size) bytes each.
 
-    Return their rows. broken: the names of the other images are added to it.
+    Return their rows. unreadable: the names of the other images are added to it.
     """
-    kept = []
+    rows = []
     for rows in progress(torch.arange(len(source.labels)).split(BATCH), what):
         squares = read_squares(source, size, rows.tolist())
         for row, square in zip(rows.tolist(), squares, strict=True):
             if square is None:
-                broken.append(source.called(row))
+                unreadable.append(source.called(row))
                 continue
-            kept.append(row)
+            rows.append(row)
             if file:
                 file.write(square.contiguous().numpy().data)
-    return kept
+    return rows
 
 
 def read_squares(source: Source, size: int, rows: Sequence[int]) -> list[Tensor | None]:

@@ -199,7 +199,7 @@ def shards(params: PhotoParams, project: Path) -> Sources:
 
 def _indexed(folder: Path, classes: dict[str, str]) -> Source:
     """Find where each image begins in its shard, so that it can be read by itself."""
-    places: dict[str, tuple[Path, int, int]] = {}
+    entries: dict[str, tuple[Path, int, int]] = {}
     labels: dict[str, int] = {}
     for file in sorted(folder.glob("*.tar")):
         with tarfile.open(file) as shard:
@@ -208,12 +208,12 @@ def _indexed(folder: Path, classes: dict[str, str]) -> Source:
                 stem, _, ending = path.name.partition(".")
                 key = f"{file}/{path.parent / stem}"
                 if f".{ending.lower()}" in IMAGES:
-                    places[key] = file, member.offset_data, member.size
+                    entries[key] = file, member.offset_data, member.size
                 elif ending == "cls" and member.isfile():
                     labels[key] = int(shard.extractfile(member).read())  # pyright: ignore
-    if not places:
+    if not entries:
         raise DataError(f"{folder}: no images in shards; *.tar with KEY.jpg and KEY.cls are needed")
-    keys = list(places)
+    keys = list(entries)
     odd = [key for key in keys if not 0 <= labels.get(key, -1) < len(classes)]
     if odd:
         raise DataError(
@@ -221,7 +221,7 @@ def _indexed(folder: Path, classes: dict[str, str]) -> Source:
         )
 
     def read(i: int) -> Image.Image:
-        file, offset, size = places[keys[i]]
+        file, offset, size = entries[keys[i]]
         return Image.open(BytesIO(np.fromfile(file, np.uint8, size, offset=offset).tobytes()))
 
     return Source(classes, [labels[key] for key in keys], read, keys.__getitem__)

@@ -66,7 +66,7 @@ class Check(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
-    high: float  # the exact 95 % upper bound of a share: it shows how little few images prove
+    high: float  # the exact 95 % upper bound of a share: it shows how little a few images prove
     limit: float
     passed: bool
 
@@ -95,17 +95,17 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
     model itself. In L2 the budgets are as large as Linf ones that use every pixel.
     """
     paths = matrix.paths
-    few = replace(matrix, images=matrix.images[matrix.images.evenly_spaced(count)])
+    subset = replace(matrix, images=matrix.images[matrix.images.evenly_spaced(count)])
     above = [level for level in range(1, paths.shape[1] // 2 + 1) if paths[:, level].any()]
     with frozen(matrix.classifier), cudnn.flags(enabled=True, allow_tf32=False):
-        values, curves = _check_goal(few, GOALS["direct"](paths, 0))
+        values, curves = _check_goal(subset, GOALS["direct"](paths, 0))
         if above:
-            others, _ = _check_goal(few, GOALS["direct"](paths, above[-1]))
+            others, _ = _check_goal(subset, GOALS["direct"](paths, above[-1]))
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
-    images = dict.fromkeys(CHECKS, len(few.images))
-    images["float64"] = min(FEW, len(few.images))
+    images = dict.fromkeys(CHECKS, len(subset.images))
+    images["float64"] = min(FEW, len(subset.images))
     checks = {name: _check(name, values[name], images[name]) for name in CHECKS if name in values}
-    return Audit(images=len(few.images), **curves, checks=checks)
+    return Audit(images=len(subset.images), **curves, checks=checks)
 
 
 def _check(name: str, value: float, images: int) -> Check:
@@ -130,33 +130,34 @@ def _check_goal(
     for n in BUDGETS[1:]:
         eps = float(NORMS[budget.norm].size(torch.full_like(images[:1], n / 255)))
         attacks["eps", n] = replace(budget, eps=eps, step=2.5 * eps / steps)
-    moved = _moved(matrix, goal, budget)
-    native = _breaks(matrix, goal, moved)
-    broken: dict[object, Tensor] = {("steps", steps): native, ("restarts", restarts): native}
-    broken["eps", 0] = _breaks(matrix, goal, images)
+    x_adv = _moved(matrix, goal, budget)
+    native = _breaks(matrix, goal, x_adv)
+    misclassified: dict[object, Tensor] = {("steps", steps): native, ("restarts", restarts): native}
+    misclassified["eps", 0] = _breaks(matrix, goal, images)
     for key in progress(attacks, f"checks on {len(images)} images, level {goal.level}"):
-        broken[key] = _breaks(matrix, goal, _moved(matrix, goal, attacks[key]))
-    shares = {key: _share(which) for key, which in broken.items()}
-    most_steps, most_restarts = broken["steps", 4 * steps], broken["restarts", restarts + 2]
-    found = native | most_steps | most_restarts | broken["suite"]
+        misclassified[key] = _breaks(matrix, goal, _moved(matrix, goal, attacks[key]))
+    shares = {key: _share(which) for key, which in misclassified.items()}
+    most_steps = misclassified["steps", 4 * steps]
+    most_restarts = misclassified["restarts", restarts + 2]
+    by_stronger = native | most_steps | most_restarts | misclassified["suite"]
     by_budget = [shares["eps", n] for n in BUDGETS]
     values = {
         "large budget": 1 - by_budget[-1],
         "budget": max(weak - strong for weak, strong in itertools.pairwise(by_budget)),
         "steps": _share(most_steps & ~native),
         "restarts": _share(most_restarts & ~native),
-        "suite": _share((broken["suite"] | broken["square"]) & ~native),
-        "gradient-free": _share(broken["square"] & ~found),
+        "suite": _share((misclassified["suite"] | misclassified["square"]) & ~native),
+        "gradient-free": _share(misclassified["square"] & ~by_stronger),
         "zero gradients": _share(_has_no_gradient(matrix, goal)),
     }
     if type(classifier.head) is PoincareHead:
-        values["clamps"] = _clipped(classifier.head, classifier, matrix.batch, images, moved)
+        values["clamps"] = _clipped(classifier.head, classifier, matrix.batch, images, x_adv)
     for name, surrogate in surrogates(classifier).items():
         through = _moved(matrix, goal, budget, surrogate)
-        values[name] = _share(_breaks(matrix, goal, through) & ~found)
-    few = replace(matrix, images=matrix.images[torch.arange(min(FEW, len(images)))])
-    double = _moved(few, goal, budget, copy.deepcopy(classifier).double())
-    values["float64"] = _share(_breaks(few, goal, double.float()) & ~found[:FEW])
+        values[name] = _share(_breaks(matrix, goal, through) & ~by_stronger)
+    subset = replace(matrix, images=matrix.images[torch.arange(min(FEW, len(images)))])
+    double = _moved(subset, goal, budget, copy.deepcopy(classifier).double())
+    values["float64"] = _share(_breaks(subset, goal, double.float()) & ~by_stronger[:FEW])
     return values, {
         "budgets": {f"{n}/255": 1 - shares["eps", n] for n in BUDGETS},
         "steps": {str(n): 1 - shares["steps", n] for n in (steps, 2 * steps, 4 * steps)},
@@ -171,10 +172,11 @@ def _moved(
 
     Another classifier's boundary is not the model's: an attack through it never stops.
     """
-    seen = through or matrix.classifier
+    attacked_model = through or matrix.classifier
     budget = replace(budget, stop_margin=inf) if through else budget
-    images, labels = matrix.images.floats().to(seen.text_points[0].dtype), matrix.images.labels
-    return attacked(seen, images, labels, goal, budget, matrix.seed, matrix.batch)[0]
+    images = matrix.images.floats().to(attacked_model.text_points[0].dtype)
+    settings = goal, budget, matrix.seed, matrix.batch
+    return attacked(attacked_model, images, matrix.images.labels, *settings)[0]
 
 
 @torch.no_grad()
@@ -190,7 +192,7 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
     """Return (N,) bool: where a step of the whole budget moves the margin, to first order, by less
     than float32 can show, or by what is no number."""
     budget, classifier = matrix.budget, matrix.classifier
-    found = []
+    without_gradient = []
     for rows in torch.arange(len(matrix.images)).split(matrix.batch):
         images = matrix.images[rows]
         x = images.floats().to(classifier.device).requires_grad_(True)
@@ -198,8 +200,9 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
         mask = goal.masks(images.labels.to(classifier.device))[0]
         (gradient,) = torch.autograd.grad(margin(scores, mask).sum(), x)
         rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
-        found.append(~(rise > scores.abs().amax(1) * torch.finfo(scores.dtype).eps).cpu())
-    return torch.cat(found)
+        rounding = scores.abs().amax(1) * torch.finfo(scores.dtype).eps
+        without_gradient.append(~(rise > rounding).cpu())
+    return torch.cat(without_gradient)
 
 
 @torch.no_grad()

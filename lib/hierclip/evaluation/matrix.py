@@ -28,9 +28,10 @@ from hierclip.progress import cache_key, kept_under, progress
 
 CLEAN = "clean"  # the condition without an attack
 READ = ("nodes", "confidence", "ranked")  # what is kept of each image in each condition
+FRACTION = "fraction_to_boundary"  # moved by an attack, of each image
 RANKED = 20  # leaves kept of an image's ranking
-PRUNE_THRESHOLD = 0.75  # fraction to the boundary below which another goal is hardly ever reached
-Readout = Mapping[str, np.ndarray]  # of one condition: READ, and `way` under an attack
+PRUNE_THRESHOLD = 0.75  # of the way to the boundary; below it, another goal is hardly ever reached
+Readout = Mapping[str, np.ndarray]  # of one condition: READ, and FRACTION under an attack
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class LevelMatrix:
     def attack(self, goal: AttackGoal) -> Readout:
         """Attack one of `goals`, or return what its attack did if it is known or on disk.
 
-        The readout has READ, and `way` (N,): the fraction of the way to the boundary moved.
+        The readout has READ, and FRACTION (N,): the share of the clean margin closed.
         """
         return self._resumed(goal.name, partial(self._attack, goal))
 
@@ -183,17 +184,18 @@ class LevelMatrix:
                 out[goal.name] = margins.amax(0).cpu()
             return out
 
-        found = _in_parts(torch.arange(len(self.images)), self.batch, self.classifier, read)
-        return {key: values.numpy() for key, values in found.items()}
+        readout = _in_parts(torch.arange(len(self.images)), self.batch, self.classifier, read)
+        return {key: values.numpy() for key, values in readout.items()}
 
     def _attack(self, goal: AttackGoal) -> Readout:
         """Attack the images that are left to attack, and read them; copy the readout of others."""
-        needs = [self.attack(need) for need in goal.prerequisites] if self.prune else []
-        start = needs[0] if needs else self.clean
+        prerequisites = [self.attack(each) for each in goal.prerequisites] if self.prune else []
+        start = prerequisites[0] if prerequisites else self.clean
         out = {key: start[key].copy() for key in READ}
-        out["way"] = np.zeros(len(self.images), dtype=np.float32)
-        least_way = np.min([np.full_like(out["way"], np.inf), *(n["way"] for n in needs)], axis=0)
-        rows = torch.from_numpy(np.flatnonzero(least_way >= PRUNE_THRESHOLD))
+        out[FRACTION] = np.zeros(len(self.images), dtype=np.float32)
+        fractions = [np.full_like(out[FRACTION], np.inf), *(p[FRACTION] for p in prerequisites)]
+        least_fraction = np.min(fractions, axis=0)
+        rows = torch.from_numpy(np.flatnonzero(least_fraction >= PRUNE_THRESHOLD))
         seed = self.seed, [each.name for each in self.goals].index(goal.name)
         margins = torch.from_numpy(self.clean[goal.name])
 
@@ -201,8 +203,8 @@ class LevelMatrix:
             images = self.images[rows]
             given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
             state = attack_part(self.classifier, *given)
-            way = state.fraction_to_boundary().float().cpu()
-            return {**read_logits(self.classifier(state.x_adv)), "way": way}
+            fraction = state.fraction_to_boundary().float().cpu()
+            return {**read_logits(self.classifier(state.x_adv)), FRACTION: fraction}
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
             out[key][rows.numpy()] = values.numpy()
@@ -225,10 +227,10 @@ def attacked(
 
     def attack(rows: Tensor) -> dict[str, Tensor]:
         state = attack_part(classifier, images[rows], labels[rows], goal, budget, seed, rows)
-        return {"images": state.x_adv.cpu(), "way": state.fraction_to_boundary().cpu()}
+        return {"images": state.x_adv.cpu(), FRACTION: state.fraction_to_boundary().cpu()}
 
-    found = _in_parts(torch.arange(len(images)), batch, classifier, attack)
-    return found["images"], found["way"]
+    results = _in_parts(torch.arange(len(images)), batch, classifier, attack)
+    return results["images"], results[FRACTION]
 
 
 def attack_part(
@@ -262,15 +264,15 @@ def _in_parts(
     if on_cpu:  # two parts at least, for two cores; the number of cores must not change results
         batch = max(1, min(batch, -(-len(rows) // 2)))
     parts = [*rows.split(batch)] if len(rows) else []
-    places, threads = range(rank(), len(parts), world()), torch.get_num_threads()
+    numbers, threads = range(rank(), len(parts), world()), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         with ThreadPoolExecutor(threads if on_cpu else 1) as workers:
-            results = workers.map(work, [parts[place] for place in places])
-            found = merge_by_index(dict(zip(places, results, strict=True)))
+            results = workers.map(work, [parts[number] for number in numbers])
+            results = merge_by_index(dict(zip(numbers, results, strict=True)))
     finally:
         torch.set_num_threads(threads)
-    return {key: torch.cat([part[key] for part in found]) for key in chain(*found[:1])}
+    return {key: torch.cat([part[key] for part in results]) for key in chain(*results[:1])}
 
 
 @torch.no_grad()

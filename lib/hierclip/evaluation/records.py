@@ -79,7 +79,7 @@ class Intervals(_Part):
 
 
 class TreeMetrics(_Part):
-    """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
+    """Metrics of one tree on on_forest images; intervals are of the path-robust accuracy."""
 
     images: int
     levels: list[int]  # nodes at each level
@@ -140,11 +140,11 @@ def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatMo
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of those PACKAGES that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        with suppress(PackageNotFoundError):  # some serve one dataset only
-            found[package] = version(package)
-    return found
+        with suppress(PackageNotFoundError):  # on_forest serve one dataset only
+            installed[package] = version(package)
+    return installed
 
 
 def hardware(device: torch.device | str) -> str:
@@ -226,9 +226,9 @@ class Evaluation:
         """The level matrices that the record is made of, by part.
 
         test: all test images, the first tree. val: validation images, which choose the reading.
-        forest: some test images, all trees, and the goals "within_superclass" and "all_levels".
-        levels: the same images and the first tree, by attacks that do not stop at their goal.
-        Raises TreeError where the trees have not the same leaves in the same order.
+        forest: evenly spaced test images, all trees, and the goals "within_superclass" and
+        "all_levels". levels: the same images and the first tree, by attacks that do not stop at
+        their goal. Raises TreeError where the trees have not the same leaves in the same order.
         """
         trees, params, budget = self.task.trees, self.params, budget_of(self.params)
         check_forest(trees)
@@ -236,7 +236,7 @@ class Evaluation:
         test, val = (
             self.task.dataset.images(split).select_classes(classes) for split in ("test", "val")
         )
-        few = test[test.evenly_spaced(params.forest_images)]
+        forest_test = test[test.evenly_spaced(params.forest_images)]
         few_val = val[val.evenly_spaced(params.reading_images)]
         paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
         goals = [
@@ -250,8 +250,10 @@ class Evaluation:
         matrices = {
             "test": LevelMatrix(classifier, test, paths, budget, **settings),
             "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
-            "forest": LevelMatrix(over_forest, few, forest, budget, **settings, more=goals),
-            "levels": LevelMatrix(classifier, few, paths, unstopped, **settings, prune=False),
+            "forest": LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals),
+            "levels": LevelMatrix(
+                classifier, forest_test, paths, unstopped, **settings, prune=False
+            ),
         }
         name = f"{self.model.method}-{self.seed}"
         for part, matrix in matrices.items():
@@ -368,8 +370,8 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
             raise RecordError(f"{new.name}: {message}")
     columns = {"new": _compared(new), "old": _compared(old)}
     table = pd.DataFrame(columns).dropna().explode(["new", "old"]).explode(["new", "old"])
-    some = next(iter(new.forest.values())).images
-    images = np.where(table.index.str.match("superclass|forest"), some, new.images)
+    on_forest = next(iter(new.forest.values())).images
+    images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
     scale = np.where(table.index.str.contains("hd_|ece"), most, 1)
     allowed = np.maximum(FEW, SHARE * images) / images
@@ -390,6 +392,6 @@ def _compared(record: Record) -> pd.Series:
     metrics["superclass"] = {name: triple[0] for name, triple in record.superclass.items()}
     metrics["mistakes"] = {}
     for condition, triples in record.mistakes.items():
-        shown = {name: triple[0] for name, triple in triples.items() if triple}
-        metrics["mistakes"][condition] = {k: v for k, v in shown.items() if k != "severity"}
+        values = {name: triple[0] for name, triple in triples.items() if triple}
+        metrics["mistakes"][condition] = {k: v for k, v in values.items() if k != "severity"}
     return pd.json_normalize(metrics, sep=" ").iloc[0]

@@ -152,13 +152,13 @@ class Explorer(ui.VBox):
         ]
         self._open()
 
-    def _menu(self, name: str, options: dict[str, Any], wanted: str = "") -> Any:
-        """Make a drop-down list at `wanted` or, with a note, at its first option."""
+    def _menu(self, name: str, options: dict[str, Any], chosen: str = "") -> Any:
+        """Make a drop-down list at `chosen` or, with a note, at its first option."""
         menu = ui.Dropdown(options=list(options.items()), description=name, **CONTROL)
-        if wanted in options.values():
-            menu.value = wanted
-        elif wanted:
-            self.notes.append(f"There is no {name} {wanted} here: {menu.label} is shown instead.")
+        if chosen in options.values():
+            menu.value = chosen
+        elif chosen:
+            self.notes.append(f"There is no {name} {chosen} here: {menu.label} is shown instead.")
         return menu
 
     def _update(self, action: Callable[[], None], _change: object = None) -> None:
@@ -214,16 +214,16 @@ class Explorer(ui.VBox):
         )
         for panel in self.panels:
             clean = image_state(panel.view, image, self.leaf.value)
-            moved, way = attack_image(
+            x_adv, fraction = attack_image(
                 panel.view, clean, self.goal.value, level, eps, self.params.attack
             )
-            if torch.equal(moved, image):
+            if torch.equal(x_adv, image):
                 panel.states = [clean]
-                outcome = "was misclassified already" if way else "is not moved"
+                outcome = "was misclassified already" if fraction else "is not x_adv"
             else:
-                panel.states = [clean, image_state(panel.view, moved, clean.label)]
-                covered = f"{way:.0%} of the way to the boundary"
-                outcome = "is misclassified" if way > 1 else f"withstands it, moved {covered}"
+                panel.states = [clean, image_state(panel.view, x_adv, clean.label)]
+                covered = f"{fraction:.0%} of the fraction to the boundary"
+                outcome = "is misclassified" if fraction > 1 else f"withstands it, x_adv {covered}"
             panel.verdict.value = f"{attack}: the image <b>{outcome}</b>."
         self._draw()
 

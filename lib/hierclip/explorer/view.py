@@ -178,7 +178,7 @@ def rolled_up_points(view: ModelView, embedding: Tensor, label: int) -> list[Ten
 def attack_image(
     view: ModelView, clean: ImageState, goal: str, level: int, eps: float, params: AttackParams
 ) -> tuple[Tensor, float]:
-    """Return the attacked image and the fraction of the way to the boundary that it was moved.
+    """Return the attacked image and the fraction of the way to the boundary that it was x_adv.
 
     The fraction is above 1 where the goal, one of GOALS at a level, was reached. The step grows
     with `eps`; an `eps` of 0 leaves the image as it is.
@@ -187,9 +187,9 @@ def attack_image(
         return clean.image, 0.0
     step = params.step * eps / (params.eps or eps)
     budget = replace(budget_of(params), eps=eps, step=step)
-    wanted = GOALS[goal](view.paths, level)
+    attack_goal = GOALS[goal](view.paths, level)
     label = torch.tensor([clean.label])
-    moved, ways = attacked(
-        view.classifier, clean.image[None], label, wanted, budget, params.seed, 1
+    x_adv, fractions = attacked(
+        view.classifier, clean.image[None], label, attack_goal, budget, params.seed, 1
     )
-    return moved[0], float(ways)
+    return x_adv[0], float(fractions)

@@ -134,8 +134,8 @@ def _audit_curves(by_budget: Axes, by_effort: Axes, record: Record, shift: float
         values = np.array(list(accuracies.values()))
         tests = [binomtest(round(value * audit.images), audit.images) for value in values]
         errors = 100 * np.abs(np.transpose([t.proportion_ci() for t in tests]) - values)
-        places = first + np.arange(len(values)) + shift
-        axis.errorbar(places, 100 * values, errors, marker="o", ms=2.5, ls=line, **style)
+        positions = first + np.arange(len(values)) + shift
+        axis.errorbar(positions, 100 * values, errors, marker="o", ms=2.5, ls=line, **style)
 
 
 def reading_panels(width: float, height: float, ylabel: str, xlabel: str) -> tuple[Figure, list]:

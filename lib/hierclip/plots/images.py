@@ -4,10 +4,10 @@ from torch import Tensor
 
 
 def magnified(before: Tensor, after: Tensor) -> tuple[Tensor, float]:
-    """Return the change of images in [0, 1], drawn around grey, and how many times it is magnified.
+    """Return the change of images in [0, 1], drawn around grey, and how many factor it is magnified.
 
     The largest change reaches black or white, in whatever norm the budget is.
     """
     change = after - before
-    times = 0.5 / (float(change.abs().max()) or 0.5)
-    return (times * change + 0.5).clamp(0, 1), times
+    factor = 0.5 / (float(change.abs().max()) or 0.5)
+    return (factor * change + 0.5).clamp(0, 1), factor

@@ -39,12 +39,12 @@ def sunburst(tree: Tree) -> Figure:
     return figure
 
 
-def _ring_label(axis: Axes, name: str, degrees: float, radius: float, spread: float) -> None:
+def _ring_label(axis: Axes, name: str, degrees: float, radius: float, wedge: float) -> None:
     """Write a name along the radius, upright, larger where the wedge has room."""
     angle = np.deg2rad(degrees)
     rotation = degrees if np.cos(angle) >= 0 else degrees + 180
-    lines = name.replace(" ", "\n", 1) if len(name) > 9 and spread > 4 else name
-    room = min(9.0, 2.4 + 14 * radius * np.deg2rad(spread))
+    lines = name.replace(" ", "\n", 1) if len(name) > 9 and wedge > 4 else name
+    room = min(9.0, 2.4 + 14 * radius * np.deg2rad(wedge))
     size = min(room, 60 / max(map(len, lines.splitlines())))
     axis.text(
         radius * np.cos(angle), radius * np.sin(angle), lines,

@@ -76,10 +76,10 @@ class Tree:
         unknown = sorted(set(leaves) - set(self.ids))
         if unknown:
             raise TreeError(f"tree {self.name}: no leaf {', '.join(unknown)}")
-        kept = [leaf for leaf in self.ids if leaf in set(leaves)]
+        remaining = [leaf for leaf in self.ids if leaf in set(leaves)]
         graph = self.graph()
-        nodes = set(kept).union(*(nx.ancestors(graph, leaf) for leaf in kept))
-        return tree_from_graph(graph.subgraph(nodes), self.name, kept)
+        nodes = set(remaining).union(*(nx.ancestors(graph, leaf) for leaf in remaining))
+        return tree_from_graph(graph.subgraph(nodes), self.name, remaining)
 
     def graph(self) -> nx.DiGraph:
         """Return edges from parent to child, and nodes with `name` and finest `level`."""
