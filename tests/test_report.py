@@ -122,7 +122,7 @@ def test_accuracies_have_a_row_for_each_level_and_reading_and_superclasses_one_f
     records = [record(), record(subset="unseen")]
     rows = notebook.accuracy_table(records)
     assert len(rows) == 2 * 2 * 3 and rows["robust"].between(0, 1).all()
-    assert rows["subset"].iloc[0] == "unseen"
+    assert rows["subset"].iloc[0] == "seen"
     table = notebook.superclass_table(records, {"tecoa": "TeCoA"})
     assert table.index.tolist() == [(s, "TeCoA", 0, l) for s in ("seen", "unseen") for l in (1, 2)]
     assert table.loc[("seen", "TeCoA", 0, 1), "within_superclass"] == pytest.approx(80)

@@ -162,7 +162,7 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert (frame["robust"] <= frame["clean"]).all() and (
         frame["path_direct"] <= frame["robust"]
     ).all()
-    assert (record.part, record.gradients, record.images, list(record.trees)) == (
+    assert (record.split, record.gradients, record.images, list(record.trees)) == (
         "test",
         8,
         20,
@@ -189,7 +189,7 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     columns = ["method", "lr", "subset", "images", "clean", "robust", "steps", "seconds"]
-    assert list(record.frame.columns) == columns and record.part == "val"
+    assert list(record.frame.columns) == columns and record.split == "val"
     assert list(record.frame["subset"]) == ["seen", "unseen"] * 2
     assert (
         untimed(record.rows)[0].items()

@@ -189,9 +189,9 @@ def write_squares(
     Return their rows. unreadable: the names of the other images are added to it.
     """
     rows = []
-    for rows in progress(torch.arange(len(source.labels)).split(BATCH), what):
-        squares = read_squares(source, size, rows.tolist())
-        for row, square in zip(rows.tolist(), squares, strict=True):
+    for batch in progress(torch.arange(len(source.labels)).split(BATCH), what):
+        squares = read_squares(source, size, batch.tolist())
+        for row, square in zip(batch.tolist(), squares, strict=True):
             if square is None:
                 unreadable.append(source.called(row))
                 continue
