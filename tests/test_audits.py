@@ -373,7 +373,7 @@ def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
     (place / "zoo/cat/1.jpg").write_text("none", encoding="utf8")
     some = read_folder(place / "zoo", 16, 1, place / "some")
     firsts = [k * COUNT + (sorted(LEAVES)[k] == "cat") for k in range(5)]
-    assert some.images("test").labels.tolist() == list(range(5)) and some.broken == [
+    assert some.images("test").labels.tolist() == list(range(5)) and some.unreadable == [
         str(place / "zoo/cat/1.jpg")
     ]
     assert torch.equal(some.images("test").read(), images[firsts])

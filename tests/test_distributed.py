@@ -53,7 +53,7 @@ def both(openmoji, openmoji_forest, params, tmp_path_factory):
         "gather",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-20000:]
     assert not list(folder.glob("*.ckpt"))
     return folder
 
