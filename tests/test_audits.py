@@ -1,6 +1,7 @@
 """Audits: the command, its notebook and page; the function; models, trees, images of users."""
 
 import ast
+import asyncio
 import inspect
 import json
 import shutil
@@ -20,6 +21,7 @@ import hierclip
 from hierclip import models
 from hierclip.audits import audit, class_trees, open_model, read_arguments, read_folder
 from hierclip.cli.audit import run_notebook
+from hierclip.cli.stop import noticed, raised_by
 from hierclip.errors import HierclipError
 from hierclip.evaluation import Outcomes
 from hierclip.evaluation.records import parse_record
@@ -156,8 +158,15 @@ def test_the_function_gives_the_same_and_reads_what_is_finished(audited, weights
         hierclip.audit(*given, tree=trees, **SETTINGS | {"eps": "3/255"})
 
 
-@pytest.mark.slow  # on a busy machine the signal was once lost and the audit went on to its end
-def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypatch):
+@pytest.fixture
+def stoppable():
+    """Let SIGINT reach the commands, where pytest itself runs in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypatch, stoppable):
     folder, _ = audited
     monkeypatch.chdir(folder)
     given = [
@@ -191,11 +200,60 @@ def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypa
     )
 
 
+class Lost:
+    """An interrupt that comes in a destructor: Python prints it and goes on."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def turn_interrupt(*_, **__):
+    """As a module that is being imported may do."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ImportError("no numpy") from None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("command", [lambda *_, **__: Lost() and None, turn_interrupt])
+def test_an_interrupt_that_is_lost_on_the_way_stops_the_command(
+    run, monkeypatch, stoppable, command
+):
+    monkeypatch.setattr("hierclip.cli.app", command)
+    assert run("audit") == (130, "", "hierclip: stopped; the same command goes on from there\n")
+
+
 def written(folder, source):
     """Write a notebook of one cell."""
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "one.ipynb")
     return folder / "one.ipynb"
+
+
+@pytest.mark.parametrize("rest", ["", "import time; time.sleep(60)"])
+def test_a_notebook_is_stopped_while_a_cell_runs_and_as_it_ends(
+    tmp_path, monkeypatch, stoppable, caplog, rest
+):
+    monkeypatch.setenv(HEADLESS, "yes")
+    source = f"import os, signal\nos.kill(os.getppid(), signal.SIGINT)\n{rest}"
+    with noticed(), pytest.raises(KeyboardInterrupt):
+        run_notebook(written(tmp_path, source), {})
+    assert not caplog.messages  # nor does asyncio miss a task
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_is_stopped_where_a_destructor_would_lose_the_interrupt(stoppable):
+    async def work():
+        Lost()
+        await asyncio.Event().wait()
+
+    with asyncio.Runner() as runner, noticed():
+        loop = runner.get_loop()
+        with pytest.raises(KeyboardInterrupt), raised_by(loop):
+            loop.run_until_complete(work())
+        with pytest.raises(KeyboardInterrupt), raised_by(loop):
+            raise AssertionError("it was stopped before this")
 
 
 @pytest.mark.parametrize(

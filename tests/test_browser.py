@@ -68,9 +68,9 @@ def served(root):
         file = root / f"jupyter/JUPYTERLAB_SETTINGS_DIR/@jupyterlab/{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(settings, encoding="utf8")
-    environment = (
-        os.environ | folders | {"HIERCLIP_ROOT": str(root), "PYTHONPATH": str(ROOT / "lib")}
-    )
+    environment = os.environ | folders | {"HIERCLIP_ROOT": str(root)}
+    environment |= {"PYTHONPATH": str(ROOT / "lib")}
+    environment |= {"PYTHONHASHSEED": "0"}  # ipywidgets then names marks before their scene
     with (root / "lab.log").open("w") as log:
         lab = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
         try:
@@ -110,22 +110,45 @@ def known(explored):
 
 
 @pytest.fixture(scope="module")
-def opened(explored):
-    """Opens a notebook of the project, runs all of it, and gives the page."""
+def lab(explored):
+    """Return the address of a JupyterLab on the project, and a browser."""
     with served(explored) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": 1680, "height": 1800})
-
-        def open_notebook(name):
-            page.goto(f"{address}/lab/tree/{name}?reset")
-            page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE)
-            page.wait_for_selector("text=/Python 3.*\\| Idle/", timeout=PATIENCE)
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-            return page
-
-        yield open_notebook
+        yield address, browser
         browser.close()
+
+
+@pytest.fixture
+def opened(lab, explored):
+    """Opens a notebook of the project, runs all of it, and gives the page.
+
+    Of a test that fails, pytest shows what the page, the kernel and JupyterLab said meanwhile.
+    """
+    address, browser = lab
+    page = browser.new_page(viewport={"width": 1680, "height": 1800})
+    page.on("console", lambda message: print(f"console: {message.type}: {message.text}"))
+    page.on("pageerror", lambda error: print(f"page: {error}"))
+    page.on("websocket", lambda socket: socket.on("framereceived", print_error))
+
+    def open_notebook(name):
+        page.goto(f"{address}/lab/tree/{name}?reset")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE)
+        page.wait_for_selector("text=/Python 3.*\\| Idle/", timeout=PATIENCE)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        return page
+
+    yield open_notebook
+    print("page:", page.locator(".missing").all_inner_texts())
+    print("kernel:", page.get_by_text(re.compile(r"^Python 3.*\|")).all_inner_texts())
+    print("lab.log:", (explored / "lab.log").read_text(encoding="utf8")[-4000:])
+    page.close()
+
+
+def print_error(frame):
+    """Print a message of the kernel that is an error: JupyterLab does not show a widget's."""
+    if isinstance(frame, bytes) and b'"ename"' in frame:
+        print("kernel:", frame.decode("utf8", "replace"))
 
 
 def keep(page, name):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from itertools import permutations
 from math import hypot, tau
 
 import numpy as np
@@ -14,6 +15,25 @@ DISK = ROOT / "lib/hierclip/explorer/disk.js"
 BALL = {"kind": "poincare", "curvature": 1.0}
 FLAT = {"kind": "euclidean", "image_radius": 2.0, "text_radius": 1.0, "top_radius": 0.5}
 
+STAGE = """
+class Element {
+  children = []; attributes = {}; style = {}; classList = { add() {} };
+  appendChild(child) { this.children.push(child); return child; }
+  replaceChildren(...children) { this.children = children; }
+  setAttribute(name, value) { this.attributes[name] = value; }
+  addEventListener() {}
+  querySelectorAll() { return this.children.filter((child) => child.attributes.class === "node"); }
+}
+const make = () => new Element();
+globalThis.document = { createElement: make, createElementNS: make, createTextNode: make };
+const values = (count, level) => ({
+  scene: { head: { kind: "poincare", curvature: 1 }, families: 1, nodes: Array.from({ length: count },
+    (_, k) => ({ name: `${k}`, level: 0, norm: 0.5, angle: k, family: 0, count: 1, leaves: [0], parent: null })) },
+  marks: { path: [count - 1], states: [{ norms: [0.4], angles: [0], nodes: [count - 1] }] },
+  level, stretch: 0.6, images: {},
+});
+"""
+
 
 def call(function: str, *arguments: list) -> list:
     """Return what a function of disk.js gives for each list of arguments."""
@@ -21,9 +41,12 @@ def call(function: str, *arguments: list) -> list:
     let text = "";
     for await (const part of process.stdin) text += part;
     console.log(JSON.stringify(JSON.parse(text).map((each) => {function}(...each))));"""
+    return run(script, json.dumps(arguments))
+
+
+def run(script: str, text: str = "") -> list:
     node = compute_driver_executable()[0]
     command = [node, "--no-warnings", "--input-type=module", "--eval", script]
-    text = json.dumps(arguments)
     done = subprocess.run(command, input=text, capture_output=True, check=True, encoding="utf8")
     return json.loads(done.stdout)
 
@@ -81,3 +104,20 @@ def test_a_stretch_of_one_draws_norms_as_they_are_and_half_of_it_halves_the_dist
 def test_flat_norms_are_drawn_in_proportion_and_those_of_a_head_by_angle_on_one_circle():
     assert call("radius", [FLAT, 2.0, 0.5], [FLAT, 1.0, 1.0]) == [0.5, 0.25]
     assert call("radius", [{"kind": "cosine", "scale": 20.0}, 1.0, 0.5]) == [0.8]
+
+
+@pytest.mark.parametrize("order", list(permutations(("scene", "marks", "level"))))
+@pytest.mark.parametrize(("before", "after"), [(2, 5), (5, 2)])
+def test_what_arrives_together_is_drawn_whatever_is_told_first(order, before, after):
+    script = f"""import disk from "{DISK.as_uri()}";
+    {STAGE}
+    let state = values({before}, 1);
+    const told = {{}}, el = make();
+    const model = {{ get: (name) => state[name], on: (event, act) => (told[event] = act) }};
+    disk.render({{ model, el }});
+    state = values({after}, 0);
+    for (const name of {json.dumps(order)}) told[`change:${{name}}`]();
+    const [tree, labels, marks] = el.children[0].children;
+    const names = labels.children.length / 2;
+    console.log(JSON.stringify([tree.querySelectorAll().length, names, marks.children.length]));"""
+    assert run(script) == [after, after, 3]  # of the path, the nearest node, the image

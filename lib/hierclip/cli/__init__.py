@@ -10,6 +10,7 @@ from hierclip.cli.audit import audit
 from hierclip.cli.export import export
 from hierclip.cli.project import DEFAULT, RESULTS, preset_summary, readme, verify, write_readme
 from hierclip.cli.run import run
+from hierclip.cli.stop import noticed
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
 
@@ -33,20 +34,32 @@ def main() -> None:
     """Run the command. A user's mistake is one line and exit code 2; a bug keeps its traceback.
 
     A user's mistakes are a HierclipError, a wrong command line, and a file that the system refuses.
-    After --debug they keep their tracebacks too.
+    After --debug they keep their tracebacks too. A command that is stopped by SIGINT says so in one
+    line, exit code 130.
     """
     os.environ.setdefault("MPLBACKEND", "agg")  # figures are written to files
-    try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except (USAGE, HierclipError, OSError) as error:
-        if sys.argv[1:2] == ["--debug"] or (isinstance(error, OSError) and not error.filename):
-            raise
-        message = str(error)
-        if isinstance(error, USAGE):
-            mistake = error.format_message().rstrip(".")  # pyright: ignore
-            message = f"{mistake}; `hierclip COMMAND --help` says more"
-        typer.echo(f"hierclip: {message}", err=True)
-        raise SystemExit(2) from None
-    if code == 130:  # as shells have it
+    with noticed() as signals:
+        try:
+            code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        except Exception as error:
+            if not signals:  # else it may be what an interrupt was turned into
+                refuse(error)
+        if signals:
+            code = 130  # as shells have it
+    if code == 130:
         typer.echo("hierclip: stopped; the same command goes on from there", err=True)
     raise SystemExit(code or 0)
+
+
+def refuse(error: Exception) -> None:
+    """End with a user's mistake as one line; raise any other error as it is."""
+    known = isinstance(error, (USAGE, HierclipError, OSError))
+    unnamed = isinstance(error, OSError) and not error.filename
+    if not known or unnamed or sys.argv[1:2] == ["--debug"]:
+        raise error
+    message = str(error)
+    if isinstance(error, USAGE):
+        mistake = error.format_message().rstrip(".")  # pyright: ignore
+        message = f"{mistake}; `hierclip COMMAND --help` says more"
+    typer.echo(f"hierclip: {message}", err=True)
+    raise SystemExit(2) from None

@@ -154,10 +154,21 @@ function render({ model, el }) {
   };
 
   svg.addEventListener("pointerleave", () => (tip.style.display = "none"));
-  const redraw = { scene: [drawTree, drawMarks], stretch: [drawTree, drawMarks], level: [drawLevel], marks: [drawMarks] };
-  for (const [name, draws] of Object.entries(redraw)) model.on(`change:${name}`, () => draws.forEach((draw) => draw()));
-  drawTree();
-  drawMarks();
+  // All that arrived together is in the model before the first event, and events come in any order: marks of a new
+  // scene must not be drawn on the points of the old one. So whichever comes first draws all that differs.
+  const names = ["scene", "stretch", "level", "marks"];
+  let drawn = {};
+  const draw = () => {
+    const now = Object.fromEntries(names.map((name) => [name, model.get(name)]));
+    const differs = (name) => now[name] !== drawn[name];
+    const anew = differs("scene") || differs("stretch");
+    if (anew) drawTree();
+    else if (differs("level")) drawLevel();
+    if (anew || differs("marks")) drawMarks();
+    drawn = now;
+  };
+  for (const name of names) model.on(`change:${name}`, draw);
+  draw();
 }
 
 export default { render };
