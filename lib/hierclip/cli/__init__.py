@@ -1,7 +1,11 @@
 """Run what the project does outside its notebooks, and an audit for those who have no project."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -10,7 +14,6 @@ from hierclip.cli.audit import audit
 from hierclip.cli.export import export
 from hierclip.cli.project import DEFAULT, RESULTS, preset_summary, readme, verify, write_readme
 from hierclip.cli.run import run
-from hierclip.cli.stop import noticed
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
 
@@ -38,7 +41,7 @@ def main() -> None:
     line, exit code 130.
     """
     os.environ.setdefault("MPLBACKEND", "agg")  # figures are written to files
-    with noticed() as signals:
+    with noted_interrupts() as signals:
         try:
             code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         except Exception as error:
@@ -49,6 +52,28 @@ def main() -> None:
     if code == 130:
         typer.echo("hierclip: stopped; the same command goes on from there", err=True)
     raise SystemExit(code or 0)
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """Note every SIGINT in the list that this gives, and raise KeyboardInterrupt.
+
+    KeyboardInterrupt alone can get lost: in a destructor, in the callback of a weak reference, and
+    in an import that makes an ImportError of it. A SIGINT that is ignored, as in the background of
+    a script, stays so.
+    """
+    signals: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before if before is signal.SIG_IGN else interrupt)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def refuse(error: Exception) -> None:

@@ -73,10 +73,8 @@ def run_notebook(
     other error as papermill raises it, with its traceback.
     """
     import papermill
-    from jupyter_core.utils import ensure_event_loop
     from papermill.exceptions import PapermillExecutionError
 
-    from hierclip.cli.stop import raised_by
     from hierclip.progress import HEADLESS
 
     os.environ[HEADLESS] = "yes"
@@ -85,8 +83,7 @@ def run_notebook(
     settings |= {"extra_arguments": ["--log-level=CRITICAL"]}  # the kernel's own messages
     plain = {k: str(value) if isinstance(value, Path) else value for k, value in parameters.items()}
     try:
-        with raised_by(ensure_event_loop()):  # the one that nbclient runs
-            return papermill.execute_notebook(notebook, executed, plain, **settings)
+        return papermill.execute_notebook(notebook, executed, plain, **settings)
     except PapermillExecutionError as error:
         refused = issubclass(getattr(builtins, error.ename, object), OSError)
         if refused or error.traceback == [f"hierclip: {error.evalue}"]:
