@@ -50,10 +50,10 @@ slow: $(READY)
 	@$(BIN)/pytest -m slow -s
 
 # Speed, memory and cost beside the peers' and the limit: one table, some 20 minutes, and benchmarks/results.md.
-# It trains the default's base and TeCoA where they are missing. SPLITS="pgd-10 matrix" measures some parts alone.
+# It trains the default's base and TeCoA where they are missing. PARTS="pgd-10 matrix" measures some parts alone.
 bench: $(READY)
 	@$(BIN)/dvc repro finetune@tecoa-0
-	@$(BIN)/python -m benchmarks $(SPLITS)
+	@$(BIN)/python -m benchmarks $(PARTS)
 
 # Style, types, and notebooks without outputs.
 lint: $(READY)

@@ -22,7 +22,7 @@ from hierclip.config import find_root
 from hierclip.evaluation.records import git_revision, hardware, versions
 
 RESULTS = Path(__file__).with_name("results.json")
-SPLITS: dict[str, Callable[[], list[Row]]] = {
+PARTS: dict[str, Callable[[], list[Row]]] = {
     "start": pipeline.start_up,
     "distance": hyperbolic.distances,
     "step": training.steps,
@@ -76,19 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts one after the other, say how far it is, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(SPLITS)}; default: all"
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all"
     )
     parser.add_argument(
         "--out", type=Path, help="a JSON file; a run of all parts writes benchmarks/results.json"
     )
     chosen = parser.parse_args(arguments)
-    unknown = [name for name in chosen.parts if name not in SPLITS]
+    unknown = [name for name in chosen.parts if name not in PARTS]
     if unknown:
-        parser.error(f"no part {', '.join(unknown)}; known are {', '.join(SPLITS)}")
+        parser.error(f"no part {', '.join(unknown)}; known are {', '.join(PARTS)}")
     rows, start = [], perf_counter()
-    for name in chosen.parts or SPLITS:
+    for name in chosen.parts or PARTS:
         print(f"{perf_counter() - start:5.0f} s  measuring {name}", file=sys.stderr, flush=True)
-        rows += SPLITS[name]()
+        rows += PARTS[name]()
     seconds = perf_counter() - start
     machine = f"{hardware('cpu')}, torch {torch.__version__}"
     head = f"{machine}. Ratios: medians of interleaved rounds. {seconds:.0f} s in all."

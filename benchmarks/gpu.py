@@ -762,7 +762,7 @@ def is_fooled(
     return predict(classifier, moved) != labels
 
 
-SPLITS: dict[str, Part] = {
+PARTS: dict[str, Part] = {
     "tests": Part(run_tests, 110),
     "fine-tuning": Part(measure_finetuning, 190),
     "attacks": Part(measure_attacks, 110),
@@ -784,7 +784,7 @@ def run_parts(case: Case, names: Sequence[str]) -> list[Row]:
             rows.append(skipped(name, "", "all"))
             continue
         try:
-            for row in SPLITS[name].rows(case, min(case.end, now + SPLITS[name].seconds)):
+            for row in PARTS[name].rows(case, min(case.end, now + PARTS[name].seconds)):
                 rows.append(row)
                 print(
                     f"{monotonic() - now:5.0f} s  {row.part}: {row.model} {row.what}",
@@ -879,7 +879,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="a trial at toy size")
-    parser.add_argument("--parts", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     chosen = parser.parse_args(arguments)
     if chosen.device == "cpu" and not chosen.small:
         parser.error("--device cpu takes hours at full size; add --small")

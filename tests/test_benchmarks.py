@@ -110,7 +110,7 @@ def test_the_table_has_a_line_for_each_row_and_the_file_says_the_machine(
 ):
     monkeypatch.setattr(
         bench,
-        "SPLITS",
+        "PARTS",
         {"one": lambda: [Row("one", "a / b", 2, 0.5, at_most=1.0, note="10 images")]},
     )
     bench.main(["one", "--out", str(tmp_path / "found.json")])

@@ -1,4 +1,6 @@
-"""Figures: what they show, at the page's width, in letters that can be read and colours that can be told apart."""
+"""Figures: what they show, at the page's width, in letters that can be read and colours that can be
+told apart.
+"""
 
 import itertools
 import json

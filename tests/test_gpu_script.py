@@ -106,9 +106,9 @@ def test_a_part_that_fails_is_a_row_and_the_others_still_run(monkeypatch, capsys
         yield gpu.Row("attacks", "", "first")
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setitem(gpu.SPLITS, "attacks", gpu.Part(fail, 1))
+    monkeypatch.setitem(gpu.PARTS, "attacks", gpu.Part(fail, 1))
     monkeypatch.setitem(
-        gpu.SPLITS,
+        gpu.PARTS,
         "outcomes",
         gpu.Part(lambda case, until: iter([gpu.Row("outcomes", "", "other")]), 1),
     )
@@ -125,9 +125,7 @@ def test_a_part_that_fails_is_a_row_and_the_others_still_run(monkeypatch, capsys
 def test_a_part_that_there_is_no_time_for_is_skipped(capsys):
     assert gpu.main([*TRIAL, "--minutes", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if "skipped: no time left" in line] == list(
-        gpu.SPLITS
-    )
+    assert [line.split()[0] for line in lines if "skipped: no time left" in line] == list(gpu.PARTS)
 
 
 def test_out_of_memory_halves_the_batch(case):

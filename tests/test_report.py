@@ -1,4 +1,6 @@
-"""The report: notebook 70 as one page that loads nothing, and says what is missing; metrics that are the records'."""
+"""The report: notebook 70 as one page that loads nothing, and says what is missing; metrics that
+are the records'.
+"""
 
 import re
 import shutil

@@ -30,7 +30,9 @@ def test_readme_shows_the_committed_records():
 
 
 def test_readme_is_short():
-    """200 lines and 1,200 words, what the command writes left out; tables of 12 rows by 7 columns at most."""
+    """200 lines and 1,200 words, what the command writes left out; tables of 12 rows by 7 columns
+    at most.
+    """
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     assert len(readme.splitlines()) <= 200
     assert len(readme.split()) <= 1200
@@ -90,7 +92,9 @@ def test_a_table_in_markdown_is_padded_where_asked():
 
 
 def outcomes(nodes) -> Outcomes:
-    """Two leaves under two nodes of their own: what is read of images of the first, leaf and superclass, attacked."""
+    """Two leaves under two nodes of their own: what is read of images of the first, leaf and
+    superclass, attacked.
+    """
     attacked = np.array(nodes)
     clean = np.zeros_like(attacked)
     conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1"])
@@ -184,8 +188,20 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
 
 
 def test_the_attack_says_what_it_prunes():
-    threat = ThreatModel(norm="Linf", eps="4/255", suite=("apgd_ce", "apgd_margin"), step="1/255", steps=8, restarts=1,
-                         queries=9, resolution=32, prompt="a {}", precision="float32", seed=0)  # fmt: skip
+    threat = ThreatModel(
+        norm="Linf",
+        eps="4/255",
+        suite=("apgd_ce", "apgd_margin"),
+        step="1/255",
+        steps=8,
+        restarts=1,
+        # Fmt: skip
+        queries=9,
+        resolution=32,
+        prompt="a {}",
+        precision="float32",
+        seed=0,
+    )
     assert "%" not in attack_words(threat)  # records made before there was pruning
     pruned = attack_words(threat.model_copy(update={"prune": 0.5}))
     assert pruned.endswith("the next on images that the one before moved 50 % of the way at least")

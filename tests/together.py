@@ -41,8 +41,8 @@ class Stopping(Stripes):
 
 
 def trained(case: str, processes: int, folder: Path) -> dict[str, object]:
-    """What came of METHOD/SPLITS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or of
-    another case.
+    """What came of METHOD/SPLITS OF A BATCH/OPTIMISER/PRECISION, "stopped/" before one or not, or
+    of another case.
     """
     fabric = make_fabric(load_params(ROOT / "params.yaml").model, machine(processes))
     try:

@@ -4,7 +4,8 @@ from torch import Tensor
 
 
 def magnified(before: Tensor, after: Tensor) -> tuple[Tensor, float]:
-    """Return the change of images in [0, 1], drawn around grey, and how many factor it is magnified.
+    """Return the change of images in [0, 1], drawn around grey, and by what factor it is
+    magnified.
 
     The largest change reaches black or white, in whatever norm the budget is.
     """
