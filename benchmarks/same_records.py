@@ -12,10 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 RECORDS = "data/results/records"
+RENAMED = {  # words of older records, and what they are called now
+    '"split": "tuned"': '"subset": "seen"',
+    '"split": "held_out"': '"subset": "unseen"',
+    '"pictures"': '"images"',
+    '"stay-': '"within_superclass-',
+    '"every-': '"all_levels-',
+    '"contradictions"': '"path_inconsistency"',
+    "/tuned.json": "/seen.json",
+    "/held_out.json": "/unseen.json",
+}
 
 
 def committed(commit: str) -> dict[str, dict]:
-    """Return a commit's records of the default, by METHOD-SEED/SPLIT."""
+    """Return a commit's records of the default, by METHOD-SEED/SUBSET."""
     listing = subprocess.run(
         ["git", "ls-tree", "-r", "--name-only", commit, RECORDS],
         capture_output=True,
@@ -27,12 +37,20 @@ def committed(commit: str) -> dict[str, dict]:
         text = subprocess.run(
             ["git", "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
         ).stdout
-        records[path.removeprefix(f"{RECORDS}/").removesuffix(".json")] = json.loads(text)
+        name = renamed(path).removeprefix(f"{RECORDS}/").removesuffix(".json")
+        records[name] = json.loads(renamed(text))
     return records
 
 
+def renamed(text: str) -> str:
+    """Write a record's text or path in the words of today."""
+    for old, new in RENAMED.items():
+        text = text.replace(old, new)
+    return text
+
+
 def present(root: Path) -> dict[str, dict]:
-    """Return the records under a project's folder, by METHOD-SEED/SPLIT."""
+    """Return the records under a project's folder, by METHOD-SEED/SUBSET."""
     folder = root / RECORDS
     paths = sorted(folder.glob("*/*.json"))
     return {
