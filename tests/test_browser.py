@@ -170,22 +170,15 @@ def pick(part, name, option):
 
 
 def changed(page, selector, attribute, act):
-    """Act, wait until an attribute of an element changes; return its new value and the seconds."""
+    """Act, wait until an attribute of an element changes; return its new value."""
     before = page.locator(selector).first.get_attribute(attribute)
     script = """([selector, attribute, before]) => {
       const element = document.querySelector(selector);
       return element && element.getAttribute(attribute) !== before;
     }"""
-    start = time.perf_counter()
     act()
     page.wait_for_function(script, arg=[selector, attribute, before], timeout=PATIENCE)
-    return page.locator(selector).first.get_attribute(attribute), time.perf_counter() - start
-
-
-def assert_within(seconds, answers, what):
-    """Print the quickest answer, and check it against the limit unless the machine is busy."""
-    print(f"{what}: {min(answers):.3f} s")
-    assert min(answers) < seconds or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    return page.locator(selector).first.get_attribute(attribute)
 
 
 def names(part):
@@ -208,27 +201,23 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     keep(page, "explorer")
 
     # the level: larger dots, its names outside the rim
-    answers = []
     for key, level in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
-        radius, took = changed(
+        radius = changed(
             page,
             f".node[data-level='{level}']",
             "r",
             lambda key=key: move(part, "level shown", key),
         )
-        answers.append(took)
         assert radius == "5"
         assert part.locator(".labels text").all_text_contents() == [
             node.name for node in tree.levels[level]
         ]
-    assert_within(0.3, answers, "level")
 
     # the budget: the point moves, and with it the image, the path and the margins
     point, path = ".point-attacked[data-level='0']", part.locator(".hierclip-path")
     before, margins = path.inner_text(), part.locator(".hierclip-bounds").inner_text()
     images = part.locator("figure img")
-    _, took = changed(page, point, "cx", lambda: move(part, "budget /255", "End"))
-    answers = [took]
+    changed(page, point, "cx", lambda: move(part, "budget /255", "End"))
     page.wait_for_function(
         "() => document.body.innerText.includes('Linf 16/255: the image is misclassified')",
         timeout=PATIENCE,
@@ -241,12 +230,9 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     assert captions == ["clean", "the change, 8 times", "attacked"]
     keep(page, "attacked")
     for key in ("ArrowLeft", "ArrowLeft"):
-        answers.append(
-            changed(
-                page, "figure:last-child img", "src", lambda key=key: move(part, "budget /255", key)
-            )[1]
+        changed(
+            page, "figure:last-child img", "src", lambda key=key: move(part, "budget /255", key)
         )
-    assert_within(2, answers, "attack")
 
     # the attacked level
     move(part, "level attacked", "End")
@@ -255,16 +241,13 @@ def test_the_explorer_answers_in_a_browser(opened, explored, known):
     )
 
     # the bound: its curve moves with the curvature, what the gap asks for with the gap
-    answers = [
+    for _ in range(3):
         changed(
             page,
             "[id=bound] path",
             "d",
             lambda: move(part, "curvature \N{MULTIPLICATION SIGN}", "ArrowRight"),
-        )[1]
-        for _ in range(3)
-    ]
-    assert_within(0.3, answers, "curvature")
+        )
     changed(page, "[id=least] use", "x", lambda: move(part, "zeta_gap", "ArrowRight"))
 
     # a tree; the pointer on a node; a click on it
