@@ -64,6 +64,15 @@ def test_what_the_font_cannot_draw_is_refused(emoji, script):
         script["render_glyph"](emoji)
 
 
+def test_a_sheet_without_one_glyph_for_each_leaf_is_refused(tmp_path, params):
+    (tmp_path / SOURCE).parent.mkdir(parents=True)
+    (tmp_path / SHEET).symlink_to(ROOT / SHEET)
+    table = (ROOT / SOURCE).read_text(encoding="utf8").splitlines(keepends=True)
+    (tmp_path / SOURCE).write_text("".join(table[:-1]), encoding="utf8")
+    with pytest.raises(DataError, match=f"has {len(table) - 1} glyphs, .* {len(table) - 2} leaves"):
+        load_dataset(params.data, tmp_path).prepare()
+
+
 @pytest.mark.parametrize("variation", [TRAIN, HARD])
 def test_pictures_are_drawn_alike_from_a_generator_alike(openmoji, variation):
     glyphs = openmoji.tensors["glyphs"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierclip.trees import TreeError, lca_heights, load_tree, save_tree, tree_from_graph
+from hierclip.trees import TreeError, graph_tree, lca_heights, load_tree, save_tree, tree_from_graph
 from hierclip.trees.graphs import assign_levels, keep_one_parent
 from tests.conftest import LEAVES, tiny_graph
 
@@ -283,3 +283,15 @@ def test_widths_that_cannot_be_reached_are_refused(widths):
     graph = nx.DiGraph([("r", "a"), ("r", "b"), ("a", "x"), ("a", "y"), ("b", "u"), ("b", "v")])
     with pytest.raises(TreeError, match="level [12] keeps .* must be reachable and falling"):
         assign_levels(graph, widths)
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (nx.Graph([("pet", "cat"), ("pet", "dog")]), "tree t: an undirected graph; edges must go"),
+        (nx.DiGraph([("pet", 1), ("pet", "1")]), "tree t: several nodes have the text 1"),
+    ],
+)
+def test_a_graph_that_is_no_tree_of_texts_is_one_line(graph, said):
+    with pytest.raises(TreeError, match=said):
+        graph_tree(graph, "t", {"cat": "cat", "dog": "dog"})

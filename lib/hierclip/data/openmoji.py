@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.config import OpenMojiParams
-from hierclip.data.dataset import Leaf, PreparedDataset, step_seed
+from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed
 
 SOURCE = "data/source/openmoji.csv"
 SHEET = "data/source/openmoji.png"  # the glyphs in rows, premultiplied RGBA; openmoji.py makes it
@@ -85,10 +85,17 @@ class OpenMoji(PreparedDataset):
         self.leaves = tuple(Leaf(*row) for row in table.itertuples(index=False))
 
     def prepare(self) -> None:
-        """Write the glyphs and the fixed images of every split."""
+        """Write the glyphs and the fixed images of every split.
+
+        Raises DataError where the sheet has not one glyph for each leaf.
+        """
         sheet = torch.from_numpy(np.array(Image.open(self.project / SHEET)))
         tiles = sheet.unfold(0, GLYPH, GLYPH).unfold(1, GLYPH, GLYPH)  # (rows, columns, 4, g, g)
-        tensors = {"glyphs": tiles.flatten(0, 1)[: len(self.leaves)].contiguous()}
+        glyphs = tiles.flatten(0, 1)
+        drawn = int((glyphs[:, 3] > 0).any(-1).any(-1).sum())  # the last row may end in empty tiles
+        if drawn != len(self.leaves):
+            raise DataError(f"{SHEET} has {drawn} glyphs, {SOURCE} {len(self.leaves)} leaves")
+        tensors = {"glyphs": glyphs[:drawn].contiguous()}
         counts = {"val": self.params.val_per_class, "test": self.params.test_per_class}
         for k, (split, count) in enumerate(counts.items(), start=1):
             labels = torch.arange(len(self.leaves)).repeat_interleave(count)

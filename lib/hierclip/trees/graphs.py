@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -95,8 +96,15 @@ def graph_tree(
     `name`, else the leaf's name, else its text. `keep_one_parent` makes a tree of it; several roots
     get one above them. Levels fall by one from parent to child, from L, the most inner nodes
     between the root and a leaf; with widths, `assign_levels` cuts them.
-    Raises TreeError for missing leaves, a cycle, and a tree without superclasses.
+    Raises TreeError for an undirected graph, two nodes of one text, missing leaves, a cycle, and a
+    tree without superclasses.
     """
+    if not graph.is_directed():
+        raise TreeError(f"tree {name}: an undirected graph; edges must go from parent to child")
+    texts = Counter(str(node) for node in graph)
+    doubled = [text for text, count in texts.items() if count > 1]
+    if doubled:
+        raise TreeError(f"tree {name}: several nodes have the text {', '.join(doubled)}")
     graph = nx.relabel_nodes(nx.DiGraph(graph), {node: str(node) for node in graph})
     missing = [f"{leaf} ({words})" for leaf, words in leaves.items() if leaf not in graph]
     if missing:
