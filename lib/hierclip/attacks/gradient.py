@@ -14,6 +14,7 @@ from hierclip.attacks.state import (
     PerSampleRNG,
     over_levels,
     per_image,
+    select_rows,
 )
 from hierclip.distributed import mean
 
@@ -89,7 +90,7 @@ def _ascend(state: AttackState, rows: Tensor, x: Tensor, loss: Loss, step: Step)
         if not keep.all():
             rows, x, values, gradient = (part[keep] for part in (rows, x, values, gradient))
         x = step(number, rows, x, values, gradient)
-        x = state.norm.project(x, state.images_at(rows), state.budget.eps)
+        x = state.norm.project(x, select_rows(state.images, rows), state.budget.eps)
     if len(rows):
         state.query(rows, x)
 
@@ -179,7 +180,7 @@ class _AutoStep:
         if number - 1 in self.checkpoints:
             x, gradient = self._restart(number - 1, x, gradient)
         ascended = x + self.step_size * self.state.norm.steepest(gradient)
-        images = self.state.images_at(rows)
+        images = select_rows(self.state.images, rows)
         ascended = self.state.norm.project(ascended, images, self.state.budget.eps)
         last_move = x - self.previous_x
         self.previous_x = x

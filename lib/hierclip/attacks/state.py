@@ -143,13 +143,12 @@ class AttackState:
         self.norm = NORMS[budget.norm]
         self.x_adv = images.clone()
         self.last_batch_size = 0
-        self.attackable = torch.stack([~mask.all(1) for mask in true_class_masks]).all(
-            0
-        )  # some class can win
+        # Where every level has another class that can win.
+        self.attackable = ~torch.stack([mask.all(1) for mask in true_class_masks]).any(0)
         self.skipped = torch.zeros_like(self.attackable)  # by the next attack
         self.zero_gradient = torch.zeros_like(self.attackable)  # at some point of the image
         if clean_margin is None:
-            clean_margin = _largest_margin(self.clean_logits, true_class_masks)
+            clean_margin = largest_margin(self.clean_logits, true_class_masks)
         self.clean_margin = clean_margin.to(images)
         self.best_margin = self.clean_margin.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
@@ -181,20 +180,11 @@ class AttackState:
     def random_start(self, rng: PerSampleRNG, eps: float) -> tuple[Tensor, Tensor]:
         """Return `robust_rows`, and a random point in the budget for each of them."""
         rows = self.robust_rows()
-        images = self.images_at(rows)
+        images = select_rows(self.images, rows)
         uniform = rng.uniform(rows, images.shape[1:])
         # In the images' memory format: mixing two formats in one operation is slow.
         uniform = torch.empty_like(images, dtype=uniform.dtype).copy_(uniform)
         return rows, self.norm.start(images, eps, uniform)
-
-    def images_at(self, rows: Tensor) -> Tensor:
-        """Return the images of sorted rows, without a copy where they are all."""
-        return self.images if len(rows) == len(self.images) else self.images[rows]
-
-    def masks_at(self, rows: Tensor) -> Sequence[Tensor]:
-        """Return the true class masks of sorted rows, by level."""
-        everything = len(rows) == len(self.images)
-        return self.true_class_masks if everything else [m[rows] for m in self.true_class_masks]
 
     @torch.no_grad()
     def query(self, rows: Tensor, x: Tensor) -> Tensor:
@@ -224,14 +214,21 @@ class AttackState:
         return [scores[:n] for scores in self.score(x)]
 
     def _keep_best(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
-        margins = _largest_margin(scores, self.masks_at(rows)).to(self.best_margin)
+        masks = [select_rows(mask, rows) for mask in self.true_class_masks]
+        margins = largest_margin(scores, masks).to(self.best_margin)
         better = margins < self.best_margin[rows]
         self.x_adv[rows[better]] = x[better]
         self.best_margin[rows[better]] = margins[better]
         return margins
 
 
-def _largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+def select_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return sorted rows of values (N, ...), without a copy where they are all."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Return (N,): the largest margin over levels, of logits and true class masks (N, K)."""
     pairs = zip(scores, masks, strict=True)
     return torch.stack([margin(logits, mask) for logits, mask in pairs]).amax(0)
 
@@ -254,7 +251,8 @@ def over_levels(
 
     def total(scores: Sequence[Tensor], rows: Tensor) -> Tensor:
         values = []
-        for level, (logits, mask) in enumerate(zip(scores, state.masks_at(rows), strict=True)):
+        for level, (logits, mask) in enumerate(zip(scores, state.true_class_masks, strict=True)):
+            mask = select_rows(mask, rows)
             target = [] if targets is None else [targets[level][rows]]
             value = loss(logits, mask, *target)
             if len(scores) > 1:

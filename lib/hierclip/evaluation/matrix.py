@@ -17,8 +17,8 @@ from hierclip.attacks import (
     AttackState,
     Budget,
     frozen,
+    largest_margin,
     level_goals,
-    margin,
     run_attacks,
 )
 from hierclip.data import ImageSet
@@ -179,9 +179,8 @@ class LevelMatrix:
             labels = images.labels.to(self.classifier.device)
             out = read_logits(logits)
             for goal in self.goals:
-                pairs = zip(goal.levels, goal.masks(labels), strict=True)
-                margins = torch.stack([margin(logits[level], mask) for level, mask in pairs])
-                out[goal.name] = margins.amax(0).cpu()
+                visible = [logits[level] for level in goal.levels]
+                out[goal.name] = largest_margin(visible, goal.masks(labels)).cpu()
             return out
 
         readout = _in_parts(torch.arange(len(self.images)), self.batch, self.classifier, read)
