@@ -10,13 +10,13 @@ from dataclasses import replace
 from math import inf
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 from torch import Tensor
 from torch.backends import cudnn
 from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
+from hierclip.config import Section
 from hierclip.evaluation.matrix import LevelMatrix, attacked
 from hierclip.hyperbolic import EPS
 from hierclip.models import Classifier, CosineHead, PoincareHead
@@ -60,10 +60,8 @@ ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero grad
 CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
 
 
-class Check(BaseModel):
+class Check(Section):
     """The number that CHECKS describes, measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
     high: float  # the exact 95 % upper bound of a share: it shows how little a few images prove
@@ -71,10 +69,8 @@ class Check(BaseModel):
     passed: bool
 
 
-class Audit(BaseModel):
+class Audit(Section):
     """Leaf accuracy of some images under other attacks than the record's own, and its checks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int
     budgets: dict[str, float]  # "n/255" to accuracy

