@@ -17,8 +17,9 @@ import yaml
 from pydantic import ValidationError
 
 from hierclip.attacks import ATTACKS, STANDARD
-from hierclip.config import AttackParams, parse_budget
+from hierclip.config import AttackParams, error_line, parse_budget
 from hierclip.data import (
+    Dataset,
     ImageSet,
     Leaf,
     Source,
@@ -140,8 +141,11 @@ def audit(
             _move_results(record, out / WORK, out)
     record = parse_record((out / RECORD).read_text(encoding="utf8"), str(out / RECORD))
     odd = [key for key, value in identity.items() if getattr(record, key) != value]
-    other = f"{out} holds another audit ({', '.join(odd)} differ)"
-    _refuse({f"{other}; name another folder, or remove that": odd})
+    if odd:
+        raise HierclipError(
+            f"{out} holds another audit ({', '.join(odd)} differ); "
+            "name another folder, or remove that"
+        )
     return Audited(record, trees, notes)
 
 
@@ -233,10 +237,7 @@ def attack_params(
     try:
         return AttackParams.model_validate(settings | others)
     except ValidationError as error:
-        entry = error.errors()[0]
-        place = ".".join(map(str, entry["loc"]))
-        problem = entry["msg"].removeprefix("Value error, ")
-        raise HierclipError(f"{place}: {problem} (got {entry['input']!r})") from None
+        raise HierclipError(error_line(error.errors()[0])) from None
 
 
 def open_model(model: str, pretrained: str | None) -> Model:
@@ -247,8 +248,8 @@ def open_model(model: str, pretrained: str | None) -> Model:
     notebook 40 and `hierclip export` write. Raises ModelError for what cannot be loaded.
     """
     folder = Path(model)
-    parts = [folder.resolve().name] if pretrained is None else [model, Path(pretrained).stem]
-    name = _file_name("-".join(parts))
+    name = folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
+    name = _file_name(name)
     if (folder / HEAD).exists():
         return replace(load_model(folder), method=name)
     backbone = load(folder) if folder.is_dir() else open_backbone(model, pretrained)
@@ -302,10 +303,9 @@ def audit_trees(
         about = f"no tree, so the {len(leaves)} leaves are all there is ({why}); {right}"
         return [Tree("leaves", Node("", "all"), (nodes,), ())], about
     asked = "" if chosen else " (none was asked for)"
-    sizes = [", ".join(map(str, tree.sizes)) for tree in trees]
     return trees, "; ".join(
-        f"tree {tree.name}{asked}, levels of {size} nodes"
-        for tree, size in zip(trees, sizes, strict=True)
+        f"tree {tree.name}{asked}, levels of {', '.join(map(str, tree.sizes))} nodes"
+        for tree in trees
     )
 
 
@@ -381,28 +381,23 @@ def _by_leaf(written: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str,
 
 def same_words(tree: Tree) -> list[str]:
     """List nodes of a level that have one name: no prompt tells them apart."""
-    alike = []
-    for level, nodes in enumerate(tree.levels):
-        counts = Counter(node.name for node in nodes)
-        alike += [f"{name} (level {level})" for name, count in counts.items() if count > 1]
-    return alike
+    counts = Counter(
+        (node.name, level) for level, nodes in enumerate(tree.levels) for node in nodes
+    )
+    return [f"{name} (level {level})" for (name, level), count in counts.items() if count > 1]
 
 
 @dataclass
-class Folder:
-    """A `data.Dataset` that is only measured on. splits: by name, one of `data.SPLITS`."""
+class Folder(Dataset):
+    """A dataset that is only measured on. splits: by name, one of `data.SPLITS`."""
 
     name: str
     leaves: tuple[Leaf, ...]
     splits: Mapping[str, ImageSet]
     unreadable: Sequence[str]  # files that cannot be read
-    credit: str = ""
 
     def images(self, split: str) -> ImageSet:
         return self.splits[split]
-
-    def batch(self, *_, **__):
-        raise HierclipError(f"{self.name}: images of an audit are not trained on")
 
 
 def image_source(folder: Path) -> Source:
@@ -420,16 +415,13 @@ def image_source(folder: Path) -> Source:
     )
     folders = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
     source = class_folders(folders[0])
-    rows = zip(source.classes, by_class(source), strict=True)
-    empty = [name for name, images in rows if not images]
+    empty = [c for c, rows in zip(source.classes, by_class(source), strict=True) if not rows]
     words = Counter(source.classes.values())
     twins = [name for name, word in source.classes.items() if words[word] > 1]
-    one = ", ".join(words)
     _refuse(
         {
-            f"{folder}: one class only ({one}); there must be two or more to tell apart": (
-                len(source.classes) < 2
-            ),
+            f"{folder}: one class only ({', '.join(words)}); there must be two or more to tell "
+            "apart": len(source.classes) < 2,
             f"{folder}: no images in class folder {', '.join(empty[:5])}; put some there or "
             "remove it": empty,
             f"{folder}: {', '.join(twins[:5])} have one name; give each its own in classes.csv "
@@ -462,8 +454,11 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
             tried = [rows[: count + 1 - labels.count(k)] for k, rows in enumerate(left)]
     by_label = by_class(replace(source, labels=labels))
     lost = [c for c, rows in zip(source.classes, by_label, strict=True) if not rows]
-    problem = f"no image of class {', '.join(lost[:5])} can be read"
-    _refuse({f"{folder}: {problem}; mend or remove {', '.join(unreadable[:5])}": lost})
+    if lost:
+        raise HierclipError(
+            f"{folder}: no image of class {', '.join(lost[:5])} can be read; "
+            f"mend or remove {', '.join(unreadable[:5])}"
+        )
     squares = StoredImages(path, (len(labels), 3, size, size))
     readable = ImageSet(squares, torch.tensor(labels))
     test = readable[torch.tensor(list(chain(*(rows[:count] for rows in by_label))))]
