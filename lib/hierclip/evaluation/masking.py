@@ -98,14 +98,14 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
         if above:
             others, _ = _check_goal(subset, GOALS["direct"](paths, above[-1]))
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
-    images = dict.fromkeys(CHECKS, len(subset.images))
-    images["float64"] = min(FEW, len(subset.images))
-    checks = {name: _check(name, values[name], images[name]) for name in CHECKS if name in values}
-    return Audit(images=len(subset.images), **curves, checks=checks)
+    images = len(subset.images)
+    checks = {name: _check(name, values[name], images) for name in CHECKS if name in values}
+    return Audit(images=images, **curves, checks=checks)
 
 
 def _check(name: str, value: float, images: int) -> Check:
-    high = binomtest(round(max(0.0, value) * images), images).proportion_ci().high
+    counted = min(FEW, images) if name == "float64" else images
+    high = binomtest(round(max(0.0, value) * counted), counted).proportion_ci().high
     limit, _ = CHECKS[name]
     return Check(value=value, high=round(high, 6), limit=limit, passed=value <= limit)
 
@@ -120,16 +120,19 @@ def _check_goal(
         "suite": replace(budget, suite=GRADIENT, steps=2 * steps, restarts=1),
         "square": replace(budget, suite=("square",)),
         ("restarts", restarts + 2): replace(budget, restarts=restarts + 2),
+        ("steps", 2 * steps): replace(budget, steps=2 * steps),
+        ("steps", 4 * steps): replace(budget, steps=4 * steps),
     }
-    for n in (2 * steps, 4 * steps):
-        attacks["steps", n] = replace(budget, steps=n)
     for n in BUDGETS[1:]:
         eps = float(NORMS[budget.norm].size(torch.full_like(images[:1], n / 255)))
         attacks["eps", n] = replace(budget, eps=eps, step=2.5 * eps / steps)
     x_adv = _moved(matrix, goal, budget)
     native = _breaks(matrix, goal, x_adv)
-    misclassified: dict[object, Tensor] = {("steps", steps): native, ("restarts", restarts): native}
-    misclassified["eps", 0] = _breaks(matrix, goal, images)
+    misclassified: dict[object, Tensor] = {
+        ("steps", steps): native,
+        ("restarts", restarts): native,
+        ("eps", 0): _breaks(matrix, goal, images),
+    }
     for key in progress(attacks, f"checks on {len(images)} images, level {goal.level}"):
         misclassified[key] = _breaks(matrix, goal, _moved(matrix, goal, attacks[key]))
     shares = {key: _share(which) for key, which in misclassified.items()}

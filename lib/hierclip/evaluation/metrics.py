@@ -86,11 +86,10 @@ def mistakes(
     nodes, confidence = outcomes.nodes[row], outcomes.confidence[row][:, :1]
     heights = lca_heights(outcomes.paths)[outcomes.labels[:, None], outcomes.ranked[row]]
     wrong = (heights[:, 0] > 0).astype(float)
-    on_one_path = (nodes == outcomes.paths[nodes[:, 0]]).all(1)
     distances = {f"hd_{k}": heights[:, :k].mean(1) for k in NEAREST}
     shares = {
         "consistent": outcomes.right["direct"][row].all(1),
-        "path_inconsistency": ~on_one_path,
+        "path_inconsistency": (nodes != outcomes.paths[nodes[:, 0]]).any(1),
     }
     bins = np.minimum((confidence[:, 0] * BINS).astype(int), BINS - 1)
     gaps = np.eye(BINS)[bins] * (confidence - (1 - wrong)[:, None])  # (N, BINS)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
-from hierclip.config import AttackParams, Section, format_budget
+from hierclip.config import AttackParams, Section
 from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import rank
@@ -137,8 +137,8 @@ class Record(Section):
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
-    fields = attack.model_dump(include=set(ThreatModel.model_fields))
-    fields |= {"eps": format_budget(attack.eps), "step": format_budget(attack.step)}
+    """Describe an attack through a prompt on images of `resolution` pixels a side."""
+    fields = attack.model_dump(mode="json", include=set(ThreatModel.model_fields))
     return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
 
 
@@ -243,20 +243,23 @@ class Evaluation:
         forest_test = test[test.evenly_spaced(params.forest_images)]
         few_val = val[val.evenly_spaced(params.reading_images)]
         paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
-        goals = [
-            GOALS["within_superclass"](forest, level) for level in range(1, trees[0].max_level + 1)
-        ]
-        goals.append(GOALS["all_levels"](forest, trees[0].max_level))
+        top = trees[0].max_level
+        goals = [GOALS["within_superclass"](forest, level) for level in range(1, top + 1)]
+        goals.append(GOALS["all_levels"](forest, top))
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         over_forest = self.model.classifier(trees, self.task.template).to(self.device)
-        unstopped = replace(budget, stop_margin=inf)
         settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
         matrices = {
             "test": LevelMatrix(classifier, test, paths, budget, **settings),
             "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
             "forest": LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals),
             "levels": LevelMatrix(
-                classifier, forest_test, paths, unstopped, **settings, prune=False
+                classifier,
+                forest_test,
+                paths,
+                replace(budget, stop_margin=inf),
+                **settings,
+                prune=False,
             ),
         }
         name = f"{self.model.method}-{self.seed}"
@@ -274,7 +277,7 @@ class Evaluation:
         """Attack what is left to attack; write the outcomes and the record, and return it."""
         outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
         test, params, trees = self.matrices["test"], self.params, self.task.trees
-        weights = fingerprint(*test.classifier.encoder.state_dict().values())
+        weights = test.classifier.encoder.state_dict().values()
         resolution = test.images.pixels.shape[-1]
         entries = {
             "dataset": self.task.dataset.name,
@@ -299,7 +302,7 @@ class Evaluation:
             "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
             "audit": gradient_masking_checks(test, params.audit_images),
             "settings": params.model_dump(mode="json"),
-            "hashes": {"weights": weights, "images": test.images.fingerprint()},
+            "hashes": {"weights": fingerprint(*weights), "images": test.images.fingerprint()},
             "versions": versions(),
             "hardware": hardware(self.device),
             "git": git_revision(self.root),
@@ -325,8 +328,8 @@ class Evaluation:
     def _tree_metrics(self, tree: Tree, outcomes: Outcomes) -> TreeMetrics:
         levels = forest_columns(self.task.trees)[tree.name]
         metrics = _metrics(outcomes, self.params, levels)
-        bounds = metrics.pop("intervals")
-        metrics["intervals"] = {reading: bounds[reading]["path_robust"] for reading in READINGS}
+        for reading, bounds in metrics["intervals"].items():
+            metrics["intervals"][reading] = bounds["path_robust"]
         return TreeMetrics(images=len(outcomes.labels), levels=list(tree.sizes), **metrics)
 
 
