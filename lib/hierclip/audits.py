@@ -347,9 +347,9 @@ def _class_tree(
         chosen_by_name = {leaves[leaf]: synset for leaf, synset in synset_of.items()}
         synsets_of = synsets_by_name(looked_up.values(), chosen_by_name)
     except TreeError as error:
-        head, *senses = str(error).splitlines()
-        head += "; say which by --synsets FILE, of lines `dog: dog.n.01`"
-        raise TreeError("\n".join([head, *senses])) from None
+        head, newline, senses = str(error).partition("\n")
+        right = "say which by --synsets FILE, of lines `dog: dog.n.01`"
+        raise TreeError(f"{head}; {right}{newline}{senses}") from None
     by_leaf = {leaf: synsets_of[name] for leaf, name in looked_up.items()}
     return wordnet_tree(WORDNET, leaves, widths, synsets=by_leaf, under=under)
 

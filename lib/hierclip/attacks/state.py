@@ -177,15 +177,6 @@ class AttackState:
         distant = self.fraction_to_boundary() < self.budget.prune
         self.skipped = distant & ~self.zero_gradient & self.clean_margin.isfinite()
 
-    def random_start(self, rng: PerSampleRNG, eps: float) -> tuple[Tensor, Tensor]:
-        """Return `robust_rows`, and a random point in the budget for each of them."""
-        rows = self.robust_rows()
-        images = select_rows(self.images, rows)
-        uniform = rng.uniform(rows, images.shape[1:])
-        # In the images' memory format: mixing two formats in one operation is slow.
-        uniform = torch.empty_like(images, dtype=uniform.dtype).copy_(uniform)
-        return rows, self.norm.start(images, eps, uniform)
-
     @torch.no_grad()
     def query(self, rows: Tensor, x: Tensor) -> Tensor:
         """Return the margins (n,) of the images `rows` at x; keep the more adversarial points."""
