@@ -118,8 +118,8 @@ def audit(
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
             about_trees,
+            *dataset_notes(trees, dataset),
         ]
-        notes += dataset_notes(trees, dataset)
         print("\n".join(notes), flush=True)
         weights = ImageEncoder(audited.backbone, fold=True).state_dict().values()
         identity = {
@@ -131,9 +131,8 @@ def audit(
         }
         if not (out / RECORD).exists():
             task = Task(dataset.name, dataset, trees, template)
-            settings = {"seed": 0, "params": attack, "root": out / WORK, "device": device}
             try:
-                record = Evaluation(audited, task, **settings).record()
+                record = Evaluation(audited, task, 0, attack, out / WORK, device).record()
             except torch.OutOfMemoryError:
                 raise HierclipError(
                     f"{device} has no memory for {batch} images at a time; ask for a smaller batch"
@@ -150,7 +149,7 @@ def audit(
 
 
 def _move_results(record: Record, work: Path, out: Path) -> None:
-    """Move what `evaluate` left in the folder `work` to where a reader looks for it."""
+    """Move what `Evaluation` left in the folder `work` to where a reader looks for it."""
     shutil.rmtree(out / "outcomes", ignore_errors=True)  # of an audit stopped on the next line
     outcomes = outcomes_path(work, record.method, record.seed, record.subset)
     outcomes.parent.replace(out / "outcomes")
@@ -215,10 +214,10 @@ def attack_params(
         share = parse_budget(eps) if "/" in str(eps) else float(eps)
     except ValueError:
         share = 0.0
-    known = ", ".join((*SUITES, *ATTACKS))
     _refuse(
         {
-            f"suite: no attack {''.join(unknown[:1])!r}; known are {known}": unknown,
+            f"suite: no attack {''.join(unknown[:1])!r}; known are "
+            f"{', '.join((*SUITES, *ATTACKS))}": unknown,
             f"eps: {eps!r} is no budget; write n/255, such as 1/255, or a share of 1, such as "
             "0.004": not 0 < share <= 1,
         }
@@ -298,10 +297,11 @@ def audit_trees(
         if chosen or synsets is not None or widths is not None:
             raise
         why = str(error).splitlines()[0].partition(";")[0]
-        right = "give one with --tree FILE, or --tree wordnet and --synsets FILE"
         nodes = tuple(Node(leaf, name) for leaf, name in leaves.items())
-        about = f"no tree, so the {len(leaves)} leaves are all there is ({why}); {right}"
-        return [Tree("leaves", Node("", "all"), (nodes,), ())], about
+        return [Tree("leaves", Node("", "all"), (nodes,), ())], (
+            f"no tree, so the {len(leaves)} leaves are all there is ({why}); "
+            "give one with --tree FILE, or --tree wordnet and --synsets FILE"
+        )
     asked = "" if chosen else " (none was asked for)"
     return trees, "; ".join(
         f"tree {tree.name}{asked}, levels of {', '.join(map(str, tree.sizes))} nodes"
@@ -344,8 +344,9 @@ def _class_tree(
     synset_of, under = read_synsets(synsets, leaves) if synsets else ({}, {})
     looked_up = {leaf: name for leaf, name in leaves.items() if leaf not in under}
     try:
-        chosen_by_name = {leaves[leaf]: synset for leaf, synset in synset_of.items()}
-        synsets_of = synsets_by_name(looked_up.values(), chosen_by_name)
+        synsets_of = synsets_by_name(
+            looked_up.values(), {leaves[leaf]: synset for leaf, synset in synset_of.items()}
+        )
     except TreeError as error:
         head, newline, senses = str(error).partition("\n")
         right = "say which by --synsets FILE, of lines `dog: dog.n.01`"
@@ -368,9 +369,10 @@ def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str],
         else:
             synset_of = dict(yaml.safe_load(path.read_text(encoding="utf8")))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        right = "no lines `class: synset`, nor a CSV of class, synset, under"
-        raise TreeError(f"{path}: {right} ({reason})") from None
+        raise TreeError(
+            f"{path}: no lines `class: synset`, nor a CSV of class, synset, under "
+            f"({' '.join(str(error).split())})"
+        ) from None
     return _by_leaf(synset_of, leaves), _by_leaf(under, leaves)
 
 
@@ -413,8 +415,8 @@ def image_source(folder: Path) -> Source:
             )
         }
     )
-    folders = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
-    source = class_folders(folders[0])
+    places = (folder / "test", folder / "val", folder)
+    source = class_folders(next(place for place in places if place.is_dir()))
     empty = [c for c, rows in zip(source.classes, by_class(source), strict=True) if not rows]
     words = Counter(source.classes.values())
     twins = [name for name, word in source.classes.items() if words[word] > 1]
@@ -471,14 +473,14 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
 def dataset_notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
     """List what a reader of the result should know about its images and trees."""
     more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
-    unread = f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}"
-    same = "the better reading is chosen on the audited images: there are no others"
     alike = {tree.name: ", ".join(same_words(tree)) for tree in trees}
-    notes = {
-        f"tree {name}: no prompt tells apart {nodes}": bool(nodes) for name, nodes in alike.items()
-    }
+    notes = {f"tree {name}: no prompt tells apart {nodes}": nodes for name, nodes in alike.items()}
     notes |= {
-        same: dataset.splits["val"] is dataset.splits["test"],
-        unread: bool(dataset.unreadable),
+        "the better reading is chosen on the audited images: there are no others": (
+            dataset.splits["val"] is dataset.splits["test"]
+        ),
+        f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}": (
+            dataset.unreadable
+        ),
     }
     return [note for note, applies in notes.items() if applies]

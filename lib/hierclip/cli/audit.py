@@ -10,7 +10,6 @@ from hierclip.cli.tree import Synsets, Widths, parse_widths
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAGE = "report.html"
-PROMPT = "the one that a model of this project was trained with, else a photo of a(n) {}"
 
 
 def audit(
@@ -49,7 +48,12 @@ def audit(
         int, typer.Option(min=1, help="images that the attack itself is checked on")
     ] = 20,
     template: Annotated[
-        str | None, typer.Option(help="a prompt, {} for the name", show_default=PROMPT)
+        str | None,
+        typer.Option(
+            help="a prompt, {} for the name",
+            show_default="the one that a model of this project was trained with, "
+            "else a photo of a(n) {}",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,

@@ -124,7 +124,7 @@ class LevelMatrix:
     def goals(self) -> list[AttackGoal]:
         """List the goals in the order of attack."""
         by_level = [level_goals(self.paths, level) for level in range(self.paths.shape[1])]
-        return [*chain.from_iterable(by_level), *self.more]
+        return [*chain(*by_level), *self.more]
 
     @property
     def clean(self) -> Readout:

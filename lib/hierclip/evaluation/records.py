@@ -262,11 +262,11 @@ class Evaluation:
                 prune=False,
             ),
         }
-        name = f"{self.model.method}-{self.seed}"
-        for part, matrix in matrices.items():
-            matrix.kept = self._kept / part
-            matrix.what = f"attack on {name}, {self.task.name}, {part}"
-        return matrices
+        what = f"attack on {self.model.method}-{self.seed}, {self.task.name}"
+        return {
+            part: replace(matrix, kept=self._kept / part, what=f"{what}, {part}")
+            for part, matrix in matrices.items()
+        }
 
     @property
     def _kept(self) -> Path:
