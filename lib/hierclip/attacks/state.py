@@ -99,7 +99,10 @@ class PerSampleRNG:
     """
 
     def __init__(self, seed: Seed, names: Iterable[int]):
-        """seed, names: integers from 0; a name for each image, such as its row in the whole set."""
+        """Open the streams.
+
+        seed, names: integers from 0; a name for each image, such as its row in the whole set.
+        """
         seed = [seed] if isinstance(seed, int) else [*seed]
         self.shared = np.random.default_rng([*seed, 0])
         self._streams = [np.random.default_rng([*seed, 1 + int(name)]) for name in names]
@@ -183,7 +186,7 @@ class AttackState:
         return self._keep_best(rows, x, self._padded_logits(x))
 
     def loss_and_grad(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """As `query`; return margins (n,), the loss (n,) and its gradient at x."""
+        """Do as `query`; return margins (n,), the loss (n,) and its gradient at x."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             scores = self._padded_logits(x)

@@ -52,7 +52,7 @@ class Outcomes:
 
     @cached_property
     def right(self) -> dict[str, np.ndarray]:
-        """By reading, (A, N, L + 1) bool: whether a level is predicted right in a condition."""
+        """Tell by reading, (A, N, L + 1) bool, where a level is predicted right in a condition."""
         truth = self.paths[self.labels]
         return {"direct": self.nodes == truth, "roll_up": self.paths[self.nodes[..., 0]] == truth}
 
@@ -62,12 +62,15 @@ class Outcomes:
 
     @cached_property
     def clean(self) -> dict[str, np.ndarray]:
-        """By reading, (N, L + 1) bool."""
+        """Tell by reading, (N, L + 1) bool, where a level is right without an attack."""
         return {reading: right[self.under(CLEAN)] for reading, right in self.right.items()}
 
     @cached_property
     def robust(self) -> dict[str, np.ndarray]:
-        """By reading, (L + 1, N, L + 1) bool, attacked level first: right under both attacks."""
+        """Tell by reading, (L + 1, N, L + 1) bool, where a level is right under both attacks.
+
+        The attacked level comes first.
+        """
         return self.robust_to(READINGS)
 
     def robust_to(self, attacked: Sequence[str]) -> dict[str, np.ndarray]:

@@ -132,7 +132,7 @@ class Record(Section):
 
     @property
     def worst_tree(self) -> str:
-        """The tree of the least path-robust accuracy, in the record's reading."""
+        """Find the tree of the least path-robust accuracy, in the record's reading."""
         return min(self.forest, key=lambda tree: self.forest[tree].path_robust[self.reading])
 
 
@@ -227,7 +227,7 @@ class Evaluation:
 
     @cached_property
     def matrices(self) -> dict[str, LevelMatrix]:
-        """The level matrices that the record is made of, by part.
+        """Set up the level matrices that the record is made of, by part.
 
         test: all test images, the first tree. val: validation images, which choose the reading.
         forest: evenly spaced test images, all trees, and the goals "within_superclass" and
@@ -316,7 +316,7 @@ class Evaluation:
         return record
 
     def _superclass_metrics(self) -> dict[str, Triple]:
-        """By goal beside the readings, the share of images on which it was not reached."""
+        """Return for each goal beside the readings the share of images on which it failed."""
         matrix, metrics = self.matrices["forest"], {}
         for goal in matrix.more:
             nodes = torch.from_numpy(matrix.attack(goal)["nodes"]).long()
