@@ -415,8 +415,8 @@ def image_source(folder: Path) -> Source:
             )
         }
     )
-    places = (folder / "test", folder / "val", folder)
-    source = class_folders(next(place for place in places if place.is_dir()))
+    folders = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
+    source = class_folders(folders[0])
     empty = [c for c, rows in zip(source.classes, by_class(source), strict=True) if not rows]
     words = Counter(source.classes.values())
     twins = [name for name, word in source.classes.items() if words[word] > 1]
