@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from hierclip.attacks import ATTACKS, STANDARD
 from hierclip.config import AttackParams, error_line, parse_budget
 from hierclip.data import (
-    Dataset,
     ImageSet,
     Leaf,
     Source,
@@ -390,16 +389,20 @@ def same_words(tree: Tree) -> list[str]:
 
 
 @dataclass
-class Folder(Dataset):
-    """A dataset that is only measured on. splits: by name, one of `data.SPLITS`."""
+class Folder:
+    """A `data.Dataset` that is only measured on. splits: by name, one of `data.SPLITS`."""
 
     name: str
     leaves: tuple[Leaf, ...]
     splits: Mapping[str, ImageSet]
     unreadable: Sequence[str]  # files that cannot be read
+    credit: str = ""
 
     def images(self, split: str) -> ImageSet:
         return self.splits[split]
+
+    def batch(self, *_, **__):
+        raise HierclipError(f"{self.name}: images of an audit are not trained on")
 
 
 def image_source(folder: Path) -> Source:
