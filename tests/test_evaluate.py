@@ -11,12 +11,9 @@ from hierclip.attacks import Budget
 from hierclip.data import ImageSet
 from hierclip.evaluation import (
     Outcomes,
-    holm,
     intervals,
     level_metrics,
-    mcnemar,
     mistakes,
-    paired_difference,
     path_robust,
     records,
 )
@@ -29,7 +26,10 @@ from hierclip.evaluation.records import (
     save_record,
 )
 from hierclip.models import Classifier, CosineHead
+from tests.conftest import notebook_functions
 
+report = notebook_functions("70_report")
+holm, mcnemar = report["holm"], report["mcnemar"]
 PATHS = torch.tensor([[0, 0], [1, 0], [2, 1]])
 BUDGET = Budget(eps=0.1, step=0.05, steps=4, restarts=1, suite=("pgd_margin",), queries=20)
 
@@ -145,6 +145,7 @@ def test_paired_difference_is_that_of_the_means_and_knows_its_pairs():
     rng = np.random.default_rng(0)
     theirs = rng.random(1000) < 0.5
     ours = theirs | (rng.random(1000) < 0.04)  # better on a few images, worse on none
+    paired_difference = report["paired_difference"]
     mean, low, high = paired_difference(ours, theirs, 500, 0)
     assert mean == pytest.approx(ours.mean() - theirs.mean())
     assert 0 < low < mean < high < 0.04

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from hierclip.attacks import ATTACKS, STANDARD
-from hierclip.config import AttackParams, parse_budget
+from hierclip.config import AttackParams, error_line, parse_budget
 from hierclip.data import (
     ImageSet,
     Leaf,
@@ -117,8 +117,8 @@ def audit(
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
             about_trees,
+            *dataset_notes(trees, dataset),
         ]
-        notes += dataset_notes(trees, dataset)
         print("\n".join(notes), flush=True)
         weights = ImageEncoder(audited.backbone, fold=True).state_dict().values()
         identity = {
@@ -130,9 +130,8 @@ def audit(
         }
         if not (out / RECORD).exists():
             task = Task(dataset.name, dataset, trees, template)
-            settings = {"seed": 0, "params": attack, "root": out / WORK, "device": device}
             try:
-                record = Evaluation(audited, task, **settings).record()
+                record = Evaluation(audited, task, 0, attack, out / WORK, device).record()
             except torch.OutOfMemoryError:
                 raise HierclipError(
                     f"{device} has no memory for {batch} images at a time; ask for a smaller batch"
@@ -140,13 +139,16 @@ def audit(
             _move_results(record, out / WORK, out)
     record = parse_record((out / RECORD).read_text(encoding="utf8"), str(out / RECORD))
     odd = [key for key, value in identity.items() if getattr(record, key) != value]
-    other = f"{out} holds another audit ({', '.join(odd)} differ)"
-    _refuse({f"{other}; name another folder, or remove that": odd})
+    if odd:
+        raise HierclipError(
+            f"{out} holds another audit ({', '.join(odd)} differ); "
+            "name another folder, or remove that"
+        )
     return Audited(record, trees, notes)
 
 
 def _move_results(record: Record, work: Path, out: Path) -> None:
-    """Move what `evaluate` left in the folder `work` to where a reader looks for it."""
+    """Move what `Evaluation` left in the folder `work` to where a reader looks for it."""
     shutil.rmtree(out / "outcomes", ignore_errors=True)  # of an audit stopped on the next line
     outcomes = outcomes_path(work, record.method, record.seed, record.subset)
     outcomes.parent.replace(out / "outcomes")
@@ -211,10 +213,10 @@ def attack_params(
         share = parse_budget(eps) if "/" in str(eps) else float(eps)
     except ValueError:
         share = 0.0
-    known = ", ".join((*SUITES, *ATTACKS))
     _refuse(
         {
-            f"suite: no attack {''.join(unknown[:1])!r}; known are {known}": unknown,
+            f"suite: no attack {''.join(unknown[:1])!r}; known are "
+            f"{', '.join((*SUITES, *ATTACKS))}": unknown,
             f"eps: {eps!r} is no budget; write n/255, such as 1/255, or a share of 1, such as "
             "0.004": not 0 < share <= 1,
         }
@@ -233,10 +235,7 @@ def attack_params(
     try:
         return AttackParams.model_validate(settings | others)
     except ValidationError as error:
-        entry = error.errors()[0]
-        place = ".".join(map(str, entry["loc"]))
-        problem = entry["msg"].removeprefix("Value error, ")
-        raise HierclipError(f"{place}: {problem} (got {entry['input']!r})") from None
+        raise HierclipError(error_line(error.errors()[0])) from None
 
 
 def open_model(model: str, pretrained: str | None) -> Model:
@@ -247,8 +246,8 @@ def open_model(model: str, pretrained: str | None) -> Model:
     notebook 40 and `hierclip export` write. Raises ModelError for what cannot be loaded.
     """
     folder = Path(model)
-    parts = [folder.resolve().name] if pretrained is None else [model, Path(pretrained).stem]
-    name = _file_name("-".join(parts))
+    name = folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
+    name = _file_name(name)
     if (folder / HEAD).exists():
         return replace(load_model(folder), method=name)
     backbone = load(folder) if folder.is_dir() else open_backbone(model, pretrained)
@@ -297,15 +296,15 @@ def audit_trees(
         if chosen or synsets is not None or widths is not None:
             raise
         why = str(error).splitlines()[0].partition(";")[0]
-        right = "give one with --tree FILE, or --tree wordnet and --synsets FILE"
         nodes = tuple(Node(leaf, name) for leaf, name in leaves.items())
-        about = f"no tree, so the {len(leaves)} leaves are all there is ({why}); {right}"
-        return [Tree("leaves", Node("", "all"), (nodes,), ())], about
+        return [Tree("leaves", Node("", "all"), (nodes,), ())], (
+            f"no tree, so the {len(leaves)} leaves are all there is ({why}); "
+            "give one with --tree FILE, or --tree wordnet and --synsets FILE"
+        )
     asked = "" if chosen else " (none was asked for)"
-    sizes = [", ".join(map(str, tree.sizes)) for tree in trees]
     return trees, "; ".join(
-        f"tree {tree.name}{asked}, levels of {size} nodes"
-        for tree, size in zip(trees, sizes, strict=True)
+        f"tree {tree.name}{asked}, levels of {', '.join(map(str, tree.sizes))} nodes"
+        for tree in trees
     )
 
 
@@ -344,12 +343,13 @@ def _class_tree(
     synset_of, under = read_synsets(synsets, leaves) if synsets else ({}, {})
     looked_up = {leaf: name for leaf, name in leaves.items() if leaf not in under}
     try:
-        chosen_by_name = {leaves[leaf]: synset for leaf, synset in synset_of.items()}
-        synsets_of = synsets_by_name(looked_up.values(), chosen_by_name)
+        synsets_of = synsets_by_name(
+            looked_up.values(), {leaves[leaf]: synset for leaf, synset in synset_of.items()}
+        )
     except TreeError as error:
-        head, *senses = str(error).splitlines()
-        head += "; say which by --synsets FILE, of lines `dog: dog.n.01`"
-        raise TreeError("\n".join([head, *senses])) from None
+        head, newline, senses = str(error).partition("\n")
+        right = "say which by --synsets FILE, of lines `dog: dog.n.01`"
+        raise TreeError(f"{head}; {right}{newline}{senses}") from None
     by_leaf = {leaf: synsets_of[name] for leaf, name in looked_up.items()}
     return wordnet_tree(WORDNET, leaves, widths, synsets=by_leaf, under=under)
 
@@ -368,9 +368,10 @@ def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str],
         else:
             synset_of = dict(yaml.safe_load(path.read_text(encoding="utf8")))
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        right = "no lines `class: synset`, nor a CSV of class, synset, under"
-        raise TreeError(f"{path}: {right} ({reason})") from None
+        raise TreeError(
+            f"{path}: no lines `class: synset`, nor a CSV of class, synset, under "
+            f"({' '.join(str(error).split())})"
+        ) from None
     return _by_leaf(synset_of, leaves), _by_leaf(under, leaves)
 
 
@@ -381,11 +382,10 @@ def _by_leaf(written: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str,
 
 def same_words(tree: Tree) -> list[str]:
     """List nodes of a level that have one name: no prompt tells them apart."""
-    alike = []
-    for level, nodes in enumerate(tree.levels):
-        counts = Counter(node.name for node in nodes)
-        alike += [f"{name} (level {level})" for name, count in counts.items() if count > 1]
-    return alike
+    counts = Counter(
+        (node.name, level) for level, nodes in enumerate(tree.levels) for node in nodes
+    )
+    return [f"{name} (level {level})" for (name, level), count in counts.items() if count > 1]
 
 
 @dataclass
@@ -420,16 +420,13 @@ def image_source(folder: Path) -> Source:
     )
     folders = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
     source = class_folders(folders[0])
-    rows = zip(source.classes, by_class(source), strict=True)
-    empty = [name for name, images in rows if not images]
+    empty = [c for c, rows in zip(source.classes, by_class(source), strict=True) if not rows]
     words = Counter(source.classes.values())
     twins = [name for name, word in source.classes.items() if words[word] > 1]
-    one = ", ".join(words)
     _refuse(
         {
-            f"{folder}: one class only ({one}); there must be two or more to tell apart": (
-                len(source.classes) < 2
-            ),
+            f"{folder}: one class only ({', '.join(words)}); there must be two or more to tell "
+            "apart": len(source.classes) < 2,
             f"{folder}: no images in class folder {', '.join(empty[:5])}; put some there or "
             "remove it": empty,
             f"{folder}: {', '.join(twins[:5])} have one name; give each its own in classes.csv "
@@ -462,8 +459,11 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
             tried = [rows[: count + 1 - labels.count(k)] for k, rows in enumerate(left)]
     by_label = by_class(replace(source, labels=labels))
     lost = [c for c, rows in zip(source.classes, by_label, strict=True) if not rows]
-    problem = f"no image of class {', '.join(lost[:5])} can be read"
-    _refuse({f"{folder}: {problem}; mend or remove {', '.join(unreadable[:5])}": lost})
+    if lost:
+        raise HierclipError(
+            f"{folder}: no image of class {', '.join(lost[:5])} can be read; "
+            f"mend or remove {', '.join(unreadable[:5])}"
+        )
     squares = StoredImages(path, (len(labels), 3, size, size))
     readable = ImageSet(squares, torch.tensor(labels))
     test = readable[torch.tensor(list(chain(*(rows[:count] for rows in by_label))))]
@@ -476,14 +476,14 @@ def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folde
 def dataset_notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
     """List what a reader of the result should know about its images and trees."""
     more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
-    unread = f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}"
-    same = "the better reading is chosen on the audited images: there are no others"
     alike = {tree.name: ", ".join(same_words(tree)) for tree in trees}
-    notes = {
-        f"tree {name}: no prompt tells apart {nodes}": bool(nodes) for name, nodes in alike.items()
-    }
+    notes = {f"tree {name}: no prompt tells apart {nodes}": nodes for name, nodes in alike.items()}
     notes |= {
-        same: dataset.splits["val"] is dataset.splits["test"],
-        unread: bool(dataset.unreadable),
+        "the better reading is chosen on the audited images: there are no others": (
+            dataset.splits["val"] is dataset.splits["test"]
+        ),
+        f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}": (
+            dataset.unreadable
+        ),
     }
     return [note for note, applies in notes.items() if applies]

@@ -420,7 +420,7 @@ class Params(Section):
         try:
             method = type(base).model_validate(entries)
         except ValidationError as error:
-            raise ParamsError(f"{where}: {_line(error.errors()[0])}") from None
+            raise ParamsError(f"{where}: {error_line(error.errors()[0])}") from None
         unknown = sorted(set(self.trees_of(method)) - set(self.trees.names))
         if unknown:
             raise ParamsError(f"{where}.trees: {', '.join(unknown)} is not among trees.names")
@@ -453,13 +453,13 @@ def load_params(path: Path | None = None) -> Params:
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
-        entries = {entry["loc"]: f"{path}: {_line(entry)}" for entry in error.errors()}
+        entries = {entry["loc"]: f"{path}: {error_line(entry)}" for entry in error.errors()}
         # A bad item also makes its tuple too short: say the innermost errors only.
         inner = [a for a in entries if not any(a == b[: len(a)] for b in entries if a != b)]
         raise ParamsError("\n".join(entries[place] for place in inner)) from None
 
 
-def _line(entry) -> str:
+def error_line(entry) -> str:
     """Write an error of pydantic as key, message and value."""
     place = [str(part) for part in entry["loc"] if part not in KINDS]
     if place[:1] == ["method"]:

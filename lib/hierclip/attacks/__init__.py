@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -17,7 +18,15 @@ from hierclip.attacks.goals import (
 )
 from hierclip.attacks.gradient import apgd, apgd_dlr, cw, frozen, pgd, pgd_by_image
 from hierclip.attacks.square import square
-from hierclip.attacks.state import NORMS, AttackState, Budget, PerSampleRNG, Score, Seed
+from hierclip.attacks.state import (
+    NORMS,
+    AttackState,
+    Budget,
+    PerSampleRNG,
+    Score,
+    Seed,
+    largest_margin,
+)
 
 ATTACKS: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
     "pgd_ce": partial(pgd_by_image, loss="ce"),
@@ -82,11 +91,9 @@ def run_attacks(
         raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
     state = AttackState(score, images, true_class_masks, budget, clean_margin)
     rng = PerSampleRNG(seed, range(len(images)) if names is None else names)
-    previous = None
-    for name in budget.suite:
+    for previous, name in pairwise(["", *budget.suite]):
         state.skipped[:] = False
-        if previous in BY_GRADIENT and name in BY_GRADIENT:
+        if {previous, name} <= BY_GRADIENT:
             state.skip_distant()
         ATTACKS[name](state, rng)
-        previous = name
     return state

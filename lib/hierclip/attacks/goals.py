@@ -5,6 +5,7 @@ scores: (N, K), the logits of a level. true_class_mask: (N, K) bool, the logits 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,41 +46,34 @@ class AttackGoal:
         return [mask(labels) for mask in self.mask_functions]
 
 
-def _alike(columns: Tensor, leaves: Tensor) -> Mask:
-    """Return the mask of logits (K,) whose value in `columns` equals the leaf's in `leaves`."""
-
-    def mask(labels: Tensor) -> Tensor:
-        return columns.to(labels.device) == leaves.to(labels.device)[labels][:, None]
-
-    return mask
+def _alike(columns: Tensor, leaves: Tensor, labels: Tensor) -> Tensor:
+    """Mask the logits (K,) whose value in `columns` equals the true leaf's in `leaves`: (N, K)."""
+    return columns.to(labels.device) == leaves.to(labels.device)[labels][:, None]
 
 
 def direct(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify the level's own prediction."""
     nodes = torch.arange(int(paths[:, level].max()) + 1, device=paths.device)
-    return AttackGoal("direct", level, (level,), (_alike(nodes, paths[:, level]),))
+    return AttackGoal("direct", level, (level,), (partial(_alike, nodes, paths[:, level]),))
 
 
 def roll_up(paths: Tensor, level: int) -> AttackGoal:
     """Move the predicted leaf out of the true leaf's superclass at `level`."""
-    finer = _nested_level(paths, level)
+    nested = (  # finer levels nested in this one, so of the same tree; the coarsest first
+        finer
+        for finer in range(level - 1, 0, -1)
+        if len(paths[:, [finer, level]].unique(dim=0)) == len(paths[:, finer].unique())
+    )
+    finer = next(nested, 0)
     below = roll_up(paths, finer) if finer else direct(paths, 0)
-    superclass = _alike(paths[:, level], paths[:, level])
+    superclass = partial(_alike, paths[:, level], paths[:, level])
     return AttackGoal("roll_up", level, (0,), (superclass,), (below,))
-
-
-def _nested_level(paths: Tensor, level: int) -> int:
-    """Return the coarsest finer level nested in `level`, so of the same tree; 0 if none is."""
-    for finer in range(level - 1, 0, -1):
-        if len(paths[:, [finer, level]].unique(dim=0)) == len(paths[:, finer].unique()):
-            return finer
-    return 0
 
 
 def within_superclass(paths: Tensor, level: int) -> AttackGoal:
     """Misclassify the leaf inside the true leaf's superclass at `level`."""
     leaf = direct(paths, 0)
-    superclass = _alike(paths[:, level], paths[:, level])
+    superclass = partial(_alike, paths[:, level], paths[:, level])
 
     def mask(labels: Tensor) -> Tensor:
         return leaf.mask_functions[0](labels) | ~superclass(labels)

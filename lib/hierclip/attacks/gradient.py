@@ -14,6 +14,7 @@ from hierclip.attacks.state import (
     PerSampleRNG,
     over_levels,
     per_image,
+    select_rows,
 )
 from hierclip.distributed import mean
 
@@ -79,8 +80,19 @@ def pgd(
     return x, text_delta
 
 
-def _ascend(state: AttackState, rows: Tensor, x: Tensor, loss: Loss, step: Step) -> None:
-    """Run the steps on images not yet misclassified; query the last point without a gradient."""
+def _ascend(
+    state: AttackState, rng: PerSampleRNG, loss: Loss, step: Step, at_random: bool = True
+) -> None:
+    """Run the steps on images not yet misclassified, from random points in the budget around them.
+
+    at_random: False starts at the images themselves. The last point is queried without a gradient.
+    """
+    rows = state.robust_rows()
+    images = select_rows(state.images, rows)
+    uniform = rng.uniform(rows, images.shape[1:])
+    # In the images' memory format: mixing two formats in one operation is slow.
+    uniform = torch.empty_like(images, dtype=uniform.dtype).copy_(uniform)
+    x = state.norm.start(images, state.budget.eps if at_random else 0.0, uniform)
     for number in range(1, state.budget.steps + 1):
         if not len(rows):
             return
@@ -89,7 +101,7 @@ def _ascend(state: AttackState, rows: Tensor, x: Tensor, loss: Loss, step: Step)
         if not keep.all():
             rows, x, values, gradient = (part[keep] for part in (rows, x, values, gradient))
         x = step(number, rows, x, values, gradient)
-        x = state.norm.project(x, state.images_at(rows), state.budget.eps)
+        x = state.norm.project(x, select_rows(state.images, rows), state.budget.eps)
     if len(rows):
         state.query(rows, x)
 
@@ -101,8 +113,7 @@ def pgd_by_image(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
         return x + state.budget.step * state.norm.steepest(gradient)
 
     for _ in range(state.budget.restarts):
-        rows, x = state.random_start(rng, state.budget.eps)
-        _ascend(state, rows, x, over_levels(state, LOSSES[loss]), step)
+        _ascend(state, rng, over_levels(state, LOSSES[loss]), step)
 
 
 def cw(state: AttackState, rng: PerSampleRNG) -> None:
@@ -127,15 +138,13 @@ def cw(state: AttackState, rng: PerSampleRNG) -> None:
     for restart in range(state.budget.restarts):
         first.zero_()
         second.zero_()
-        rows, x = state.random_start(rng, state.budget.eps if restart else 0.0)
-        _ascend(state, rows, x, over_levels(state, margin_loss), step)
+        _ascend(state, rng, over_levels(state, margin_loss), step, at_random=restart > 0)
 
 
 def apgd(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
     """Run Auto-PGD on a loss that needs no target (Croce and Hein, ICML 2020, algorithm 1)."""
     for _ in range(state.budget.restarts):
-        rows, x = state.random_start(rng, state.budget.eps)
-        _ascend(state, rows, x, over_levels(state, LOSSES[loss]), _AutoStep(state))
+        _ascend(state, rng, over_levels(state, LOSSES[loss]), _AutoStep(state))
 
 
 def apgd_dlr(state: AttackState, rng: PerSampleRNG) -> None:
@@ -147,8 +156,7 @@ def apgd_dlr(state: AttackState, rng: PerSampleRNG) -> None:
     others = max((int((~mask).sum(1).max()) for _, mask in pairs if len(mask)), default=0)
     for rank in range(1, min(TARGETS, others) + 1):
         ranked = [targets(logits, mask, rank) for logits, mask in pairs]
-        rows, x = state.random_start(rng, state.budget.eps)
-        _ascend(state, rows, x, over_levels(state, targeted_dlr, ranked), _AutoStep(state))
+        _ascend(state, rng, over_levels(state, targeted_dlr, ranked), _AutoStep(state))
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -179,7 +187,7 @@ class _AutoStep:
         if number - 1 in self.checkpoints:
             x, gradient = self._restart(number - 1, x, gradient)
         ascended = x + self.step_size * self.state.norm.steepest(gradient)
-        images = self.state.images_at(rows)
+        images = select_rows(self.state.images, rows)
         ascended = self.state.norm.project(ascended, images, self.state.budget.eps)
         last_move = x - self.previous_x
         self.previous_x = x

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks.state import EPS, AttackState, PerSampleRNG, l2_size, per_image
+from hierclip.attacks.state import EPS, AttackState, PerSampleRNG, l2_size, per_image, select_rows
 from hierclip.errors import HierclipError
 
 SHARE = 0.8  # of the pixels, covered by the first squares
@@ -31,7 +31,7 @@ def square(state: AttackState, rng: PerSampleRNG) -> None:
     start, propose = {"Linf": (_stripes, _repaint), "L2": (_tiles, _gather)}[state.budget.norm]
     eps = state.budget.eps
     rows = state.robust_rows()
-    images = state.images_at(rows)
+    images = select_rows(state.images, rows)
     for query in range(state.budget.queries):
         if not len(rows):  # there are models that take no empty batch
             return
@@ -44,7 +44,7 @@ def square(state: AttackState, rng: PerSampleRNG) -> None:
         margins = state.query(rows, state.norm.project(images + delta, images, eps))
         if (margins < -state.budget.stop_margin).any():
             rows = state.robust_rows()
-            images = state.images_at(rows)
+            images = select_rows(state.images, rows)
 
 
 def window(size: int, query: int, queries: int) -> int:

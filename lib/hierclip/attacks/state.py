@@ -99,7 +99,10 @@ class PerSampleRNG:
     """
 
     def __init__(self, seed: Seed, names: Iterable[int]):
-        """seed, names: integers from 0; a name for each image, such as its row in the whole set."""
+        """Open the streams.
+
+        seed, names: integers from 0; a name for each image, such as its row in the whole set.
+        """
         seed = [seed] if isinstance(seed, int) else [*seed]
         self.shared = np.random.default_rng([*seed, 0])
         self._streams = [np.random.default_rng([*seed, 1 + int(name)]) for name in names]
@@ -143,13 +146,12 @@ class AttackState:
         self.norm = NORMS[budget.norm]
         self.x_adv = images.clone()
         self.last_batch_size = 0
-        self.attackable = torch.stack([~mask.all(1) for mask in true_class_masks]).all(
-            0
-        )  # some class can win
+        # Where every level has another class that can win.
+        self.attackable = ~torch.stack([mask.all(1) for mask in true_class_masks]).any(0)
         self.skipped = torch.zeros_like(self.attackable)  # by the next attack
         self.zero_gradient = torch.zeros_like(self.attackable)  # at some point of the image
         if clean_margin is None:
-            clean_margin = _largest_margin(self.clean_logits, true_class_masks)
+            clean_margin = largest_margin(self.clean_logits, true_class_masks)
         self.clean_margin = clean_margin.to(images)
         self.best_margin = self.clean_margin.nan_to_num(torch.inf, torch.inf, -torch.inf)
 
@@ -178,31 +180,13 @@ class AttackState:
         distant = self.fraction_to_boundary() < self.budget.prune
         self.skipped = distant & ~self.zero_gradient & self.clean_margin.isfinite()
 
-    def random_start(self, rng: PerSampleRNG, eps: float) -> tuple[Tensor, Tensor]:
-        """Return `robust_rows`, and a random point in the budget for each of them."""
-        rows = self.robust_rows()
-        images = self.images_at(rows)
-        uniform = rng.uniform(rows, images.shape[1:])
-        # In the images' memory format: mixing two formats in one operation is slow.
-        uniform = torch.empty_like(images, dtype=uniform.dtype).copy_(uniform)
-        return rows, self.norm.start(images, eps, uniform)
-
-    def images_at(self, rows: Tensor) -> Tensor:
-        """Return the images of sorted rows, without a copy where they are all."""
-        return self.images if len(rows) == len(self.images) else self.images[rows]
-
-    def masks_at(self, rows: Tensor) -> Sequence[Tensor]:
-        """Return the true class masks of sorted rows, by level."""
-        everything = len(rows) == len(self.images)
-        return self.true_class_masks if everything else [m[rows] for m in self.true_class_masks]
-
     @torch.no_grad()
     def query(self, rows: Tensor, x: Tensor) -> Tensor:
         """Return the margins (n,) of the images `rows` at x; keep the more adversarial points."""
         return self._keep_best(rows, x, self._padded_logits(x))
 
     def loss_and_grad(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """As `query`; return margins (n,), the loss (n,) and its gradient at x."""
+        """Do as `query`; return margins (n,), the loss (n,) and its gradient at x."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             scores = self._padded_logits(x)
@@ -224,14 +208,21 @@ class AttackState:
         return [scores[:n] for scores in self.score(x)]
 
     def _keep_best(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
-        margins = _largest_margin(scores, self.masks_at(rows)).to(self.best_margin)
+        masks = [select_rows(mask, rows) for mask in self.true_class_masks]
+        margins = largest_margin(scores, masks).to(self.best_margin)
         better = margins < self.best_margin[rows]
         self.x_adv[rows[better]] = x[better]
         self.best_margin[rows[better]] = margins[better]
         return margins
 
 
-def _largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+def select_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return sorted rows of values (N, ...), without a copy where they are all."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Return (N,): the largest margin over levels, of logits and true class masks (N, K)."""
     pairs = zip(scores, masks, strict=True)
     return torch.stack([margin(logits, mask) for logits, mask in pairs]).amax(0)
 
@@ -254,7 +245,8 @@ def over_levels(
 
     def total(scores: Sequence[Tensor], rows: Tensor) -> Tensor:
         values = []
-        for level, (logits, mask) in enumerate(zip(scores, state.masks_at(rows), strict=True)):
+        for level, (logits, mask) in enumerate(zip(scores, state.true_class_masks, strict=True)):
+            mask = select_rows(mask, rows)
             target = [] if targets is None else [targets[level][rows]]
             value = loss(logits, mask, *target)
             if len(scores) > 1:

@@ -1,20 +1,15 @@
 """How robust a model is, asked by somebody who has no project."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hierclip.cli.run import run_notebook
 from hierclip.cli.tree import Synsets, Widths, parse_widths
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAGE = "report.html"
-PROMPT = "the one that a model of this project was trained with, else a photo of a(n) {}"
-Out = Annotated[Path, typer.Option(help="a folder for what comes out")]
 
 
 def audit(
@@ -53,11 +48,16 @@ def audit(
         int, typer.Option(min=1, help="images that the attack itself is checked on")
     ] = 20,
     template: Annotated[
-        str | None, typer.Option(help="a prompt, {} for the name", show_default=PROMPT)
+        str | None,
+        typer.Option(
+            help="a prompt, {} for the name",
+            show_default="the one that a model of this project was trained with, "
+            "else a photo of a(n) {}",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
-    out: Out = Path("hierclip-audit"),
+    out: Annotated[Path, typer.Option(help="a folder for what comes out")] = Path("hierclip-audit"),
 ) -> None:
     """Measure how robust a CLIP model is at every level of a class tree over your own images.
 
@@ -85,19 +85,14 @@ def audit(
 
     read_arguments(**given)
     executed = run_notebook(NOTEBOOKS / "95_audit.ipynb", given)
-    (out / PAGE).write_text(as_page(executed), encoding="utf8")
+    from nbconvert import HTMLExporter
+    from traitlets.config.loader import PyFileConfigLoader
+
+    config = PyFileConfigLoader("nbconvert_config.py", str(NOTEBOOKS)).load_config()
+    page, _ = HTMLExporter(config=config).from_notebook_node(executed)  # it loads nothing
+    (out / PAGE).write_text(page, encoding="utf8")
     typer.echo((out / "table.md").read_text(encoding="utf8"))
     typer.echo(f"{out / PAGE}: all of it, with figures")
     record = parse_record((out / RECORD).read_text(encoding="utf8"), RECORD)
     if record.audit.failed:
         raise typer.Exit(1)
-
-
-def as_page(executed: "NotebookNode") -> str:
-    """Return an executed notebook as a page of HTML that loads nothing."""
-    from nbconvert import HTMLExporter
-    from traitlets.config.loader import PyFileConfigLoader
-
-    config = PyFileConfigLoader("nbconvert_config.py", str(NOTEBOOKS)).load_config()
-    page, _ = HTMLExporter(config=config).from_notebook_node(executed)
-    return page

@@ -2,15 +2,7 @@
 
 from hierclip.evaluation.masking import CHECKS, gradient_masking_checks
 from hierclip.evaluation.matrix import LevelMatrix, Outcomes, outcomes_path
-from hierclip.evaluation.metrics import (
-    holm,
-    intervals,
-    level_metrics,
-    mcnemar,
-    mistakes,
-    paired_difference,
-    path_robust,
-)
+from hierclip.evaluation.metrics import intervals, level_metrics, mistakes, path_robust
 from hierclip.evaluation.records import (
     RECORDS,
     Evaluation,

@@ -10,13 +10,13 @@ from dataclasses import replace
 from math import inf
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import binomtest
 from torch import Tensor
 from torch.backends import cudnn
 from torch.nn import functional as F
 
 from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
+from hierclip.config import Section
 from hierclip.evaluation.matrix import LevelMatrix, attacked
 from hierclip.hyperbolic import EPS
 from hierclip.models import Classifier, CosineHead, PoincareHead
@@ -60,10 +60,8 @@ ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero grad
 CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
 
 
-class Check(BaseModel):
+class Check(Section):
     """The number that CHECKS describes, measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: float
     high: float  # the exact 95 % upper bound of a share: it shows how little a few images prove
@@ -71,10 +69,8 @@ class Check(BaseModel):
     passed: bool
 
 
-class Audit(BaseModel):
+class Audit(Section):
     """Leaf accuracy of some images under other attacks than the record's own, and its checks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int
     budgets: dict[str, float]  # "n/255" to accuracy
@@ -102,14 +98,14 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
         if above:
             others, _ = _check_goal(subset, GOALS["direct"](paths, above[-1]))
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
-    images = dict.fromkeys(CHECKS, len(subset.images))
-    images["float64"] = min(FEW, len(subset.images))
-    checks = {name: _check(name, values[name], images[name]) for name in CHECKS if name in values}
-    return Audit(images=len(subset.images), **curves, checks=checks)
+    images = len(subset.images)
+    checks = {name: _check(name, values[name], images) for name in CHECKS if name in values}
+    return Audit(images=images, **curves, checks=checks)
 
 
 def _check(name: str, value: float, images: int) -> Check:
-    high = binomtest(round(max(0.0, value) * images), images).proportion_ci().high
+    counted = min(FEW, images) if name == "float64" else images
+    high = binomtest(round(max(0.0, value) * counted), counted).proportion_ci().high
     limit, _ = CHECKS[name]
     return Check(value=value, high=round(high, 6), limit=limit, passed=value <= limit)
 
@@ -124,16 +120,19 @@ def _check_goal(
         "suite": replace(budget, suite=GRADIENT, steps=2 * steps, restarts=1),
         "square": replace(budget, suite=("square",)),
         ("restarts", restarts + 2): replace(budget, restarts=restarts + 2),
+        ("steps", 2 * steps): replace(budget, steps=2 * steps),
+        ("steps", 4 * steps): replace(budget, steps=4 * steps),
     }
-    for n in (2 * steps, 4 * steps):
-        attacks["steps", n] = replace(budget, steps=n)
     for n in BUDGETS[1:]:
         eps = float(NORMS[budget.norm].size(torch.full_like(images[:1], n / 255)))
         attacks["eps", n] = replace(budget, eps=eps, step=2.5 * eps / steps)
     x_adv = _moved(matrix, goal, budget)
     native = _breaks(matrix, goal, x_adv)
-    misclassified: dict[object, Tensor] = {("steps", steps): native, ("restarts", restarts): native}
-    misclassified["eps", 0] = _breaks(matrix, goal, images)
+    misclassified: dict[object, Tensor] = {
+        ("steps", steps): native,
+        ("restarts", restarts): native,
+        ("eps", 0): _breaks(matrix, goal, images),
+    }
     for key in progress(attacks, f"checks on {len(images)} images, level {goal.level}"):
         misclassified[key] = _breaks(matrix, goal, _moved(matrix, goal, attacks[key]))
     shares = {key: _share(which) for key, which in misclassified.items()}

