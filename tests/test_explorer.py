@@ -108,9 +108,11 @@ def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data)
     paths = ball.paths[data.references.labels]
     groups = group_levels(paths)
     nodes = [paths[:, 0], *(group.nodes for group in groups)]
-    levels = roll_up(head, head.to_klein_sum(head.image_points(ball.references)), groups)
+    levels = roll_up(
+        head, head.space.to_klein_sum(head.image_points(ball.references), head.curvature), groups
+    )
     norms = [
-        float(head.from_klein_sum(level)[of == node].norm())
+        float(head.space.from_klein_sum(level, head.curvature)[of == node].norm())
         for level, of, node in zip(levels, nodes, ball.paths[leaf], strict=True)
     ]
     np.testing.assert_allclose(state.norms, norms, rtol=1e-4)

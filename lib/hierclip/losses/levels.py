@@ -71,11 +71,11 @@ def group_levels(paths: Tensor) -> list[Group]:
 def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
     """Return the points of every level, (N_l, D + 1): HypAvg of the finer points of each group.
 
-    lifted: (B, D + 1), the images' points as `head.to_klein_sum` has them; the first level.
+    lifted: (B, D + 1), the images' points as `to_klein_sum` has them; the first level.
     """
     levels = [lifted]
     for nodes, members in groups:
-        levels.append(head.midpoints(levels[-1], members, len(nodes)))
+        levels.append(head.space.einstein_midpoints(levels[-1], members, len(nodes)))
     return levels
 
 
