@@ -221,10 +221,10 @@ def test_the_chart_draws_the_bound_and_only_norms_inside_the_ball(ball, data, no
     (curve,) = (line for line in wide.lines if line.get_gid() == "bound")
     x, y = curve.get_data()
     np.testing.assert_allclose(y, 4 * 7.0 * np.arctanh(x))
-    (least,) = (line.get_xydata() for line in wide.lines if line.get_gid() == "min_accuracy")
+    (least,) = (line.get_xydata() for line in wide.lines if line.get_gid() == "least")
     np.testing.assert_allclose(least[:, 0], notebook["ordered_norms"](ball, 0.01))
     np.testing.assert_allclose(least[:, 1], 28 * np.arctanh(least[:, 0]))
-    (few,) = (line.get_xdata() for line in far.lines if line.get_gid() == "min_accuracy")
+    (few,) = (line.get_xdata() for line in far.lines if line.get_gid() == "least")
     assert len(few) == 1
     assert notebook["svg"](chart(ball, states, 0.01, ball)).startswith("<svg")
 

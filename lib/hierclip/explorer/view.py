@@ -179,7 +179,7 @@ def rolled_up_points(view: ModelView, embedding: Tensor, label: int) -> list[Ten
 def attack_image(
     view: ModelView, clean: ImageState, goal: str, level: int, eps: float, params: AttackParams
 ) -> tuple[Tensor, float]:
-    """Return the attacked image and the fraction of the way to the boundary that it was x_adv.
+    """Return the attacked image and the fraction of the way to the boundary that it was moved.
 
     The fraction is above 1 where the goal, one of GOALS at a level, was reached. The step grows
     with `eps`; an `eps` of 0 leaves the image as it is.

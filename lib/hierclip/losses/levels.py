@@ -132,7 +132,7 @@ class Perturbation:
     """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
 
     images: Tensor
-    text_delta: Tensor | None = None  # in units of each text embedding's true_nodes norm
+    text_delta: Tensor | None = None  # in units of each text embedding's own norm
     levels: tuple[int, ...] | None = None  # None: all
 
 
