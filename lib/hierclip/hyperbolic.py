@@ -172,15 +172,7 @@ def from_klein_sum(lifted: Tensor, r: Scalar) -> Tensor:
     return klein / (r**0.5 * (1 + torch.sqrt(torch.clamp(1 - rkk, min=EPS))))
 
 
-def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
-    """Return the largest margin between texts of norm at most `eta`, with logits -scale d.
-
-    Raises ValueError for a norm outside [0, 1/sqrt(r)).
-    """
-    return scale * sibling_distance(eta, r, 2)
-
-
-def sibling_bound(eta: float, r: float, scale: float, siblings: int) -> float:
+def hyperbolic_bound(eta: float, r: float, scale: float, siblings: int = 2) -> float:
     """Return the largest margin that `siblings` texts of norm at most `eta` can have all at once.
 
     Logits are -scale d. With one image for each text, wherever it lies, neither the least nor the
@@ -210,21 +202,12 @@ def sibling_distance(eta: float, r: float, siblings: int) -> float:
     return 2 / sqrt(r) * asinh(sqrt(r) * edge / ((1 - share) * (1 + share))) if r else 2 * edge
 
 
-def euclidean_bound(eta: float, scale: float) -> float:
-    """Return the largest margin between vectors of norm `eta`.
-
-    Logits are scale times the inner product. Raises ValueError for a negative norm.
-    """
-    if eta < 0:
-        raise ValueError(f"norm {eta} is negative")
-    return 2 * scale * eta**2
-
-
-def euclidean_sibling_bound(eta: float, scale: float, siblings: int) -> float:
+def euclidean_bound(eta: float, scale: float, siblings: int = 2) -> float:
     """Return the largest margin that `siblings` texts can have all at once, by inner products.
 
     Logits are scale times the inner product of texts and images of norm at most `eta`. The bound
     is scale eta^2 K / (K - 1), half the square of the straight edge of the simplex. Raises
     ValueError as `sibling_distance` does.
     """
-    return scale * sibling_distance(eta, 0, siblings) ** 2 / 8
+    sibling_distance(eta, 0, siblings)  # refuses what is no norm, and a text alone
+    return 2 * scale * eta**2 * siblings / (2 * (siblings - 1))
