@@ -56,7 +56,7 @@ from hierclip.distributed import make_fabric
 from hierclip.evaluation import LevelMatrix
 from hierclip.evaluation.records import git_revision, hardware, versions
 from hierclip.losses import make_head
-from hierclip.models import Backbone, Classifier, make_classifier
+from hierclip.models import Backbone, Classifier, Model
 from hierclip.trees import Tree, level_prompts, set_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,7 +265,7 @@ def make_level_classifier(case: Case, backbone: Backbone) -> Classifier:
     """Make a classifier in the Poincare ball over all levels of the tree, its weights frozen."""
     method = case.params.method["hier"].model_copy(update={"norms": "fixed"})
     head = make_head(method, 1.0, 1.0, 1.0)
-    classifier = make_classifier(backbone, head, case.tree, case.params.model.template)
+    classifier = Model(backbone, head, "").classifier(case.tree, case.params.model.template)
     return classifier.to(case.device).eval().requires_grad_(False)
 
 

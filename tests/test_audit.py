@@ -8,6 +8,7 @@ from hierclip.attacks import Budget
 from hierclip.data import ImageSet
 from hierclip.evaluation import LevelMatrix, gradient_masking_checks
 from hierclip.evaluation.masking import BUDGETS, CHECKS
+from hierclip.hyperbolic import expmap0
 from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.test_evaluate import PATHS
 
@@ -162,7 +163,7 @@ def test_a_model_whose_depth_is_hidden_by_the_rim_is_caught_by_the_surrogate_wit
     head = PoincareHead(1.0, 10.0, 2.0, 1.0, 5.0, "free", image_norm=1.0)
     brightness = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 1, bias=False))
     nn.init.constant_(brightness[2].weight, 3**-0.5)
-    hidden = Classifier(brightness, head, [head.place(torch.tensor([[4.0], [3.0]]))]).eval()
+    hidden = Classifier(brightness, head, [expmap0(torch.tensor([[4.0], [3.0]]), 1.0)]).eval()
     grey = ImageSet(
         torch.full((27, 3, 8, 8), 52, dtype=torch.uint8), torch.zeros(27, dtype=torch.long)
     )

@@ -386,7 +386,9 @@ def test_what_is_said_of_a_head_is_true(backbone, tree, head):
     every level.
     """
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    own, plain = (models.make_classifier(backbone, h, tree, "{}")(images) for h in (head, HEADS[0]))
+    own, plain = (
+        models.Model(backbone, h, "").classifier(tree, "{}")(images) for h in (head, HEADS[0])
+    )
     same = all(torch.equal(a.argmax(1), b.argmax(1)) for a, b in zip(own, plain, strict=True))
     assert same or "may predict otherwise" in head_words(head)
     assert ("cosine, as open_clip does" in head_words(head)) == isinstance(head, type(HEADS[0]))

@@ -108,9 +108,11 @@ def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data)
     paths = ball.paths[data.references.labels]
     groups = group_levels(paths)
     nodes = [paths[:, 0], *(group.nodes for group in groups)]
-    levels = roll_up(head, head.to_klein_sum(head.image_points(ball.references)), groups)
+    levels = roll_up(
+        head, head.space.to_klein_sum(head.image_points(ball.references), head.curvature), groups
+    )
     norms = [
-        float(head.from_klein_sum(level)[of == node].norm())
+        float(head.space.from_klein_sum(level, head.curvature)[of == node].norm())
         for level, of, node in zip(levels, nodes, ball.paths[leaf], strict=True)
     ]
     np.testing.assert_allclose(state.norms, norms, rtol=1e-4)
@@ -219,10 +221,10 @@ def test_the_chart_draws_the_bound_and_only_norms_inside_the_ball(ball, data, no
     (curve,) = (line for line in wide.lines if line.get_gid() == "bound")
     x, y = curve.get_data()
     np.testing.assert_allclose(y, 4 * 7.0 * np.arctanh(x))
-    (least,) = (line.get_xydata() for line in wide.lines if line.get_gid() == "min_accuracy")
+    (least,) = (line.get_xydata() for line in wide.lines if line.get_gid() == "least")
     np.testing.assert_allclose(least[:, 0], notebook["ordered_norms"](ball, 0.01))
     np.testing.assert_allclose(least[:, 1], 28 * np.arctanh(least[:, 0]))
-    (few,) = (line.get_xdata() for line in far.lines if line.get_gid() == "min_accuracy")
+    (few,) = (line.get_xdata() for line in far.lines if line.get_gid() == "least")
     assert len(few) == 1
     assert notebook["svg"](chart(ball, states, 0.01, ball)).startswith("<svg")
 

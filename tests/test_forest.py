@@ -104,10 +104,10 @@ def test_files_that_are_no_forest_are_refused(turned, tmp_path):
 )
 def test_the_classifier_of_a_forest_gives_the_logits_of_each_trees_own(backbone, forest, head):
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    logits = models.make_classifier(backbone, head, forest, TEMPLATE)(images)
+    logits = models.Model(backbone, head, "").classifier(forest, TEMPLATE)(images)
     assert [level.shape[1] for level in logits] == [5, 3, 2, 2]
     for tree in forest:
-        own = models.make_classifier(backbone, head, tree, TEMPLATE)(images)
+        own = models.Model(backbone, head, "").classifier(tree, TEMPLATE)(images)
         for mine, column in zip(own, forest_columns(forest)[tree.name], strict=True):
             torch.testing.assert_close(logits[column], mine)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hierclip.config import load_params
+from hierclip.hyperbolic import pairwise_distance
 from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import (
     Placed,
@@ -307,12 +308,9 @@ def on_a_line(*depths):
     return torch.tensor([[np.tanh(depth / 2), 0.0] for depth in depths], dtype=torch.float32)
 
 
-BALL = PoincareHead(1.0, 1.0, 1.0, 1.0, 1.0)
-
-
 def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
     images, texts = on_a_line(1.0, 2.0, 4.0), on_a_line(0.5, 1.5)
-    distances = BALL.pairwise_distance(images, texts)
+    distances = pairwise_distance(images, texts, 1.0)
     none = torch.zeros(0)
     rolled = RolledUp([], none, torch.tensor([0, 0, 1]), none, none, none)
     placed = Placed(make_nodes([], 2), rolled, 1.0, distances, texts[:, 0], images[:, 0])
@@ -411,13 +409,14 @@ def test_descending_the_loss_makes_every_level_right(tree):
         optimizer.step()
     head, groups = case.head, group_levels(case.context.paths[0])
     levels = roll_up(
-        head, head.to_klein_sum(head.image_points(towers(images)[0])), groups
+        head, head.space.to_klein_sum(head.image_points(towers(images)[0]), head.curvature), groups
     )  # a superclass is read off these
     own = [case.context.paths[0][:, 0], *(group.nodes for group in groups)]
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
         assert torch.equal(
             head.logits(
-                head.from_klein_sum(levels[l]).float(), head.text_points(texts, l, tree.max_level)
+                head.space.from_klein_sum(levels[l], head.curvature).float(),
+                head.text_points(texts, l, tree.max_level),
             ).argmax(1),
             own[l],
         )

@@ -97,7 +97,7 @@ def test_tangents_are_lifted_to_where_their_points_are(r):
     z = hyperbolic.expmap0(v, r)
     x, height = hyperbolic.lift_tangents(v, r)
     close(torch.cat([x, 1 + height], dim=1)[:-1], hyperbolic.to_klein_sum(z, r)[:-1])
-    close(hyperbolic.norm_at_height(height, r)[:-2, 0], z.norm(dim=1)[:-2])
+    close(hyperbolic.lifted_norms(x, height, r)[:-2], z.norm(dim=1)[:-2])
     at_rim = hyperbolic.to_klein_sum(
         hyperbolic.expmap0(v[-1].float(), r), r
     )  # where float32 ends, in every dtype

@@ -14,10 +14,8 @@ from torch.nn import functional as F
 from hierclip.hyperbolic import (
     distance,
     euclidean_bound,
-    euclidean_sibling_bound,
     expmap0,
     hyperbolic_bound,
-    sibling_bound,
     sibling_distance,
 )
 from hierclip.margins import level_bounds
@@ -126,8 +124,8 @@ def test_two_siblings_are_the_opposed_pair(r, share):
     assert sibling_distance(eta, r, 2) == pytest.approx(
         4 / sqrt(r) * atanh(sqrt(r) * eta), rel=1e-12
     )
-    assert sibling_bound(eta, r, 3, 2) == hyperbolic_bound(eta, r, 3)
-    assert euclidean_sibling_bound(eta, 3, 2) == euclidean_bound(eta, 3)
+    assert hyperbolic_bound(eta, r, 3, 2) == hyperbolic_bound(eta, r, 3)
+    assert euclidean_bound(eta, 3, 2) == euclidean_bound(eta, 3)
 
 
 @pytest.mark.parametrize("extra", [0, 4])
@@ -137,9 +135,9 @@ def test_simplex_attains_the_sibling_bounds(extra, r, share, siblings):
     t = simplex(eta, siblings, siblings - 1 + extra)
     assert apart(t, r).numpy() == pytest.approx(sibling_distance(eta, r, siblings), rel=1e-4)
     reached = least_margins(-3 * distance(t[:, None], t, r)).numpy()
-    assert reached == pytest.approx(sibling_bound(eta, r, 3, siblings), rel=1e-3, abs=1e-5)
+    assert reached == pytest.approx(hyperbolic_bound(eta, r, 3, siblings), rel=1e-3, abs=1e-5)
     assert least_margins(3 * t @ t.T).numpy() == pytest.approx(
-        euclidean_sibling_bound(eta, 3, siblings), rel=1e-9
+        euclidean_bound(eta, 3, siblings), rel=1e-9
     )
 
 
@@ -152,9 +150,9 @@ def test_no_siblings_up_to_a_norm_exceed_the_sibling_bounds_in_the_mean(
     assert apart(t, r).mean() <= sibling_distance(eta, r, siblings) + 1e-5
     for z in (t, scattered(siblings, dimension, 0.99 / sqrt(r), generator)):
         reached = least_margins(-3 * distance(z[:, None], t, r))
-        assert reached.min() <= reached.mean() <= sibling_bound(eta, r, 3, siblings) + 1e-5
+        assert reached.min() <= reached.mean() <= hyperbolic_bound(eta, r, 3, siblings) + 1e-5
     for z in (t, scattered(siblings, dimension, eta, generator)):
-        assert least_margins(3 * z @ t.T).mean() <= euclidean_sibling_bound(eta, 3, siblings) + 1e-9
+        assert least_margins(3 * z @ t.T).mean() <= euclidean_bound(eta, 3, siblings) + 1e-9
 
 
 @pytest.mark.parametrize("siblings, dimension", [(2, 2), (3, 2), (4, 3), (5, 8), (6, 2)])
@@ -163,7 +161,7 @@ def test_climbing_reaches_the_sibling_bound_where_there_is_room_and_never_exceed
     siblings, dimension, share
 ):
     r, steps, generator = 0.7, 300, torch.Generator().manual_seed(siblings)
-    bound, longest = sibling_bound(share / sqrt(r), r, 1, siblings), atanh(share) / sqrt(r)
+    bound, longest = hyperbolic_bound(share / sqrt(r), r, 1, siblings), atanh(share) / sqrt(r)
     start = scattered(siblings, dimension, longest, generator)
     tangents = torch.stack([start, start]).requires_grad_()
     for step in range(steps):
@@ -187,9 +185,7 @@ def test_sibling_bound_rises_with_the_norm_and_falls_with_the_siblings(r, share,
     )
     if share > 1e-6:
         assert sibling_distance(eta, r, siblings + 1) < sibling_distance(eta, r, siblings)
-        assert euclidean_sibling_bound(eta, 1, siblings + 1) < euclidean_sibling_bound(
-            eta, 1, siblings
-        )
+        assert euclidean_bound(eta, 1, siblings + 1) < euclidean_bound(eta, 1, siblings)
 
 
 @given(curvatures, shares)
@@ -199,7 +195,7 @@ def test_many_siblings_tend_to_right_angles_at_a_cost_of_at_most_log_two(r, shar
     many = sibling_distance(eta, r, 10**9)
     assert many == pytest.approx(float(distance(corner[0], corner[1], r)), rel=1e-4)
     assert 0 < hyperbolic_bound(eta, r, 1) - many < log(2) / sqrt(r)
-    assert euclidean_sibling_bound(eta, 1, 10**9) == pytest.approx(euclidean_bound(eta, 1) / 2)
+    assert euclidean_bound(eta, 1, 10**9) == pytest.approx(euclidean_bound(eta, 1) / 2)
 
 
 @pytest.mark.parametrize("siblings", [2, 3, 1000])
@@ -221,7 +217,7 @@ def test_sibling_distance_tends_to_twice_the_edge_as_the_ball_flattens(eta, sibl
 )
 def test_siblings_outside_the_ball_are_refused(eta, r):
     with pytest.raises(ValueError, match="outside the ball"):
-        sibling_bound(eta, r, 1, 3)
+        hyperbolic_bound(eta, r, 1, 3)
 
 
 @pytest.mark.parametrize("siblings", [0, 1])
@@ -229,7 +225,7 @@ def test_one_alone_has_no_siblings(siblings):
     with pytest.raises(ValueError, match="at least 2"):
         sibling_distance(0.5, 1, siblings)
     with pytest.raises(ValueError, match="at least 2"):
-        euclidean_sibling_bound(0.5, 1, siblings)
+        euclidean_bound(0.5, 1, siblings)
 
 
 def classifier(head=None) -> Classifier:

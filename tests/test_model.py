@@ -27,7 +27,9 @@ def images():
 @pytest.fixture
 def classifier(request, backbone, tree):
     """Of the head that the test is parametrised with, or of CLIP's own."""
-    return models.make_classifier(backbone, getattr(request, "param", HEADS[0]), tree, TEMPLATE)
+    return models.Model(backbone, getattr(request, "param", HEADS[0]), "").classifier(
+        tree, TEMPLATE
+    )
 
 
 every_head = pytest.mark.parametrize("classifier", HEADS, indirect=True, ids=NAMES)
@@ -239,7 +241,7 @@ def test_readings_are_the_nearest_node_and_the_leafs_ancestor(tree):
 
 def test_a_template_without_a_place_for_the_name_is_refused(backbone, tree):
     with pytest.raises(ValueError, match="template 'a image' has no {}"):
-        models.make_classifier(backbone, HEADS[0], tree, "a image")
+        models.Model(backbone, HEADS[0], "").classifier(tree, "a image")
 
 
 def test_folding_batch_norm_changes_no_embedding_and_not_the_model(backbone):

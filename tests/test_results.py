@@ -5,18 +5,18 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from hierclip.cli import DEFAULT, RESULTS, app, main, preset_summary, write_readme
-from hierclip.cli.project import summary
+from hierclip.cli import DEFAULT, RESULTS, SUMMARY, app, main, write_readme
 from hierclip.config import find_root, load_params
 from hierclip.evaluation import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.evaluation.records import ThreatModel
 from hierclip.plots.words import attack_words, audit_words, check_frame, pipes
-from hierclip.studies import STUDIES, ablation_table, best_points, load_studies
+from hierclip.studies import STUDIES, ablation_table, best_points
 from tests.conftest import notebook_functions
 from tests.test_evaluate import record
 
 ROOT = find_root()
 LABELS = {"clip": "CLIP", "tecoa": "TeCoA", "hier": "Hierarchical"}
+REPORT = notebook_functions("70_report")
 BAD = {"value": 0.5, "high": 0.9, "limit": 0.05, "passed": False}
 
 
@@ -26,7 +26,15 @@ def test_readme_shows_the_committed_records():
     assert DEFAULT in tables
     for name, text in tables.items():
         root = ROOT if name == DEFAULT else ROOT / "presets" / name
-        assert text == preset_summary(root)
+        assert text == (root / SUMMARY).read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
+def test_the_committed_summary_is_of_the_committed_records(preset):
+    params = load_params(ROOT / preset / "params.yaml")
+    records = load_records(ROOT / preset / RECORDS)
+    text = REPORT["summary"](records, params.labels, params.tasks)
+    assert text == (ROOT / preset / SUMMARY).read_text(encoding="utf8")
 
 
 def test_readme_is_short():
@@ -45,7 +53,7 @@ def test_summary_has_a_row_for_each_split_and_method_and_the_mean_over_seeds():
     one = record(seed=0, clean={"direct": [0.5, 0.9, 0.9], "roll_up": [0.5, 0.9, 0.9]})
     two = record(seed=1, clean={"direct": [0.7, 0.9, 0.9], "roll_up": [0.7, 0.9, 0.9]})
     hier = record(method="hier", subset="unseen")
-    text = summary([two, hier, one], LABELS, ("seen", "unseen", "animals"))
+    text = REPORT["summary"]([two, hier, one], LABELS, ("seen", "unseen", "animals"))
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
@@ -112,7 +120,7 @@ def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_pat
         outcomes_path(tmp_path, "hier", 0, "seen")
     )  # by roll-up: three
     made = [record(method="tecoa", reading="direct"), record(method="hier", reading="roll_up")]
-    (row,) = notebook_functions("70_report")["paired"](made, LABELS, tmp_path, 100)
+    (row,) = REPORT["paired"](made, LABELS, tmp_path, 100)
     assert (row["pair"], row["points"]) == ("Hierarchical - TeCoA", 25)
     assert (
         row["low"] <= 25 <= row["high"] and row["p"] == row["holm"] == 1.0
@@ -125,9 +133,10 @@ def marked(name: str, text: str) -> str:
     )
 
 
-def test_readme_is_written_between_its_markers_once(tmp_path, monkeypatch):
-    texts = {tmp_path: "one\n", tmp_path / "presets/tiny-b": "two\n"}
-    monkeypatch.setattr("hierclip.cli.project.preset_summary", texts.__getitem__)
+def test_readme_is_written_between_its_markers_once(tmp_path):
+    for preset, text in ((".", "one\n"), ("presets/tiny-b", "two\n")):
+        (tmp_path / preset / SUMMARY).parent.mkdir(parents=True)
+        (tmp_path / preset / SUMMARY).write_text(text, encoding="utf8")
     readme = tmp_path / "README.md"
     readme.write_text(
         "a\n" + marked(DEFAULT, "old\n") + "b\n" + marked("tiny-b", ""), encoding="utf8"
@@ -139,8 +148,11 @@ def test_readme_is_written_between_its_markers_once(tmp_path, monkeypatch):
     assert not write_readme(tmp_path)
 
 
-def test_summary_of_a_preset_without_records_says_so(tmp_path):
-    assert preset_summary(tmp_path) == "Not run yet.\n"
+def test_the_readme_says_which_preset_has_no_summary(tmp_path):
+    (tmp_path / "README.md").write_text(marked("tiny-b", ""), encoding="utf8")
+    assert write_readme(tmp_path)
+    readme = (tmp_path / "README.md").read_text(encoding="utf8")
+    assert readme == marked("tiny-b", "Not run yet.\n")
 
 
 def test_readme_without_markers_is_refused(tmp_path):
@@ -169,7 +181,7 @@ def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
 def test_every_method_has_what_the_sweep_chose_for_it(preset):
     params = load_params(ROOT / preset / "params.yaml")
-    rows = load_studies(ROOT / preset / STUDIES)["sweep"].rows
+    rows = REPORT["load_studies"](ROOT / preset / STUDIES)["sweep"].rows
     for best in best_points(pd.DataFrame(rows)).to_dict("records"):
         settings = params.method[best["method"]]
         for key in params.sweep.grid[best["method"]]:
@@ -178,7 +190,7 @@ def test_every_method_has_what_the_sweep_chose_for_it(preset):
 
 def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
     params = load_params(ROOT / "params.yaml")
-    frame_of = load_studies(ROOT / STUDIES)["ablation"].frame
+    frame_of = REPORT["load_studies"](ROOT / STUDIES)["ablation"].frame
     for table in params.ablation.tables:
         for subset in ("seen", "unseen"):
             assert (

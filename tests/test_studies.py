@@ -20,7 +20,6 @@ from hierclip.studies import (
     StudyRecord,
     ablation_table,
     best_points,
-    load_studies,
     run_study,
 )
 from hierclip.trees import save_tree
@@ -32,6 +31,7 @@ __all__ = ["forest"]  # a fixture: WordNet's tree over the dataset, and one of f
 
 ablation_runs = notebook_functions("80_ablate")["ablation_runs"]
 sweep_runs = notebook_functions("35_sweep")["sweep_runs"]
+load_studies = notebook_functions("70_report")["load_studies"]
 
 
 @pytest.fixture

@@ -48,6 +48,11 @@ def is_clipped(v: Tensor, r: Scalar) -> Tensor:
     return v.norm(dim=-1) > max_tangent_norm(r, v.dtype)
 
 
+def points_are_clipped(z: Tensor, r: Scalar) -> Tensor:
+    """Return (...) bool: which points (..., D) are where `expmap0` puts vectors that it clips."""
+    return r**0.5 * z.norm(dim=-1) > 1 - 1.01 * BALL_EPS[torch.float32]
+
+
 def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """Return d(u, v), (...), of points (..., D) that broadcast.
 
@@ -64,22 +69,18 @@ def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
 
 def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """Return d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory."""
-    return distance_of_factors(
-        left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r)), r
-    )
+    left, right = factors(*_hyperboloid(u, r))[0], factors(*_hyperboloid(v, r))[1]
+    return distance_of_factors(left, right, r)
 
 
-def left_factor(x: Tensor, height: Tensor) -> Tensor:
-    """Return the left factor (B, D + 2) of `distance_of_factors` for points of the hyperboloid.
+def factors(x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the left and the right factor (N, D + 2) of points, for `distance_of_factors`.
 
-    A point (x, x0) with x0^2 - |x|^2 = 1 is given as x (B, D) and its height x0 - 1 (B, 1).
+    A point (x, x0) of the hyperboloid x0^2 - |x|^2 = 1 is given as x (N, D) and its height x0 - 1
+    (N, 1).
     """
-    return torch.cat([-x, height, torch.ones_like(height)], dim=1)
-
-
-def right_factor(x: Tensor, height: Tensor) -> Tensor:
-    """Return the right factor (K, D + 2) of `distance_of_factors`; arguments as `left_factor`."""
-    return torch.cat([x, 1 + height, height], dim=1)
+    left = torch.cat([-x, height, torch.ones_like(height)], dim=1)
+    return left, torch.cat([x, 1 + height, height], dim=1)
 
 
 def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
@@ -124,9 +125,9 @@ def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
     return (2 * half).sinh() / length * v, 2 * half.sinh().square()
 
 
-def norm_at_height(height: Tensor, r: Scalar) -> Tensor:
-    """Return |z| of the point of the ball that lies at a height x0 - 1 on the hyperboloid."""
-    return (height / (height + 2) / r).clamp(min=EPS).sqrt()
+def lifted_norms(_x: Tensor, height: Tensor, r: Scalar) -> Tensor:
+    """Return |z|, (N,), of the points of the ball at these heights x0 - 1 on the hyperboloid."""
+    return (height / (height + 2) / r).clamp(min=EPS).sqrt()[:, 0]
 
 
 def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
@@ -171,15 +172,7 @@ def from_klein_sum(lifted: Tensor, r: Scalar) -> Tensor:
     return klein / (r**0.5 * (1 + torch.sqrt(torch.clamp(1 - rkk, min=EPS))))
 
 
-def hyperbolic_bound(eta: float, r: float, scale: float) -> float:
-    """Return the largest margin between texts of norm at most `eta`, with logits -scale d.
-
-    Raises ValueError for a norm outside [0, 1/sqrt(r)).
-    """
-    return scale * sibling_distance(eta, r, 2)
-
-
-def sibling_bound(eta: float, r: float, scale: float, siblings: int) -> float:
+def hyperbolic_bound(eta: float, r: float, scale: float, siblings: int = 2) -> float:
     """Return the largest margin that `siblings` texts of norm at most `eta` can have all at once.
 
     Logits are -scale d. With one image for each text, wherever it lies, neither the least nor the
@@ -209,21 +202,12 @@ def sibling_distance(eta: float, r: float, siblings: int) -> float:
     return 2 / sqrt(r) * asinh(sqrt(r) * edge / ((1 - share) * (1 + share))) if r else 2 * edge
 
 
-def euclidean_bound(eta: float, scale: float) -> float:
-    """Return the largest margin between vectors of norm `eta`.
-
-    Logits are scale times the inner product. Raises ValueError for a negative norm.
-    """
-    if eta < 0:
-        raise ValueError(f"norm {eta} is negative")
-    return 2 * scale * eta**2
-
-
-def euclidean_sibling_bound(eta: float, scale: float, siblings: int) -> float:
+def euclidean_bound(eta: float, scale: float, siblings: int = 2) -> float:
     """Return the largest margin that `siblings` texts can have all at once, by inner products.
 
     Logits are scale times the inner product of texts and images of norm at most `eta`. The bound
     is scale eta^2 K / (K - 1), half the square of the straight edge of the simplex. Raises
     ValueError as `sibling_distance` does.
     """
-    return scale * sibling_distance(eta, 0, siblings) ** 2 / 8
+    sibling_distance(eta, 0, siblings)  # refuses what is no norm, and a text alone
+    return 2 * scale * eta**2 * siblings / (2 * (siblings - 1))

@@ -1,11 +1,6 @@
 """The depth-margin bounds of `hyperbolic` in the geometry of a model's head."""
 
-from hierclip.hyperbolic import (
-    euclidean_bound,
-    euclidean_sibling_bound,
-    hyperbolic_bound,
-    sibling_bound,
-)
+from hierclip.hyperbolic import euclidean_bound, hyperbolic_bound
 from hierclip.models import Classifier, CosineHead, EuclideanHead, Head, PoincareHead
 
 
@@ -19,10 +14,10 @@ def head_bounds(head: Head, eta: float, siblings: int) -> tuple[float, float]:
         case PoincareHead():
             r = 0.0 if isinstance(head, EuclideanHead) else float(head.curvature)
             tau = float(head.tau)
-            return hyperbolic_bound(eta, r, tau), sibling_bound(eta, r, tau, siblings)
+            return hyperbolic_bound(eta, r, tau), hyperbolic_bound(eta, r, tau, siblings)
         case CosineHead():
             scale = float(head.scale)
-            return euclidean_bound(eta, scale), euclidean_sibling_bound(eta, scale, siblings)
+            return euclidean_bound(eta, scale), euclidean_bound(eta, scale, siblings)
         case _:
             raise TypeError(f"no bound is known for a {type(head).__name__}")
 

@@ -173,12 +173,6 @@ def _accuracies(
     return row
 
 
-def load_studies(folder: Path) -> dict[str, StudyRecord]:
-    """Read the studies of a folder, by the name of the file; none where no study was run."""
-    texts = {path.stem: path.read_text(encoding="utf8") for path in sorted(folder.glob("*.json"))}
-    return {name: StudyRecord.model_validate_json(text) for name, text in texts.items()}
-
-
 def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
     """Return each method's point of the highest robust leaf accuracy; in a tie, the cleaner one.
 

@@ -22,6 +22,7 @@ from hierclip.losses import (
     OBJECTIVES,
     PERTURBATIONS,
     Context,
+    Levels,
     Perturbation,
     gradient_evaluations,
     make_head,
@@ -33,7 +34,6 @@ from hierclip.progress import cache_key, fingerprint, kept_under, progress
 from hierclip.trees import check_forest
 
 StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]  # of a step: its loss, what it logs
-Levels = tuple[int, ...] | None  # None: all
 History = list[dict[str, float]]  # by optimiser step: the loss, and what else was logged
 
 
@@ -149,14 +149,6 @@ class Trainee(nn.Module):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The images of a step in every tree; of several processes each has its share of the images."""
-
-    context: Context
-    generator: torch.Generator  # of the attack's start
-
-
-@dataclass(frozen=True)
 class Finetuning(Training):
     """An adversarial fine-tuning, as `set_up` makes it ready."""
 
@@ -170,8 +162,11 @@ class Finetuning(Training):
     nodes: list[Nodes]  # by tree
     perturbations: list[tuple[Levels, Levels]]  # of a step: levels in the attack, and in the loss
 
-    def batch(self, step: int) -> Batch:
-        """Return the images of a step."""
+    def batch(self, step: int) -> tuple[Context, torch.Generator]:
+        """Return what a step's losses see, and the random numbers of its attack's start.
+
+        Of several processes each has its share of the images.
+        """
         dataset, trees, device = self.task.dataset, self.task.trees, self.fabric.device
         classes, size = class_indices(dataset, trees[0].ids), loss_batch(self.params)
         images, labels = dataset.batch(classes, size, self.seed, step, rank_slice(size))
@@ -179,9 +174,11 @@ class Finetuning(Training):
         models = self.module, self.original, self.trainee.numbers.head
         context = Context(images.to(device), paths, self.nodes, *models)
         seed = step_seed(self.seed, step) + 1  # the dataset draws by the other
-        return Batch(context, start_generator(device, seed))
+        return context, start_generator(device, seed)
 
-    def perturb(self, batch: Batch, attack_levels: Levels) -> tuple[Tensor, Tensor | None]:
+    def perturb(
+        self, context: Context, generator: torch.Generator, attack_levels: Levels
+    ) -> tuple[Tensor, Tensor | None]:
         """Return adversarial images, and a perturbation of the texts or None.
 
         PGD raises the method's own attack objective at `attack_levels` (None: all), with the
@@ -190,25 +187,26 @@ class Finetuning(Training):
         attack = OBJECTIVES[self.method.loss].attack
 
         def attack_loss(x: Tensor, text_delta: Tensor | None) -> Tensor:
-            return attack(batch.context, Perturbation(x, text_delta, attack_levels), self.method)
+            return attack(context, Perturbation(x, text_delta, attack_levels), self.method)
 
         size = loss_batch(self.params)
         budget = {"eps": self.params.eps, **self.method.attack.model_dump()}
-        budget |= {"generator": batch.generator, "whole": size, "rows": rank_slice(size)}
+        budget |= {"generator": generator, "whole": size, "rows": rank_slice(size)}
         if isinstance(self.method, HierParams):
             budget |= {"texts": self.texts, "text_eps": self.method.text_eps}
         with frozen(self.module):
-            return pgd(attack_loss, batch.context.images, **budget)
+            return pgd(attack_loss, context.images, **budget)
 
     def step_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step, and what it logs. Notebook 40 shows the same."""
-        batch = self.batch(step)
+        context, generator = self.batch(step)
         losses = []
         for attack_levels, train_levels in self.perturbations:
-            perturbation = Perturbation(*self.perturb(batch, attack_levels), train_levels)
-            loss = OBJECTIVES[self.method.loss].loss(batch.context, perturbation, self.method)
+            x_adv, text_delta = self.perturb(context, generator, attack_levels)
+            perturbation = Perturbation(x_adv, text_delta, train_levels)
+            loss = OBJECTIVES[self.method.loss].loss(context, perturbation, self.method)
             losses.append(loss)
-        return torch.stack(losses).sum(), batch.context.counts
+        return torch.stack(losses).sum(), context.counts
 
 
 def set_up(

@@ -12,7 +12,7 @@ import typer
 
 from hierclip.cli.audit import audit
 from hierclip.cli.export import export
-from hierclip.cli.project import DEFAULT, RESULTS, preset_summary, readme, verify, write_readme
+from hierclip.cli.project import DEFAULT, RESULTS, SUMMARY, readme, verify, write_readme
 from hierclip.cli.run import run
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError

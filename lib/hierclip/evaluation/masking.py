@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from hierclip.attacks import GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
 from hierclip.config import Section
 from hierclip.evaluation.matrix import LevelMatrix, attacked
-from hierclip.hyperbolic import EPS
+from hierclip.hyperbolic import EPS, is_clipped, points_are_clipped
 from hierclip.models import Classifier, CosineHead, PoincareHead
 from hierclip.progress import progress
 
@@ -207,10 +207,12 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
 @torch.no_grad()
 def _clipped(head: PoincareHead, classifier: Classifier, batch: int, *images: Tensor) -> float:
     """Return the largest share of points that the head's projection acts on: texts, and images."""
-    shares = [_share(torch.cat([head.points_are_clipped(x) for x in classifier.text_points]))]
+    texts = [points_are_clipped(x, head.curvature) for x in classifier.text_points]
+    shares = [_share(torch.cat(texts))]
     for each in images:
         parts = [classifier.encoder(x.to(classifier.device)) for x in each.split(batch)]
-        shares.append(_share(head.is_clipped(head.image_tangents(torch.cat(parts)))))
+        tangents = head.image_tangents(torch.cat(parts))
+        shares.append(_share(is_clipped(tangents, head.curvature)))
     return max(shares)
 
 
@@ -225,14 +227,14 @@ class Unclamped(PoincareHead):
     d = (2 / sqrt r) arsinh(sqrt((x0 y0 - <x, y> - 1) / 2)), with x0 = cosh(2 sqrt(r) |v|).
     """
 
-    def place(self, tangents: Tensor) -> Tensor:
-        return tangents
+    def image_points(self, embeddings: Tensor) -> Tensor:
+        return self.image_tangents(embeddings)
 
-    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
-        (x0, x), (y0, y) = self._hyperboloid(u), self._hyperboloid(v)
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        (x0, x), (y0, y) = self._hyperboloid(images), self._hyperboloid(texts)
         inner = x0 @ y0.T - x @ y.T
         root = ((inner - 1).clamp(min=0) / 2 + EPS).sqrt()
-        return 2 / self.curvature**0.5 * torch.asinh(root)
+        return -self.tau * (2 / self.curvature**0.5 * torch.asinh(root))
 
     def _hyperboloid(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
         v = tangents.double()

@@ -219,11 +219,11 @@ class Explorer(ui.VBox):
             )
             if torch.equal(x_adv, image):
                 panel.states = [clean]
-                outcome = "was misclassified already" if fraction else "is not x_adv"
+                outcome = "was misclassified already" if fraction else "is not moved"
             else:
                 panel.states = [clean, image_state(panel.view, x_adv, clean.label)]
-                covered = f"{fraction:.0%} of the fraction to the boundary"
-                outcome = "is misclassified" if fraction > 1 else f"withstands it, x_adv {covered}"
+                covered = f"{fraction:.0%} of the way to the boundary"
+                outcome = "is misclassified" if fraction > 1 else f"withstands it, moved {covered}"
             panel.verdict.value = f"{attack}: the image <b>{outcome}</b>."
         self._draw()
 

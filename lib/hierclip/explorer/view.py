@@ -169,16 +169,17 @@ def rolled_up_points(view: ModelView, embedding: Tensor, label: int) -> list[Ten
     embeddings = torch.cat([embedding, view.references[others]])
     paths = view.paths[[label, *leaves[others].tolist()]].to(embedding.device)
     groups = group_levels(paths)
-    levels = roll_up(head, head.to_klein_sum(head.image_points(embeddings)), groups)
+    lifted = head.space.to_klein_sum(head.image_points(embeddings), head.curvature)
+    levels = roll_up(head, lifted, groups)
     coarser = zip(levels[1:], groups, paths[0, 1:], strict=True)
     path = [levels[0][:1], *(points[group.nodes == node] for points, group, node in coarser)]
-    return [head.from_klein_sum(point).float() for point in path]
+    return [head.space.from_klein_sum(point, head.curvature).float() for point in path]
 
 
 def attack_image(
     view: ModelView, clean: ImageState, goal: str, level: int, eps: float, params: AttackParams
 ) -> tuple[Tensor, float]:
-    """Return the attacked image and the fraction of the way to the boundary that it was x_adv.
+    """Return the attacked image and the fraction of the way to the boundary that it was moved.
 
     The fraction is above 1 where the goal, one of GOALS at a level, was reached. The step grows
     with `eps`; an `eps` of 0 leaves the image as it is.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -28,7 +29,7 @@ OBJECTIVES: dict[str, Objective] = {
     "fare": Objective(baselines.fare, baselines.fare),
     "pmg_aft": Objective(baselines.pmg_aft, baselines.tecoa, passes=2),
     "tga_zsr": Objective(baselines.tga_zsr, baselines.tecoa, passes=2),  # pyright: ignore
-    "agft": Objective(baselines.anchored_agft, baselines.agft),  # pyright: ignore
+    "agft": Objective(baselines.agft, partial(baselines.agft, anchored=False)),  # pyright: ignore
     "hier": Objective(hierarchical, hita),  # pyright: ignore
 }
 Levels = tuple[int, ...] | None  # None: all

@@ -87,13 +87,13 @@ def attention(local: Tensor, texts: Tensor, side: int) -> Tensor:
 
 
 def agft(
-    context: Context, perturbation: Perturbation, params: AgftParams, anchor_weight: float = 0.0
+    context: Context, perturbation: Perturbation, params: AgftParams, anchored: bool = True
 ) -> Tensor:
     """Return the cross-entropy against the original model's softmax on the clean image.
 
     The softmax is taken at `gamma` times the logit scale (AGFT, arXiv 2603.29410). A share `hard`
-    of the target is one-hot, and `anchor_weight` weighs 1 - cosine of the adversarial embedding
-    with the original model's clean one; the paper has neither.
+    of the target is one-hot and, where `anchored`, `anchor_weight` weighs 1 - cosine of the
+    adversarial embedding with the original model's clean one; the paper has neither.
     """
     embeddings, _, texts = context.towers(perturbation.images)
     logits = context.leaf_logits(embeddings, texts)
@@ -103,12 +103,7 @@ def agft(
     loss = F.cross_entropy(
         logits, (1 - params.hard_label_weight) * soft + params.hard_label_weight * one_hot
     )
-    if anchor_weight:
+    if anchored and params.anchor_weight:
         cosine = F.cosine_similarity(embeddings, context.original_clean[0])
-        loss = loss + anchor_weight * (1 - cosine).mean()
+        loss = loss + params.anchor_weight * (1 - cosine).mean()
     return loss
-
-
-def anchored_agft(context: Context, perturbation: Perturbation, params: AgftParams) -> Tensor:
-    """Return `agft` with the anchor_weight of `params`."""
-    return agft(context, perturbation, params, params.anchor_weight)

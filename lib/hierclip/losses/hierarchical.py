@@ -110,6 +110,7 @@ def _place(
     """
     head = context.head()
     assert isinstance(head, PoincareHead)  # `make_head` made it
+    space, r = head.space, head.curvature
     embeddings, _, texts = context.towers(perturbation.images)
     if perturbation.text_delta is not None:
         texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
@@ -117,12 +118,12 @@ def _place(
     shares = torch.cat([nodes.levels / max(1, nodes.max_level) for nodes in context.nodes])
     texts = head.text_tangents(texts, shares[:, None])
     if train:
-        context.counts["rim_images"] = float(head.is_clipped(images).float().mean())
-        context.counts["rim_texts"] = float(head.is_clipped(texts).float().mean())
-    points, height = head.lift_tangents(images.double())
+        context.counts["rim_images"] = float(space.is_clipped(images, r).float().mean())
+        context.counts["rim_texts"] = float(space.is_clipped(texts, r).float().mean())
+    points, height = space.lift_tangents(images.double(), r)
     lifted = torch.cat([points, 1 + height], dim=1)
-    text_points, text_height = head.lift_tangents(texts)
-    right = head.factors(text_points, text_height)[1]
+    text_points, text_height = space.lift_tangents(texts, r)
+    right = space.factors(text_points, text_height)[1]
     text_norms = point_norms = torch.zeros(0)
     placed = []
     start = 0
@@ -132,10 +133,11 @@ def _place(
         levels = torch.cat(roll_up(head, lifted, rolled.groups))
         points = levels[:, :-1].to(texts.dtype)
         height = (levels[:, -1:] - 1).to(texts.dtype)
-        distances = head.distance_of_factors(head.factors(points, height)[0], right[rows])
+        left = space.factors(points, height)[0]
+        distances = space.distance_of_factors(left, right[rows], r)
         if train:
-            text_norms = head.norms_of(text_points[rows], text_height[rows])
-            point_norms = head.norms_of(points, height)
+            text_norms = space.lifted_norms(text_points[rows], text_height[rows], r)
+            point_norms = space.lifted_norms(points, height, r)
         tree = Placed(nodes, rolled, head.tau, distances, text_norms, point_norms)
         placed.append(tree)
     return placed

@@ -71,11 +71,11 @@ def group_levels(paths: Tensor) -> list[Group]:
 def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
     """Return the points of every level, (N_l, D + 1): HypAvg of the finer points of each group.
 
-    lifted: (B, D + 1), the images' points as `head.to_klein_sum` has them; the first level.
+    lifted: (B, D + 1), the images' points as `to_klein_sum` has them; the first level.
     """
     levels = [lifted]
     for nodes, members in groups:
-        levels.append(head.midpoints(levels[-1], members, len(nodes)))
+        levels.append(head.space.einstein_midpoints(levels[-1], members, len(nodes)))
     return levels
 
 
@@ -132,7 +132,7 @@ class Perturbation:
     """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
 
     images: Tensor
-    text_delta: Tensor | None = None  # in units of each text embedding's true_nodes norm
+    text_delta: Tensor | None = None  # in units of each text embedding's own norm
     levels: tuple[int, ...] | None = None  # None: all
 
 

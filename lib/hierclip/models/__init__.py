@@ -18,7 +18,6 @@ from hierclip.models.classifier import (
     Classifier,
     Model,
     load_model,
-    make_classifier,
     read,
     save_model,
 )

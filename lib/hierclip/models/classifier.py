@@ -49,24 +49,6 @@ class Classifier(nn.Module):
         ]
 
 
-@torch.no_grad()
-def make_classifier(
-    backbone: Backbone, head: Head, trees: Tree | Sequence[Tree], template: str
-) -> Classifier:
-    """Make a zero-shot classifier of a tree, or of the levels of a forest (`forest_levels`)."""
-    trees = [trees] if isinstance(trees, Tree) else trees
-    texts = []
-    for tree in trees:
-        prompts = level_prompts(tree, template)
-        encoded = encode_texts(backbone, [prompt for level in prompts for prompt in level])
-        texts.append(encoded.split([len(level) for level in prompts]))
-    points = [
-        head.text_points(texts[tree][level], level, trees[tree].max_level)
-        for tree, level in forest_levels(trees)
-    ]
-    return Classifier(ImageEncoder(backbone, fold=True), head, points).eval()
-
-
 def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
     """Return each reading's predictions, nodes (N, L + 1) by level.
 
@@ -86,8 +68,20 @@ class Model:
     method: str
     template: str | None = None  # the prompt of its training, where that is known
 
+    @torch.no_grad()
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
-        return make_classifier(self.backbone, self.head, trees, template)
+        """Make a zero-shot classifier of a tree, or of the levels of a forest (`forest_levels`)."""
+        trees = [trees] if isinstance(trees, Tree) else trees
+        texts = []
+        for tree in trees:
+            prompts = level_prompts(tree, template)
+            encoded = encode_texts(self.backbone, [prompt for level in prompts for prompt in level])
+            texts.append(encoded.split([len(level) for level in prompts]))
+        points = [
+            self.head.text_points(texts[tree][level], level, trees[tree].max_level)
+            for tree, level in forest_levels(trees)
+        ]
+        return Classifier(ImageEncoder(self.backbone, fold=True), self.head, points).eval()
 
 
 def save_model(model: Model, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """How embeddings become logits: by angle, or by distance in a ball or a flat space."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,56 @@ class CosineHead:
         return self.scale * images @ texts.T
 
 
+class Flat:
+    """The functions of `hyperbolic` in their limit as r goes to 0, where d(u, v) is 2 |u - v|."""
+
+    @staticmethod
+    def expmap0(v: Tensor, r: Scalar) -> Tensor:
+        return v
+
+    @staticmethod
+    def is_clipped(v: Tensor, r: Scalar) -> Tensor:
+        return torch.zeros_like(v[..., 0], dtype=torch.bool)
+
+    points_are_clipped = is_clipped
+
+    @staticmethod
+    def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
+        left, right = Flat.factors(u, u[:, :1])[0], Flat.factors(v, v[:, :1])[1]
+        return Flat.distance_of_factors(left, right, r)
+
+    @staticmethod
+    def factors(x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+        square = x.square().sum(-1, keepdim=True)
+        one = torch.ones_like(height)
+        return torch.cat([-2 * x, square, one], dim=1), torch.cat([x, one, square], dim=1)
+
+    @staticmethod
+    def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
+        return 2 * (left @ right.T).clamp(min=0).add(hyperbolic.EPS).sqrt()
+
+    @staticmethod
+    def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
+        return v, torch.zeros_like(v[..., :1])
+
+    @staticmethod
+    def lifted_norms(x: Tensor, height: Tensor, r: Scalar) -> Tensor:
+        return x.norm(dim=-1)
+
+    @staticmethod
+    def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
+        sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
+        return sums / sums[:, -1:]
+
+    @staticmethod
+    def to_klein_sum(z: Tensor, r: Scalar) -> Tensor:
+        return torch.cat([z, torch.ones_like(z[..., :1])], dim=-1).double()
+
+    @staticmethod
+    def from_klein_sum(lifted: Tensor, r: Scalar) -> Tensor:
+        return lifted[..., :-1] / lifted[..., -1:]
+
+
 @dataclass(frozen=True)
 class PoincareHead:
     """Logits are -tau d in the Poincare ball of curvature -r.
@@ -48,6 +98,7 @@ class PoincareHead:
     stays below 2, short of the rim.
     """
 
+    space: ClassVar[Any] = hyperbolic  # the functions of its points and distances
     curvature: Scalar
     image_radius: Scalar
     text_radius: Scalar
@@ -76,102 +127,21 @@ class PoincareHead:
         return self.tangents(embeddings, radius, self.text_norm)
 
     def image_points(self, embeddings: Tensor) -> Tensor:
-        return self.place(self.image_tangents(embeddings))
+        return self.space.expmap0(self.image_tangents(embeddings), self.curvature)
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
-        return self.place(self.text_tangents(embeddings, level / top if top else 0.0))
+        tangents = self.text_tangents(embeddings, level / top if top else 0.0)
+        return self.space.expmap0(tangents, self.curvature)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        return -self.tau * self.pairwise_distance(images, texts)
-
-    def place(self, tangents: Tensor) -> Tensor:
-        """Map tangent vectors at the centre to points: expmap0."""
-        return hyperbolic.expmap0(tangents, self.curvature)
-
-    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
-        return hyperbolic.pairwise_distance(u, v, self.curvature)
-
-    def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `to_klein_sum` of `place`, its last entry less 1: (..., D) and (..., 1)."""
-        return hyperbolic.lift_tangents(tangents, self.curvature)
-
-    def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, D + 2) twice: what distances from and to lifted points are made of."""
-        return hyperbolic.left_factor(x, height), hyperbolic.right_factor(x, height)
-
-    def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return the distances (N, K) between the points with these factors."""
-        return hyperbolic.distance_of_factors(left, right, self.curvature)
-
-    def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
-        """Return the norms (N,) of lifted points."""
-        return hyperbolic.norm_at_height(height, self.curvature)[:, 0]
-
-    def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
-        """Return HypAvg of each group of lifted points, lifted too: (count, D + 1)."""
-        return hyperbolic.einstein_midpoints(lifted, groups, count)
-
-    def to_klein_sum(self, points: Tensor) -> Tensor:
-        """Lift points (..., D) to the terms (..., D + 1) of the sums that midpoints are made of."""
-        return hyperbolic.to_klein_sum(points, self.curvature)
-
-    def from_klein_sum(self, lifted: Tensor) -> Tensor:
-        """Return the midpoint (..., D) of weighted sums (..., D + 1)."""
-        return hyperbolic.from_klein_sum(lifted, self.curvature)
-
-    def is_clipped(self, tangents: Tensor) -> Tensor:
-        """Return (...) bool: which tangent vectors `place` shortens."""
-        return hyperbolic.is_clipped(tangents, self.curvature)
-
-    def points_are_clipped(self, points: Tensor) -> Tensor:
-        """Return (...) bool: which points are where `place` puts tangent vectors it shortens."""
-        return (
-            self.curvature**0.5 * points.norm(dim=-1)
-            > 1 - 1.01 * hyperbolic.BALL_EPS[torch.float32]
-        )
+        return -self.tau * self.space.pairwise_distance(images, texts, self.curvature)
 
 
 @dataclass(frozen=True)
 class EuclideanHead(PoincareHead):
     """The limit of `PoincareHead` as r goes to 0, where d(u, v) is 2 |u - v|."""
 
-    def place(self, tangents: Tensor) -> Tensor:
-        return tangents
-
-    def pairwise_distance(self, u: Tensor, v: Tensor) -> Tensor:
-        left, _ = self.factors(u, u[:, :1])
-        _, right = self.factors(v, v[:, :1])
-        return self.distance_of_factors(left, right)
-
-    def lift_tangents(self, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        return tangents, torch.zeros_like(tangents[..., :1])
-
-    def factors(self, x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-        square = x.square().sum(-1, keepdim=True)
-        one = torch.ones_like(height)
-        return torch.cat([-2 * x, square, one], dim=1), torch.cat([x, one, square], dim=1)
-
-    def distance_of_factors(self, left: Tensor, right: Tensor) -> Tensor:
-        return 2 * (left @ right.T).clamp(min=0).add(hyperbolic.EPS).sqrt()
-
-    def norms_of(self, x: Tensor, height: Tensor) -> Tensor:
-        return x.norm(dim=-1)
-
-    def midpoints(self, lifted: Tensor, groups: Tensor, count: int) -> Tensor:
-        sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
-        return sums / sums[:, -1:]
-
-    def to_klein_sum(self, points: Tensor) -> Tensor:
-        return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).double()
-
-    def from_klein_sum(self, lifted: Tensor) -> Tensor:
-        return lifted[..., :-1] / lifted[..., -1:]
-
-    def is_clipped(self, tangents: Tensor) -> Tensor:
-        return torch.zeros_like(tangents[..., 0], dtype=torch.bool)
-
-    def points_are_clipped(self, points: Tensor) -> Tensor:
-        return self.is_clipped(points)
+    space: ClassVar[Any] = Flat
 
 
 Head = CosineHead | PoincareHead
