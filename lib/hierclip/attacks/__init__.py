@@ -1,8 +1,7 @@
 """Attacks: PGD for training, a suite for evaluation, and what an attack may want misclassified."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
@@ -16,7 +15,7 @@ from hierclip.attacks.goals import (
     margin,
     margin_loss,
 )
-from hierclip.attacks.gradient import apgd, apgd_dlr, cw, frozen, pgd, pgd_by_image
+from hierclip.attacks.gradient import BY_GRADIENT, frozen, pgd
 from hierclip.attacks.square import square
 from hierclip.attacks.state import (
     NORMS,
@@ -28,16 +27,7 @@ from hierclip.attacks.state import (
     largest_margin,
 )
 
-ATTACKS: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
-    "pgd_ce": partial(pgd_by_image, loss="ce"),
-    "pgd_margin": partial(pgd_by_image, loss="margin"),
-    "apgd_ce": partial(apgd, loss="ce"),
-    "apgd_margin": partial(apgd, loss="margin"),
-    "apgd_dlr": apgd_dlr,
-    "cw": cw,
-    "square": square,
-}
-BY_GRADIENT = frozenset(ATTACKS) - {"square"}
+ATTACKS = BY_GRADIENT | {"square": square}
 GRADIENT = ("apgd_ce", "apgd_dlr")
 STANDARD = (*GRADIENT, "square")  # with 100 steps and 5000 queries, AutoAttack without FAB
 
@@ -93,7 +83,7 @@ def run_attacks(
     rng = PerSampleRNG(seed, range(len(images)) if names is None else names)
     for previous, name in pairwise(["", *budget.suite]):
         state.skipped[:] = False
-        if {previous, name} <= BY_GRADIENT:
+        if {previous, name} <= BY_GRADIENT.keys():
             state.skip_distant()
         ATTACKS[name](state, rng)
     return state

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -234,3 +235,13 @@ class _AutoStep:
         self.step_size = torch.where(halved, self.step_size / 2, self.step_size)
         x = torch.where(halved, self.x_best, x)
         return x, torch.where(halved, self.best_gradient, gradient)
+
+
+BY_GRADIENT: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
+    "pgd_ce": partial(pgd_by_image, loss="ce"),
+    "pgd_margin": partial(pgd_by_image, loss="margin"),
+    "apgd_ce": partial(apgd, loss="ce"),
+    "apgd_margin": partial(apgd, loss="margin"),
+    "apgd_dlr": apgd_dlr,
+    "cw": cw,
+}

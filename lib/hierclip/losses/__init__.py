@@ -1,37 +1,14 @@
 """The objectives that fine-tuning minimises and its attack maximises, and their registry."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-
-from torch import Tensor
 
 from hierclip.config import HierParams, MethodParams, TrainedParams
-from hierclip.losses import baselines
+from hierclip.losses.baselines import BASELINES
 from hierclip.losses.hierarchical import hierarchical, hita
-from hierclip.losses.levels import Context, Perturbation, make_nodes
+from hierclip.losses.levels import Context, Objective, Perturbation, make_nodes
 from hierclip.models import HEADS, CosineHead, Head
 
-Loss = Callable[[Context, Perturbation, TrainedParams], Tensor]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What training minimises, and what the attack that it learns from maximises."""
-
-    loss: Loss
-    attack: Loss
-    passes: int = 1  # gradients in the weights that a step takes
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "tecoa": Objective(baselines.tecoa, baselines.tecoa),
-    "fare": Objective(baselines.fare, baselines.fare),
-    "pmg_aft": Objective(baselines.pmg_aft, baselines.tecoa, passes=2),
-    "tga_zsr": Objective(baselines.tga_zsr, baselines.tecoa, passes=2),  # pyright: ignore
-    "agft": Objective(baselines.agft, partial(baselines.agft, anchored=False)),  # pyright: ignore
-    "hier": Objective(hierarchical, hita),  # pyright: ignore
-}
+OBJECTIVES: dict[str, Objective] = BASELINES | {"hier": Objective(hierarchical, hita)}  # pyright: ignore
 Levels = tuple[int, ...] | None  # None: all
 
 # By name: for trees of so many levels above the leaves, the levels of each perturbation in the

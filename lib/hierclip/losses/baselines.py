@@ -1,11 +1,13 @@
 """The flat baselines: losses on the leaves alone, each as in its paper."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.config import AgftParams, TgaZsrParams, TrainedParams
-from hierclip.losses.levels import Context, Perturbation
+from hierclip.losses.levels import Context, Objective, Perturbation
 
 EPS = 1e-6  # least range of an attention map that is stretched to [0, 1]
 
@@ -107,3 +109,12 @@ def agft(
         cosine = F.cosine_similarity(embeddings, context.original_clean[0])
         loss = loss + params.anchor_weight * (1 - cosine).mean()
     return loss
+
+
+BASELINES = {
+    "tecoa": Objective(tecoa, tecoa),
+    "fare": Objective(fare, fare),
+    "pmg_aft": Objective(pmg_aft, tecoa, passes=2),
+    "tga_zsr": Objective(tga_zsr, tecoa, passes=2),  # pyright: ignore
+    "agft": Objective(agft, partial(agft, anchored=False)),  # pyright: ignore
+}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hierclip.config import TrainedParams
 from hierclip.models import Head, PoincareHead, Towers
 
 
@@ -173,3 +174,15 @@ class Context:
         """Compute the original model's embeddings of clean images (B, D) and of prompts (K, D)."""
         with torch.no_grad():
             return self.original(self.images)[::2]
+
+
+Loss = Callable[[Context, Perturbation, TrainedParams], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises, and what the attack that it learns from maximises."""
+
+    loss: Loss
+    attack: Loss
+    passes: int = 1  # gradients in the weights that a step takes
