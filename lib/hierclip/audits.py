@@ -131,7 +131,9 @@ def audit(
         if not (out / RECORD).exists():
             task = Task(dataset.name, dataset, trees, template)
             try:
-                record = Evaluation(audited, task, 0, attack, out / WORK, device).record()
+                record = Evaluation(
+                    audited, task, seed=0, params=attack, root=out / WORK, device=device
+                ).record()
             except torch.OutOfMemoryError:
                 raise HierclipError(
                     f"{device} has no memory for {batch} images at a time; ask for a smaller batch"

@@ -144,9 +144,8 @@ def run_in_processes(params: Params, root: Path, notebook: str, **parameters: ob
     if machine.processes == 1 or dist.is_torchelastic_launched():
         return False
     if params != load_params(root / FILE):
-        file = root / FILE
         raise HierclipError(
-            f"several processes read their parameters from {file}; change them there"
+            f"several processes read their parameters from {root / FILE}; change them there"
         )
     command = ["hierclip", "run", notebook]
     for name, value in parameters.items():
@@ -156,15 +155,29 @@ def run_in_processes(params: Params, root: Path, notebook: str, **parameters: ob
         print(
             f"waiting for {machine.nodes} machines; on each run: {shlex.join(command)}", flush=True
         )
-        place = ["--nnodes", str(machine.nodes), "--rdzv-backend", "c10d"]
-        place += ["--rdzv-endpoint", machine.address]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
-    torchrun += ["--nproc-per-node", str(machine.devices)]
+        place = [
+            "--nnodes",
+            str(machine.nodes),
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            machine.address,
+        ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *place,
+        "--nproc-per-node",
+        str(machine.devices),
+    ]
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // machine.devices))}
     run = subprocess.run([*torchrun, "-m", *command], cwd=root, env={**threads, **os.environ})
     if run.returncode:
-        failed = f"failed in one of {machine.processes} processes (exit {run.returncode})"
-        raise HierclipError(f"{shlex.join(command)} {failed}")
+        raise HierclipError(
+            f"{shlex.join(command)} failed in one of {machine.processes} processes "
+            f"(exit {run.returncode})"
+        )
     forget_output()
     return True
 

@@ -93,6 +93,7 @@ def kept_under(
         return content if str(content["key"]) == key else None
     except Exception as error:  # each reader raises its own kinds for a damaged file
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        message = f"{path} cannot be read ({reason}); {what} starts from the beginning"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(
+            f"{path} cannot be read ({reason}); {what} starts from the beginning", stacklevel=2
+        )
         return None

@@ -65,15 +65,21 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     """
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
     if work.steps < 1:
-        too_few = "its gradients do not pay for one step; raise finetune.gradients"
-        raise TrainingError(f"{work.name}: {too_few}")
+        raise TrainingError(
+            f"{work.name}: its gradients do not pay for one step; raise finetune.gradients"
+        )
     rate = optimizer.param_groups[0]["lr"]
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     precision = fabric.strategy.precision.precision
     key = cache_key(work.key, precision, work.steps, *module.state_dict().values())
-    state = {"module": module, "optimizer": optimizer, "schedule": schedule}
-    state |= {"history": [], "key": key}
+    state = {
+        "module": module,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "history": [],
+        "key": key,
+    }
     read = partial(torch.load, map_location="cpu", weights_only=True)
     resumed = fabric.is_global_zero and kept_under(key, checkpoint, read, "training") is not None
     if fabric.broadcast(resumed):
@@ -92,8 +98,10 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
             parts.append({"loss": mean(loss.detach()).item()} | logged)
         history.append({name: sum(p[name] for p in parts) / len(parts) for name in parts[0]})
         if not math.isfinite(history[-1]["loss"]):
-            wrong = f"the loss is {history[-1]['loss']} at step {step}"
-            raise TrainingError(f"{work.name}: {wrong}; lower the learning rate (now {rate:g})")
+            raise TrainingError(
+                f"{work.name}: the loss is {history[-1]['loss']} at step {step}; "
+                f"lower the learning rate (now {rate:g})"
+            )
         optimizer.step()
         schedule.step()
         if (step + 1) % params.checkpoint_every == 0 and step + 1 < work.steps:
@@ -125,8 +133,10 @@ def loss_batch(params: OptimParams) -> int:
     Raises TrainingError where an optimiser step's images cannot be divided evenly.
     """
     if params.batch % (params.accumulate * world()):
-        among = f"{params.accumulate} parts and {world()} processes"
-        raise TrainingError(f"a batch of {params.batch} cannot be shared out evenly among {among}")
+        raise TrainingError(
+            f"a batch of {params.batch} cannot be shared out evenly among "
+            f"{params.accumulate} parts and {world()} processes"
+        )
     return params.batch // params.accumulate
 
 
@@ -190,8 +200,13 @@ class Finetuning(Training):
             return attack(context, Perturbation(x, text_delta, attack_levels), self.method)
 
         size = loss_batch(self.params)
-        budget = {"eps": self.params.eps, **self.method.attack.model_dump()}
-        budget |= {"generator": generator, "whole": size, "rows": rank_slice(size)}
+        budget = {
+            "eps": self.params.eps,
+            **self.method.attack.model_dump(),
+            "generator": generator,
+            "whole": size,
+            "rows": rank_slice(size),
+        }
         if isinstance(self.method, HierParams):
             budget |= {"texts": self.texts, "text_eps": self.method.text_eps}
         with frozen(self.module):

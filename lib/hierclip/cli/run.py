@@ -51,8 +51,10 @@ def run(
     for text in parameters or []:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
-            right = f"write NAME=VALUE with a parameter of {path.name}"
-            raise HierclipError(f"-p {text}: {right}: {', '.join(known) or 'it has none'}")
+            raise HierclipError(
+                f"-p {text}: write NAME=VALUE with a parameter of {path.name}: "
+                f"{', '.join(known) or 'it has none'}"
+            )
         values[name] = yaml.safe_load(value)
     if dist.is_torchelastic_launched():
         run_script(path, values)
@@ -78,12 +80,19 @@ def run_notebook(
     from hierclip.progress import HEADLESS
 
     os.environ[HEADLESS] = "yes"
-    settings = {"engine_name": "clean", "kernel_name": "python3", "progress_bar": False}
-    settings |= {"stdout_file": sys.stderr, "stderr_file": sys.stderr}
-    settings |= {"extra_arguments": ["--log-level=CRITICAL"]}  # the kernel's own messages
     plain = {k: str(value) if isinstance(value, Path) else value for k, value in parameters.items()}
     try:
-        return papermill.execute_notebook(notebook, executed, plain, **settings)
+        return papermill.execute_notebook(
+            notebook,
+            executed,
+            plain,
+            engine_name="clean",
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stderr,
+            stderr_file=sys.stderr,
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own messages
+        )
     except PapermillExecutionError as error:
         refused = issubclass(getattr(builtins, error.ename, object), OSError)
         if refused or error.traceback == [f"hierclip: {error.evalue}"]:

@@ -138,6 +138,5 @@ def _place(
         if train:
             text_norms = space.lifted_norms(text_points[rows], text_height[rows], r)
             point_norms = space.lifted_norms(points, height, r)
-        tree = Placed(nodes, rolled, head.tau, distances, text_norms, point_norms)
-        placed.append(tree)
+        placed.append(Placed(nodes, rolled, head.tau, distances, text_norms, point_norms))
     return placed

@@ -268,7 +268,7 @@ class Towers(nn.Module):
         self.encoder = ImageEncoder(backbone, fold)
         self.projection = backbone.text_projection
         self.sizes = [[len(level) for level in tree.levels] for tree in trees]
-        levels = itertools.chain.from_iterable(level_prompts(tree, template) for tree in trees)
+        levels = [level for tree in trees for level in level_prompts(tree, template)]
         prompts = list(itertools.chain.from_iterable(levels))
         unique = list(dict.fromkeys(prompts))
         rows = {prompt: row for row, prompt in enumerate(unique)}

@@ -164,8 +164,9 @@ class LearnedHead(nn.Module):
 
     def fixed(self) -> Head:
         """Return the same head in plain numbers."""
-        numbers = {name: float(log.detach().exp()) for name, log in self.logs.items()}
-        return replace(self.start, **numbers)
+        return replace(
+            self.start, **{name: float(log.detach().exp()) for name, log in self.logs.items()}
+        )
 
 
 def head_to_dict(head: Head) -> dict:

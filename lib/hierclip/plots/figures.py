@@ -84,10 +84,8 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
         panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 10
     size = {"figsize": (width, height), "width_ratios": ratios, "layout": "constrained"}
     figure, axes = plt.subplot_mosaic(panels, **size)  # pyright: ignore
-    checks = {}
-    for record in records:
-        checks |= record.audit.checks
-    rows, audit = list(checks), records[0].audit
+    rows = list(dict.fromkeys(name for record in records for name in record.audit.checks))
+    audit = records[0].audit
     for k, record in enumerate(records):
         shift = offset(k, len(records))
         style = {"color": palette[record.method], "elinewidth": 0.6, "label": labels[record.method]}

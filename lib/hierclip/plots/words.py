@@ -63,9 +63,10 @@ def check_frame(records: Sequence[Record], labels: Mapping[str, str]) -> pd.Data
     limits = [f"{100 * CHECKS[name][0]:.0f} %" for name in names]
     table = pd.DataFrame({"check": names, "limit": limits})
     for record in records:
-        cells = {}
-        for name, check in record.audit.checks.items():
-            cells[name] = f"{100 * check.value:.1f} %{'' if check.passed else ', failed'}"
+        cells = {
+            name: f"{100 * check.value:.1f} %{'' if check.passed else ', failed'}"
+            for name, check in record.audit.checks.items()
+        }
         column = f"{labels[record.method]}, seed {record.seed}"
         table[column] = [cells.get(name) for name in names]
     return table.assign(number=[CHECKS[name][1] for name in names])
