@@ -26,7 +26,7 @@ from hierclip.attacks import GOALS, budget_of
 from hierclip.config import AttackParams, Section
 from hierclip.data import class_indices
 from hierclip.data.tasks import Task
-from hierclip.distributed import rank
+from hierclip.distributed import broadcast, rank
 from hierclip.errors import HierclipError
 from hierclip.evaluation.masking import Audit, gradient_masking_checks
 from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
@@ -313,7 +313,7 @@ class Evaluation:
                 each.save(outcomes_path(self.root, record.method, self.seed, record.subset, part))
             save_record(record, self.root / RECORDS)
             shutil.rmtree(self._kept)
-        return record
+        return broadcast(record)  # the other processes wait until all is written
 
     def _superclass_metrics(self) -> dict[str, Triple]:
         """Return for each goal beside the readings the share of images on which it failed."""
