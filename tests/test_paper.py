@@ -19,7 +19,7 @@ from hierclip.data import load_dataset
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.evaluation import RECORDS, load_records
 from hierclip.models.backbone import WEIGHTS
-from hierclip.trees import save_tree, set_tree
+from hierclip.trees import open_wordnet, save_tree, wordnet_tree
 from tests.conftest import ROOT
 
 SAMPLE = (
@@ -68,7 +68,7 @@ def project(tmp_path, monkeypatch) -> Path:
     dataset.prepare()
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
     save_tree(
-        set_tree(tmp_path, "imagenet", names, params.trees.widths),
+        wordnet_tree("wordnet", names, params.trees.widths, open_wordnet(tmp_path)),
         tmp_path / TREES / "wordnet.json",
     )
     return tmp_path
