@@ -5,7 +5,7 @@ measure.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,8 +106,7 @@ class ImageSet:
         position = torch.full((int(max(self.labels.max(), classes.max())) + 1,), -1)
         position[classes] = torch.arange(len(classes))
         labels = position[self.labels]
-        selected = self[labels >= 0]
-        return ImageSet(selected.pixels, labels[labels >= 0], selected.rows)
+        return replace(self[labels >= 0], labels=labels[labels >= 0])
 
     def evenly_spaced(self, count: int) -> Tensor:
         """Return the indices of `count` evenly spaced images, or of all: (min(count, N),) int64."""
@@ -129,11 +128,9 @@ class Dataset(Protocol):
         returned. Labels: (size,) int64, of all rows, positions in `classes`. The same seed and step
         give the same batch, whatever was drawn before.
         """
-        ...
 
     def images(self, split: str) -> ImageSet:
         """Return all images of a split, one of SPLITS."""
-        ...
 
 
 class PreparedDataset(Dataset):

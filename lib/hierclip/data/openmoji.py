@@ -49,8 +49,7 @@ def draw(
     theta = _affine(n, variation, generator)
     grid = F.affine_grid(theta, [n, 4, side, side], align_corners=False)
     sprite = F.grid_sample(glyphs[labels].float() / 255, grid, align_corners=False)
-    colour = sprite[:, :3]
-    alpha = sprite[:, 3:]
+    colour, alpha = sprite.split([3, 1], dim=1)
     gain = 1 + _uniform((n, 3, 1, 1), variation.colour, generator)
     offset = _uniform((n, 3, 1, 1), variation.colour, generator)
     coarse = torch.rand((n, 3, 3, 3), generator=generator)
