@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hierclip.config import SUBSETS
@@ -134,24 +134,13 @@ class Dataset(Protocol):
 
 
 class PreparedDataset(Dataset):
-    """A dataset that keeps its images in one file of safetensors, which `prepare` writes."""
+    """A dataset that keeps its images in one file of safetensors, which notebook 10 writes."""
 
     def __init__(self, params: Any, project: Path, prepared: Path):
         self.params = params
         self.project = project
         self.prepared = prepared
         self.name = params.name
-
-    def prepare(self) -> None:
-        """Write the images of every split."""
-        raise NotImplementedError
-
-    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        """Write the prepared file."""
-        self.prepared.parent.mkdir(parents=True, exist_ok=True)
-        self.prepared.unlink(missing_ok=True)  # an older one stays whole where it is mapped
-        save_file(tensors, self.prepared, metadata)
-        self.__dict__.pop("tensors", None)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
