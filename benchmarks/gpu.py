@@ -41,6 +41,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.nn import functional as F
@@ -57,7 +58,7 @@ from hierclip.evaluation import LevelMatrix
 from hierclip.evaluation.records import git_revision, hardware, versions
 from hierclip.losses import make_head
 from hierclip.models import Backbone, Classifier, Model
-from hierclip.trees import Tree, level_prompts, set_tree
+from hierclip.trees import Tree, level_prompts, open_wordnet, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 2.0  # times the images a second of TeCoA's released way
@@ -897,7 +898,8 @@ def result_file(chosen: argparse.Namespace) -> Path | None:
 def make_case(chosen: argparse.Namespace, start: float) -> Case:
     """Make what every part is given, over WordNet's tree of ImageNet's classes."""
     sizes = SMALL if chosen.small else FULL
-    tree = set_tree(ROOT, "imagenet", imagenet_names())
+    widths = yaml.safe_load((ROOT / "data/source/sets/widths.yaml").read_text(encoding="utf8"))
+    tree = wordnet_tree("wordnet", imagenet_names(), widths["imagenet"], open_wordnet(ROOT))
     if sizes.every_leaf > 1:
         tree = tree.restrict(tree.ids[:: sizes.every_leaf])
     end = start + 60 * chosen.minutes - RESERVE

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from hierclip import models
 from hierclip.config import Params, load_params
-from hierclip.data import Dataset, Leaf, load_dataset
+from hierclip.data import Dataset, Leaf, PreparedDataset, load_dataset
 from hierclip.data.openmoji import SHEET, SOURCE
 from hierclip.data.tasks import Task
 from hierclip.models import Head
@@ -85,6 +85,11 @@ def notebook_functions(name: str, **given) -> dict:
     names: dict = {**given}
     exec(compile(tree, name, "exec"), names)
     return names
+
+
+def prepare(dataset: PreparedDataset) -> None:
+    """Write a dataset's images as notebook 10 does."""
+    notebook_functions("10_data")["prepare"](dataset)
 
 
 def finetune(
@@ -158,7 +163,7 @@ def openmoji(params, tmp_path_factory) -> Dataset:
     dataset = load_dataset(
         params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder
     )
-    dataset.prepare()
+    prepare(dataset)
     return dataset
 
 

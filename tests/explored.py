@@ -19,7 +19,7 @@ from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.models import CosineHead, Model, PoincareHead
 from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree
-from tests.conftest import ROOT
+from tests.conftest import ROOT, prepare
 
 STEPS = 50  # of training; enough to know most of the leaves
 MODEL_NAMES = ("tecoa-0", "hier-0")
@@ -45,7 +45,7 @@ def write_project(folder: Path) -> Params:
     Image.fromarray(np.concatenate(glyphs, axis=1)).save(folder / SHEET)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     dataset = load_dataset(params.data, folder)
-    dataset.prepare()
+    prepare(dataset)
     first = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in dataset.leaves}, [14, 7, 3])
     everything = dict.fromkeys(first.ids, "") | {
         row["synset"]: row["name"] for row in rows

@@ -10,7 +10,7 @@ from hierclip.data import DATASETS, SPLITS, DataError, ImageSet, load_dataset
 from hierclip.data.dataset import class_indices, step_seed
 from hierclip.data.openmoji import FIXED, HARD, SHEET, SOURCE, TRAIN, draw
 from hierclip.errors import HierclipError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, prepare
 
 SOME = torch.tensor([3, 50, 120])
 
@@ -70,7 +70,7 @@ def test_a_sheet_without_one_glyph_for_each_leaf_is_refused(tmp_path, params):
     table = (ROOT / SOURCE).read_text(encoding="utf8").splitlines(keepends=True)
     (tmp_path / SOURCE).write_text("".join(table[:-1]), encoding="utf8")
     with pytest.raises(DataError, match=f"has {len(table) - 1} glyphs, .* {len(table) - 2} leaves"):
-        load_dataset(params.data, tmp_path).prepare()
+        prepare(load_dataset(params.data, tmp_path))
 
 
 @pytest.mark.parametrize("variation", [TRAIN, HARD])
@@ -133,7 +133,7 @@ def test_the_fixed_pictures_differ_by_part(openmoji):
 def test_the_pictures_are_the_same_when_prepared_again(openmoji, tmp_path):
     path = openmoji.prepared
     before = path.read_bytes()
-    openmoji.prepare()
+    prepare(openmoji)
     assert path.read_bytes() == before
 
 

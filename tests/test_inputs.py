@@ -324,7 +324,7 @@ def test_what_is_no_hierarchy_is_refused():
         ),
         "cycle",
     )
-    refused(lambda: graph_tree(nx.Graph([("a", "n1"), ("a", "n2")]), "t", leaves), "cycle")  # pyright: ignore
+    refused(lambda: graph_tree(nx.Graph([("a", "n1"), ("a", "n2")]), "t", leaves), "undirected")  # pyright: ignore
     refused(lambda: graph_tree(nx.DiGraph([("n1", "n2")]), "t", leaves), "n1", "needs a parent")
     refused(lambda: graph_tree(nx.DiGraph(), "t", {}), "no superclasses")
 

@@ -19,8 +19,8 @@ from hierclip.data import load_dataset
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.evaluation import RECORDS, load_records
 from hierclip.models.backbone import WEIGHTS
-from hierclip.trees import save_tree, set_tree
-from tests.conftest import ROOT
+from hierclip.trees import open_wordnet, save_tree, wordnet_tree
+from tests.conftest import ROOT, prepare
 
 SAMPLE = (
     ROOT / "data/source/imagenet-sample"
@@ -65,10 +65,10 @@ def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     params = load_params(tmp_path / "params.yaml")
     dataset = load_dataset(params.data, tmp_path)
-    dataset.prepare()
+    prepare(dataset)
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
     save_tree(
-        set_tree(tmp_path, "imagenet", names, params.trees.widths),
+        wordnet_tree("wordnet", names, params.trees.widths, open_wordnet(tmp_path)),
         tmp_path / TREES / "wordnet.json",
     )
     return tmp_path

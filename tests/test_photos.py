@@ -20,6 +20,7 @@ from hierclip.config import PhotoParams
 from hierclip.data import DATASETS, SPLITS, DataError, Photos, load_dataset
 from hierclip.data.photos import read_square, varied
 from hierclip.data.sources import PUBLISHED_CLASSES, TINY_CLASSES, imagenet_names, number
+from tests.conftest import prepare
 from tests.miniatures import COUNT, MINIATURES, put
 
 ENTRIES = {
@@ -61,7 +62,7 @@ def test_a_published_layout_is_read(name, project):
     dataset = opened(project, name, test_per_class=1)
     assert [leaf.name for leaf in dataset.leaves][:2] == MINIATURES[name][1]
     assert [leaf.subset for leaf in dataset.leaves][:2] == ["seen", "unseen"]
-    dataset.prepare()
+    prepare(dataset)
     classes = len(dataset.leaves)
     for part in SPLITS:
         found = dataset.images(part)
@@ -84,7 +85,7 @@ def test_a_set_that_is_not_there_is_missed_by_name_and_place(name, project):
     with pytest.raises(DataError) as error:
         load_dataset(
             PhotoParams.model_validate(ENTRIES | {"name": name, "layout": "published"}), project
-        ).prepare()
+        )
     assert str(project / "sets") in str(error.value) and "\n" not in str(error.value)
 
 
@@ -150,13 +151,13 @@ def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
         UserWarning,
         match="mine: 3 images cannot be read: .*train/dog/2.jpg, .*test/dog/1.jpg, .*test/dog/2.jpg; they",
     ):
-        dataset.prepare()
+        prepare(dataset)
     assert dataset.images("test").labels.tolist() == [0] * COUNT + [1] * (COUNT - 2)
     assert dataset.tensors["train.labels"].tolist() == [0] * (COUNT - 1) + [1] * (COUNT - 2)
     with pytest.raises(
         DataError, match=r"cannot be read: .* mend or remove them, or set data.strict: false"
     ):
-        opened(project, "mine", strict=True).prepare()
+        prepare(opened(project, "mine", strict=True))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOENT])
@@ -174,16 +175,16 @@ def test_a_picture_that_the_disk_does_not_give_stops_the_work_and_is_not_left_ou
     with pytest.raises(
         DataError, match=rf"test/dog/2.jpg: not read, .*{os.strerror(number)}.*; try again$"
     ) as error:
-        dataset.prepare()
+        prepare(dataset)
     assert "\n" not in str(error.value) and not dataset.prepared.exists()
 
 
 def test_streamed_pictures_are_those_that_would_have_been_kept(project):
     kept, streamed = (opened(project, "mine", stream=stream) for stream in (False, True))
     some = torch.tensor([0, 1])
-    kept.prepare()
+    prepare(kept)
     expected = kept.batch(some, 6, seed=1, step=2)
-    streamed.prepare()
+    prepare(streamed)
     with safe_open(streamed.prepared, "pt") as file:
         assert "train.images" not in set(file.keys())
     assert all(
@@ -195,14 +196,14 @@ def test_streamed_pictures_are_those_that_would_have_been_kept(project):
 @pytest.fixture
 def streamed(project) -> Photos:
     dataset = opened(project, "mine", stream=True)
-    dataset.prepare()
+    prepare(dataset)
     return dataset
 
 
 def test_streamed_batches_are_the_same_in_any_order(project, streamed):
     kept = opened(project, "mine", stream=False)
     kept.prepared = kept.prepared.with_name("kept.safetensors")
-    kept.prepare()
+    prepare(kept)
     for classes, size, seed, step, rows in [
         ([0, 1], 6, 1, 2, slice(None)),
         ([0, 1], 6, 1, 3, slice(None)),
@@ -270,7 +271,7 @@ def test_what_pillow_warns_of_is_passed_over_in_any_thread(streamed):
 
 def test_a_batch_is_the_same_whatever_was_drawn_before(project):
     dataset = opened(project, "mine")
-    dataset.prepare()
+    prepare(dataset)
     some = torch.tensor([1, 0])
     first = dataset.batch(some, 8, seed=1, step=5)
     dataset.batch(some, 3, seed=1, step=4)
@@ -295,47 +296,47 @@ def test_variation_moves_and_mirrors_and_does_nothing_else():
 
 def test_classes_are_known_from_the_prepared_file_alone(project):
     dataset = opened(project, "mine")
-    dataset.prepare()
+    prepare(dataset)
     shutil.rmtree(project / "sets")
     again = load_dataset(dataset.params, project)
     assert again.leaves == dataset.leaves and len(again.images("test")) == 2 * COUNT
 
 
 def test_a_prepared_file_of_another_size_is_refused(project):
-    opened(project, "mine").prepare()
+    prepare(opened(project, "mine"))
     with pytest.raises(DataError, match="has images of 16 pixels; run `dvc repro data` again"):
         opened(project, "mine", size=8).images("test")
 
 
 def test_bad_folders_are_explained(project):
     with pytest.raises(DataError, match="sets/nothing is missing; put class folders there"):
-        opened(project, "nothing").prepare()
+        prepare(opened(project, "nothing"))
     (project / "sets/empty").mkdir(parents=True)
     with pytest.raises(
         DataError, match="empty: no class folders; put the images of each class into one"
     ):
-        opened(project, "empty").prepare()
+        prepare(opened(project, "empty"))
     put(project / "sets/odd/train/cat/1.jpg", 0)
     put(project / "sets/odd/test/dog/1.jpg", 0)
     with pytest.raises(DataError, match="odd: cat, dog is not in both parts"):
-        opened(project, "odd").prepare()
+        prepare(opened(project, "odd"))
     put(project / "sets/wnids/n99999999/1.jpg", 0)
     with pytest.raises(
         DataError, match="no name is known for class n99999999; give it one in a file classes"
     ):
-        opened(project, "wnids").prepare()
+        prepare(opened(project, "wnids"))
 
 
 def test_a_class_without_pictures_is_named(project):
     opened(project, "mine", val_per_class=COUNT)
     dataset = opened(project, "mine", val_per_class=COUNT)
-    dataset.prepare()
+    prepare(dataset)
     with pytest.raises(DataError, match="mine: no images to train on for big cat, dog"):
         dataset.batch(torch.tensor([0, 1]), 4, seed=0, step=0)
     for file in (project / "sets/mine/test/dog").iterdir():
         file.unlink()
     with pytest.raises(DataError, match="mine: no images to test on for dog"):
-        opened(project, "mine").prepare()
+        prepare(opened(project, "mine"))
 
 
 def test_names_of_ones_own_are_taken_from_beside_the_folders(project):
@@ -368,7 +369,7 @@ def test_a_shard_may_have_been_written_of_a_folder(project):
                 member.name = f"./v1.0/{member.name}"
                 new.addfile(member, BytesIO(data))
     dataset = opened(project, "sharded")
-    dataset.prepare()
+    prepare(dataset)
     assert len(dataset.images("test")) == 4 * COUNT
 
 
@@ -405,7 +406,7 @@ def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
         "torchvision.datasets.imagenet.check_integrity", lambda path, *_: Path(path).exists()
     )
     dataset = opened(project, "imagenet", test_per_class=1)
-    dataset.prepare()
+    prepare(dataset)
     assert [leaf.id for leaf in dataset.leaves] == wnids and len(dataset.images("test")) == 2
     assert [Path(dataset.sources["test"].called(row)).name[-6] for row in (0, 1)] == ["2", "1"]
 
@@ -420,7 +421,7 @@ def test_shards_without_a_class_are_named(project):
     with pytest.raises(
         DataError, match=r"000.tar/000001: no class number below 1 \(6 images\); KEY.cls gives it"
     ):
-        opened(project, "sharded").prepare()
+        prepare(opened(project, "sharded"))
 
 
 @pytest.mark.parametrize(
@@ -441,7 +442,7 @@ def test_real_photographs_are_read(name, folder, classes, shown, project, root):
         val_per_class=1,
         test_per_class=3,
     )
-    dataset.prepare()
+    prepare(dataset)
     assert len(dataset.leaves) == classes and len(dataset.images("test")) == 3 * classes
     assert len(dataset.sources["test"].labels) == 3 * classes <= shown * classes
     assert 60 < dataset.images("test").read().float().mean() < 180
@@ -453,4 +454,4 @@ def test_an_error_without_words_is_called_by_its_kind(project, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", silent)
     with pytest.raises(DataError, match="^cifar10: OSError put the publisher's files under "):
-        opened(project, "cifar10").prepare()
+        prepare(opened(project, "cifar10"))

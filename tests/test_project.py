@@ -22,7 +22,7 @@ from hierclip.models import CosineHead, Model, load_model
 from hierclip.progress import HEADLESS
 from hierclip.training import set_up
 from hierclip.trees import save_tree, wordnet_tree
-from tests.conftest import ROOT, notebook_functions
+from tests.conftest import ROOT, notebook_functions, prepare
 from tests.miniatures import folders
 
 QUICK = {"gradients": 8, "batch": 8, "checkpoint_every": 50}
@@ -246,7 +246,7 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     params = load_params(project / "params.yaml")
     dataset = load_dataset(params.zero_shot["animals"].data, project, f"{ZERO_SHOT}/images")
-    dataset.prepare()
+    prepare(dataset)
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
     (project / "data/source/wordnet").symlink_to(root / "data/source/wordnet")
     made = wordnet_tree("wordnet", names, params.zero_shot["animals"].widths)

@@ -8,10 +8,15 @@ import yaml
 from torchvision.datasets import Flowers102
 
 from hierclip.data.sources import PUBLISHED, imagenet_names, published_names
-from hierclip.trees import SETS, TreeError, set_forest, set_synsets, set_tree
-from hierclip.trees.forest import WIDTHS
+from hierclip.trees import TreeError, set_synsets
 from hierclip.trees.wordnet import EXCERPT, NAMES, WordNet
-from tests.conftest import ROOT
+from tests.conftest import ROOT, notebook_functions
+
+SETS = "data/source/sets"
+WIDTHS = "widths.yaml"
+notebook = notebook_functions("20_trees")
+set_tree = notebook["set_tree"]
+set_forest = notebook["set_forest"]
 
 LISTED = {
     "cifar10": 10,

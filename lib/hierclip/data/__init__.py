@@ -38,7 +38,7 @@ def load_dataset(
 ) -> PreparedDataset:
     """Open the dataset that `params.name` names: one of DATASETS, or a user's own by its layout.
 
-    prepared: the folder of the project in which `prepare` keeps the images.
+    prepared: the folder of the project in which notebook 10 keeps the images.
     Raises DataError, which lists the known names, for another name.
     """
     if params.name not in DATASETS and getattr(params, "layout", "published") == "published":

@@ -5,14 +5,14 @@ measure.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hierclip.config import SUBSETS
@@ -106,8 +106,7 @@ class ImageSet:
         position = torch.full((int(max(self.labels.max(), classes.max())) + 1,), -1)
         position[classes] = torch.arange(len(classes))
         labels = position[self.labels]
-        selected = self[labels >= 0]
-        return ImageSet(selected.pixels, labels[labels >= 0], selected.rows)
+        return replace(self[labels >= 0], labels=labels[labels >= 0])
 
     def evenly_spaced(self, count: int) -> Tensor:
         """Return the indices of `count` evenly spaced images, or of all: (min(count, N),) int64."""
@@ -129,32 +128,19 @@ class Dataset(Protocol):
         returned. Labels: (size,) int64, of all rows, positions in `classes`. The same seed and step
         give the same batch, whatever was drawn before.
         """
-        ...
 
     def images(self, split: str) -> ImageSet:
         """Return all images of a split, one of SPLITS."""
-        ...
 
 
 class PreparedDataset(Dataset):
-    """A dataset that keeps its images in one file of safetensors, which `prepare` writes."""
+    """A dataset that keeps its images in one file of safetensors, which notebook 10 writes."""
 
     def __init__(self, params: Any, project: Path, prepared: Path):
         self.params = params
         self.project = project
         self.prepared = prepared
         self.name = params.name
-
-    def prepare(self) -> None:
-        """Write the images of every split."""
-        raise NotImplementedError
-
-    def save(self, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-        """Write the prepared file."""
-        self.prepared.parent.mkdir(parents=True, exist_ok=True)
-        self.prepared.unlink(missing_ok=True)  # an older one stays whole where it is mapped
-        save_file(tensors, self.prepared, metadata)
-        self.__dict__.pop("tensors", None)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

@@ -6,15 +6,13 @@ An image is a glyph under a random affine map and colour shift, on a smooth back
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip.config import OpenMojiParams
-from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed
+from hierclip.data.dataset import Leaf, PreparedDataset, step_seed
 
 SOURCE = "data/source/openmoji.csv"
 SHEET = "data/source/openmoji.png"  # the glyphs in rows, premultiplied RGBA; openmoji.py makes it
@@ -49,8 +47,7 @@ def draw(
     theta = _affine(n, variation, generator)
     grid = F.affine_grid(theta, [n, 4, side, side], align_corners=False)
     sprite = F.grid_sample(glyphs[labels].float() / 255, grid, align_corners=False)
-    colour = sprite[:, :3]
-    alpha = sprite[:, 3:]
+    colour, alpha = sprite.split([3, 1], dim=1)
     gain = 1 + _uniform((n, 3, 1, 1), variation.colour, generator)
     offset = _uniform((n, 3, 1, 1), variation.colour, generator)
     coarse = torch.rand((n, 3, 3, 3), generator=generator)
@@ -83,27 +80,6 @@ class OpenMoji(PreparedDataset):
         super().__init__(params, project, prepared)
         table = pd.read_csv(project / SOURCE)[["synset", "name", "subset"]]
         self.leaves = tuple(Leaf(*row) for row in table.itertuples(index=False))
-
-    def prepare(self) -> None:
-        """Write the glyphs and the fixed images of every split.
-
-        Raises DataError where the sheet has not one glyph for each leaf.
-        """
-        sheet = torch.from_numpy(np.array(Image.open(self.project / SHEET)))
-        tiles = sheet.unfold(0, GLYPH, GLYPH).unfold(1, GLYPH, GLYPH)  # (rows, columns, 4, g, g)
-        glyphs = tiles.flatten(0, 1)
-        drawn = int((glyphs[:, 3] > 0).any(-1).any(-1).sum())  # the last row may end in empty tiles
-        if drawn != len(self.leaves):
-            raise DataError(f"{SHEET} has {drawn} glyphs, {SOURCE} {len(self.leaves)} leaves")
-        tensors = {"glyphs": glyphs[:drawn].contiguous()}
-        counts = {"val": self.params.val_per_class, "test": self.params.test_per_class}
-        for k, (split, count) in enumerate(counts.items(), start=1):
-            labels = torch.arange(len(self.leaves)).repeat_interleave(count)
-            generator = torch.Generator().manual_seed(step_seed(self.params.seed, FIXED + k))
-            images = draw(tensors["glyphs"], labels, self.params.size, HARD, generator)
-            tensors[f"{split}.images"] = (images * 255).round().byte()
-            tensors[f"{split}.labels"] = labels
-        self.save(tensors)
 
     def batch(
         self, classes: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
@@ -66,42 +65,6 @@ class Photos(PreparedDataset):
         """Each split's images. Raises DataError where the set is not there."""
         opener = SETS.get(self.name) or LAYOUTS[self.params.layout]
         return divided(opener(self.params, self.project), self.params)
-
-    def prepare(self) -> None:
-        """Read and keep the images of every split; "train" ones only if they are not streamed.
-
-        An unreadable image is left out and named in a warning; in strict data it is a DataError.
-        """
-        size = self.params.size
-        unreadable = []
-        tensors = {}
-        self.prepared.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self.prepared.parent) as work:
-            for split, source in self.sources.items():
-                path = Path(work, split)
-                streamed = split == TRAIN and self.params.stream
-                with path.open("wb") as file:
-                    target = None if streamed else file
-                    rows = write_squares(source, size, f"{self.name}, {split}", unreadable, target)
-                tensors[f"{split}.labels"] = torch.tensor(source.labels, dtype=torch.int64)[rows]
-                if streamed:
-                    tensors[f"{split}.rows"] = torch.tensor(rows)
-                else:
-                    images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-                    tensors[f"{split}.images"] = images.view(-1, 3, size, size)
-            if unreadable:
-                self._report(unreadable)
-            self.save(tensors, {"classes": json.dumps(self.sources["test"].classes)})
-
-    def _report(self, unreadable: Sequence[str]) -> None:
-        more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
-        names = ", ".join(unreadable[:10]) + more
-        problem = f"{self.name}: {len(unreadable)} images cannot be read: {names}"
-        if self.params.strict:
-            raise DataError(
-                f"{problem}; mend or remove them, or set data.strict: false to leave them out"
-            )
-        warnings.warn(f"{problem}; they are left out", stacklevel=3)
 
     @cached_property
     def _rows(self) -> list[list[int]]:

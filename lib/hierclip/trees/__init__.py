@@ -1,15 +1,12 @@
 """Class trees: from WordNet or a file, cut to levels, checked; and the prompts of their nodes."""
 
 from hierclip.trees.forest import (
-    SETS,
     check_forest,
     forest_columns,
     forest_levels,
     forest_paths,
     load_forest,
-    set_forest,
     set_synsets,
-    set_tree,
 )
 from hierclip.trees.graphs import graph_tree, read_tree
 from hierclip.trees.prompts import level_prompts

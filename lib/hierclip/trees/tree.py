@@ -117,7 +117,7 @@ def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: 
     graph: edges from parent to child, node attributes `name` and `level`; a node is on every level
     from its own up to the one below its parent's, the root above them all.
     Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, empty
-    names, and leaves that are missing or unknown.
+    names, levels that do not fall, and leaves that are missing or unknown.
     """
     for problem in _problems(graph, leaves):
         raise TreeError(f"{where or 'tree ' + name}: {problem}")
@@ -152,6 +152,13 @@ def _problems(graph: nx.DiGraph, leaves: Sequence[str]) -> Iterator[str]:
     for node, name in graph.nodes(data=NAME):
         if not str(name or "").strip():
             yield f"node {node} has an empty name; a prompt needs words"
+    level = dict(graph.nodes(data=LEVEL, default=0))
+    for parent, node in graph.edges:
+        if level[node] >= level[parent]:
+            yield (
+                f"node {node} has level {level[node]}, its parent {parent} level {level[parent]}; "
+                "levels fall from parent to child"
+            )
     ends = {node for node, children in graph.out_degree() if children == 0}
     missing = sorted(set(leaves) - ends)
     if missing:
@@ -192,9 +199,13 @@ def load_tree(path: Path) -> Tree:
                 graph.add_edge(node["parent"], node["id"])
         ends = [node for node, children in graph.out_degree() if children == 0]
         tree = tree_from_graph(graph, content["name"], ends)
+        ids = [node["id"] for node in content["nodes"]]
+        if len(ids) > len(graph):
+            raise TreeError(f"node {max(ids, key=ids.count)} stands there twice; each stands once")
         if content["hash"] != tree.hash:
             raise TreeError(
-                "its hash is not that of its content; save a changed one by `save_tree`"
+                "a node was added, removed, renamed or moved after the tree was saved: its hash is "
+                "not that of its content; write a changed tree as an outline or by `save_tree`"
             )
     except OSError as error:
         raise TreeError(f"{path}: cannot be read ({error})") from error
