@@ -249,19 +249,15 @@ class Evaluation:
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         over_forest = self.model.classifier(trees, self.task.template).to(self.device)
         settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
+        settings["prune"] = params.prune > 0
         matrices = {
             "test": LevelMatrix(classifier, test, paths, budget, **settings),
             "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
             "forest": LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals),
-            "levels": LevelMatrix(
-                classifier,
-                forest_test,
-                paths,
-                replace(budget, stop_margin=inf),
-                **settings,
-                prune=False,
-            ),
         }
+        unstopped = replace(budget, stop_margin=inf)
+        settings["prune"] = False
+        matrices["levels"] = LevelMatrix(classifier, forest_test, paths, unstopped, **settings)
         what = f"attack on {self.model.method}-{self.seed}, {self.task.name}"
         return {
             part: replace(matrix, kept=self._kept / part, what=f"{what}, {part}")
