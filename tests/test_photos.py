@@ -222,18 +222,18 @@ def test_streamed_batches_are_the_same_in_any_order(project, streamed):
 
 
 def test_the_next_step_is_decoded_while_one_computes_and_nothing_runs_on(streamed, monkeypatch):
-    some, before = torch.tensor([0, 1]), threading.active_count()
+    some, before = torch.tensor([0, 1]), set(threading.enumerate())
     first, second = (streamed._batch(some, 6, 1, step, slice(None)) for step in (2, 3))
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert torch.equal(streamed.batch(some, 6, 1, 2)[0], first[0])
     wait(streamed._ahead.values(), timeout=60)
     with monkeypatch.context() as patch:
         patch.setattr("hierclip.data.photos.read_squares", None)  # by now it has been called
         assert torch.equal(streamed.batch(some, 6, 1, 3)[0], second[0])
     wait(streamed._ahead.values(), timeout=60)
-    for thread in threading.enumerate()[before:]:
+    for thread in set(threading.enumerate()) - before:
         thread.join(60)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_picture_that_is_gone_is_named_at_the_step_that_needs_it(streamed):

@@ -184,7 +184,7 @@ REFUSED = {
     "empty name": (changed(mammal={"name": " "}), ["mammal", "empty name"]),
     "no name": (changed(mammal={"name": None}), ["mammal", "empty name"]),
     "level that does not rise": (changed(mammal={"level": 2}), ["mammal has level 2, its parent"]),
-    "level that is no number": (changed(mammal={"level": "one"}), ["'one'"]),
+    "level that is no number": (changed(mammal={"level": "one"}), ["node mammal has level 'one'"]),
     "unknown parent": (changed(dog={"parent": "wolf"}), ["2 roots", "wolf"]),
     "key that lacks": ([*entries(), {"id": "cow"}], ["no tree file ('name')"]),
     "no nodes": ([], ["none"]),

@@ -135,8 +135,11 @@ def divided(sources: Sources, params: PhotoParams) -> dict[str, Source]:
         rows[TRAIN] += trained
         rows["val"] += chosen
         rows["test"] += tested
-    splits = {TRAIN: pool.take(rows[TRAIN]), "val": pool.take(rows["val"])}
-    splits["test"] = test.take(rows["test"])
+    splits = {
+        TRAIN: pool.take(rows[TRAIN]),
+        "val": pool.take(rows["val"]),
+        "test": test.take(rows["test"]),
+    }
     labels = set(splits["test"].labels)
     empty = [name for k, name in enumerate(test.classes.values()) if k not in labels]
     if empty:

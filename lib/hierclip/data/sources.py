@@ -299,8 +299,8 @@ def _published_source(name: str, images, names: Mapping[str, str]) -> Source:
     if given is None:  # of Cars and PCAM
         given = [label for _, label in images]
     labels = [int(label) for label in given]
-    classes = next((getattr(images, key) for key in CLASS_LISTS if hasattr(images, key)), names)
-    classes = [str(identifier) for identifier in classes]
+    listed = next((getattr(images, key) for key in CLASS_LISTS if hasattr(images, key)), names)
+    classes = [str(identifier) for identifier in listed]
     rows = [row for row, label in enumerate(labels) if names[classes[label]]]
     if name == "sun397":  # whose files torchvision takes as the disk lists them
         rows.sort(key=images._image_files.__getitem__)

@@ -32,10 +32,8 @@ def check_forest(trees: Sequence[Tree]) -> None:
 def forest_levels(trees: Sequence[Tree]) -> list[tuple[int, int]]:
     """Return for every level of the list its tree and its level there."""
     check_forest(trees)
-    levels = [(0, 0)]
-    for k, tree in enumerate(trees):
-        levels += [(k, level) for level in range(1, tree.max_level + 1)]
-    return levels
+    above = [(k, l) for k, tree in enumerate(trees) for l in range(1, tree.max_level + 1)]
+    return [(0, 0), *above]
 
 
 def forest_paths(trees: Sequence[Tree]) -> np.ndarray:

@@ -3,7 +3,8 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from textwrap import shorten
@@ -207,8 +208,8 @@ def _outline_graph(paths: Sequence[Sequence[str]], leaves: Mapping[str, str]) ->
             if path not in ids:
                 ids[path] = unused("/".join(path), {*graph, *leaves})
                 graph.add_node(ids[path], **{NAME: path[-1]})
-        same = [leaf for leaf, name in leaves.items() if name == written]
-        same = [written] if written in leaves else same
+        named = [leaf for leaf, name in leaves.items() if name == written]
+        same = [written] if written in leaves else named
         if len(same) > 1:
             raise TreeError(f"leaf {where} is the name of {', '.join(same)}; write the identifier")
         if not same:
@@ -260,14 +261,6 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict:
     return mapping
 
 
-def _read_yaml(text: str) -> object:
-    return yaml.load(text, Loader=_Outline)
-
-
-def _read_json(text: str) -> object:
-    return json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str)
-
-
 def _read_csv(text: str) -> list[tuple[str, ...]]:
     """Read rows of `leaf,parent,...` as paths from the top to a leaf."""
     lines = (line.rstrip(", \t") for line in text.split("\n"))  # spreadsheets pad short rows
@@ -276,4 +269,9 @@ def _read_csv(text: str) -> list[tuple[str, ...]]:
     return paths[1:] if paths and paths[0][-1].lower() == "leaf" else paths
 
 
-READERS = {".yaml": _read_yaml, ".yml": _read_yaml, ".json": _read_json, ".csv": _read_csv}
+READERS: dict[str, Callable[[str], object]] = {
+    ".yaml": partial(yaml.load, Loader=_Outline),
+    ".yml": partial(yaml.load, Loader=_Outline),
+    ".json": partial(json.loads, object_pairs_hook=_once, parse_int=str, parse_float=str),
+    ".csv": _read_csv,
+}

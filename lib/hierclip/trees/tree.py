@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import networkx as nx
@@ -117,7 +118,7 @@ def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: 
     graph: edges from parent to child, node attributes `name` and `level`; a node is on every level
     from its own up to the one below its parent's, the root above them all.
     Raises TreeError, opened by `where` (a file, say), for cycles, two roots, two parents, empty
-    names, levels that do not fall, and leaves that are missing or unknown.
+    names, levels that are no numbers or do not fall, and leaves that are missing or unknown.
     """
     for problem in _problems(graph, leaves):
         raise TreeError(f"{where or 'tree ' + name}: {problem}")
@@ -149,10 +150,12 @@ def _problems(graph: nx.DiGraph, leaves: Sequence[str]) -> Iterator[str]:
     if not nx.is_directed_acyclic_graph(graph):
         cycle = " > ".join(parent for parent, _ in nx.find_cycle(graph))
         yield f"cycle {cycle}; no node may stand above itself"
+    level = dict(graph.nodes(data=LEVEL, default=0))
     for node, name in graph.nodes(data=NAME):
         if not str(name or "").strip():
             yield f"node {node} has an empty name; a prompt needs words"
-    level = dict(graph.nodes(data=LEVEL, default=0))
+        if not isinstance(level[node], Integral):
+            yield f"node {node} has level {level[node]!r}; a level is a whole number"
     for parent, node in graph.edges:
         if level[node] >= level[parent]:
             yield (
@@ -173,8 +176,12 @@ def save_tree(tree: Tree, path: Path) -> None:
     graph = tree.graph()
     rows = []
     for node, level in sorted(graph.nodes(data=LEVEL), key=lambda entry: -entry[1]):
-        parent = next(graph.predecessors(node), None)
-        row = {"id": node, NAME: graph.nodes[node][NAME], LEVEL: level, "parent": parent}
+        row = {
+            "id": node,
+            NAME: graph.nodes[node][NAME],
+            LEVEL: level,
+            "parent": next(graph.predecessors(node), None),
+        }
         rows.append("  " + json.dumps(row, ensure_ascii=False))
     head = {"version": VERSION, "name": tree.name, "hash": tree.hash}
     opening = json.dumps(head, ensure_ascii=False).removesuffix("}")
@@ -194,7 +201,7 @@ def load_tree(path: Path) -> Tree:
         if content["version"] != VERSION:
             raise TreeError(f"version {content['version']!r}; this program reads version {VERSION}")
         for node in content["nodes"]:
-            graph.add_node(node["id"], **{NAME: node["name"], LEVEL: int(node["level"])})
+            graph.add_node(node["id"], **{NAME: node["name"], LEVEL: node["level"]})
             if node["parent"] is not None:
                 graph.add_edge(node["parent"], node["id"])
         ends = [node for node, children in graph.out_degree() if children == 0]
