@@ -128,9 +128,11 @@ class Dataset(Protocol):
         returned. Labels: (size,) int64, of all rows, positions in `classes`. The same seed and step
         give the same batch, whatever was drawn before.
         """
+        ...
 
     def images(self, split: str) -> ImageSet:
         """Return all images of a split, one of SPLITS."""
+        ...
 
 
 class PreparedDataset(Dataset):
