@@ -76,12 +76,15 @@ def test_there_are_records_of_every_method_seed_and_task(preset):
 
 
 def test_words_name_the_checks_that_failed():
-    assert audit_words([record()], LABELS) == "Audit of 4 images a record: 1 of 1 checks passed."
+    assert (
+        audit_words([record()], LABELS)
+        == "Gradient-masking checks on 4 images a record: 1 of 1 passed."
+    )
     audit = record().audit.model_dump()
     audit["checks"]["steps"] = BAD
     words = audit_words([record(), record(method="hier", audit=audit)], LABELS)
     failed = "Failed: Hierarchical, seed 0, seen: steps (0.50, limit 0.05)."
-    assert words.endswith(f"2 of 3 checks passed. {failed}")
+    assert words.endswith(f"2 of 3 passed. {failed}")
 
 
 def test_the_table_of_checks_has_a_column_for_each_record_and_rows_in_the_order_of_the_audit():

@@ -319,9 +319,9 @@ def class_trees(
     """Build trees over `leaves` (identifier to name), all with the order of leaves of the first.
 
     chosen: "wordnet", files that `read_tree` knows, or trees. synsets: a file of `read_synsets`.
-    widths: the most nodes at levels 1..L; None: a file's own levels, and `halving_widths` for
-    WordNet. Raises TreeError for a tree over other leaves, a class for which WordNet has no synset
-    or several, widths that cannot be reached, and two trees of one name.
+    widths: the most nodes at levels 1..L; None: a file's own levels, and about half of the level
+    before for WordNet. Raises TreeError for a tree over other leaves, a class for which WordNet has
+    no synset or several, widths that cannot be reached, and two trees of one name.
     """
     trees = [_class_tree(leaves, each, synsets, widths) for each in chosen]
     names = [tree.name for tree in trees]

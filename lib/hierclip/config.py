@@ -242,7 +242,7 @@ class HierParams(Section):
         PositiveFloat  # and for texts of the coarsest level; levels between go in even steps
     )
     tau: PositiveFloat
-    norms: Literal["fixed", "free"]  # free: times the embedding's own norm over the typical one
+    norms: Literal["fixed", "free"]  # free: times 2n / (n + typical n)
     learned: tuple[Literal["curvature", "image_radius", "text_radius", "top_radius", "tau"], ...]
     superclass_weight: NonNegativeFloat  # of the levels above the leaves, times 1 - l / (L + 1)
     negatives: tuple[Literal["finer", "coarser"], ...]
@@ -263,7 +263,7 @@ class AttackParams(Section):
     norm: Literal["Linf", "L2"]
     eps: Eps
     suite: tuple[
-        Literal["pgd_ce", "pgd_margin", "apgd_ce", "apgd_margin", "apgd_dlr", "cw", "square"], ...
+        Literal["pgd_ce", "pgd_margin", "apgd_ce", "apgd_margin", "apgd_t", "cw", "square"], ...
     ] = Field(min_length=1)
     step: Step  # of PGD and CW
     steps: PositiveInt  # gradients that a run of a gradient attack takes

@@ -1,4 +1,6 @@
-"""Several processes at one job: each one's share, and what they exchange. Alone nothing happens."""
+"""Several processes at one job: each one's share, and what they exchange. No-ops in a single
+process.
+"""
 
 import os
 import shlex

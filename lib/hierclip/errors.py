@@ -2,7 +2,7 @@
 
 
 class HierclipError(ValueError):
-    """Say in one line what is wrong with what was given, and what would be right."""
+    """Raised for a user's mistake: one line that says what is wrong and what would be right."""
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows of it in a notebook: the line, and no traceback."""

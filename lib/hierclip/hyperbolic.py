@@ -49,7 +49,9 @@ def is_clipped(v: Tensor, r: Scalar) -> Tensor:
 
 
 def points_are_clipped(z: Tensor, r: Scalar) -> Tensor:
-    """Return (...) bool: which points (..., D) are where `expmap0` puts vectors that it clips."""
+    """Return (...) bool: which points (..., D) are where `expmap0` puts vectors that it clips in
+    float32.
+    """
     return r**0.5 * z.norm(dim=-1) > 1 - 1.01 * BALL_EPS[torch.float32]
 
 
@@ -116,6 +118,8 @@ class _ArccoshOfOneMore(torch.autograd.Function):
 
 def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
     """Map tangent vectors (..., D) onto the hyperboloid, as `expmap0` and `_hyperboloid` would.
+
+    Vectors are clipped at float32's longest in every precision.
 
     With angle 2 sqrt(r) |v| this returns x = sinh(angle) v / |v| (..., D) and the height
     x0 - 1 = 2 sinh(angle / 2)^2 (..., 1).
@@ -210,4 +214,4 @@ def euclidean_bound(eta: float, scale: float, siblings: int = 2) -> float:
     ValueError as `sibling_distance` does.
     """
     sibling_distance(eta, 0, siblings)  # refuses what is no norm, and a text alone
-    return 2 * scale * eta**2 * siblings / (2 * (siblings - 1))
+    return scale * eta**2 * siblings / (siblings - 1)

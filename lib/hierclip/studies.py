@@ -190,7 +190,8 @@ def variant(
 ) -> tuple[MethodParams, int, str]:
     """Return a table row's settings, its gradient evaluations, and what names both in a study.
 
-    `times` in a row: how many times the gradient evaluations of the other rows it takes.
+    `budget_multiplier` in a row: how many times the gradient evaluations of the other rows it
+    takes.
     """
     settings_changed = {key: value for key, value in changes.items() if key != "budget_multiplier"}
     settings = params.variant("a study's row", settings_changed)

@@ -283,9 +283,9 @@ def start_generator(device: torch.device, seed: int) -> torch.Generator:
 
 
 def _optimizer(trainee: Trainee, method: TrainedParams, weight_decay: float) -> torch.optim.AdamW:
-    """Train the image encoder at `lr`.
+    """Return AdamW over the image encoder at `lr`.
 
-    A method with a `text_lr` trains at that rate the text projection, and the head's numbers.
+    With a `text_lr` it also has, at that rate, the text projection and the head's scalars.
     """
     text_lr = method.text_lr if isinstance(method, HierParams) else 0.0
     encoder, projection = trainee.towers.encoder, trainee.towers.projection

@@ -28,7 +28,7 @@ from hierclip.attacks.state import (
 )
 
 ATTACKS = BY_GRADIENT | {"square": square}
-GRADIENT = ("apgd_ce", "apgd_dlr")
+GRADIENT = ("apgd_ce", "apgd_t")
 STANDARD = (*GRADIENT, "square")  # with 100 steps and 5000 queries, AutoAttack without FAB
 
 
@@ -44,13 +44,13 @@ def attack(
     true_class_masks: Sequence[Tensor],
     budget: Budget,
     seed: Seed,
-    names: Iterable[int] | None = None,
+    sample_ids: Iterable[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return adversarial images (N, 3, H, W) and their margins (N,), negative where misclassified.
 
     See `run_attacks`.
     """
-    state = run_attacks(score, images, true_class_masks, budget, seed, names)
+    state = run_attacks(score, images, true_class_masks, budget, seed, sample_ids)
     return state.x_adv, state.best_margin
 
 
@@ -60,15 +60,15 @@ def run_attacks(
     true_class_masks: Sequence[Tensor],
     budget: Budget,
     seed: Seed,
-    names: Iterable[int] | None = None,
+    sample_ids: Iterable[int] | None = None,
     clean_margin: Tensor | None = None,
 ) -> AttackState:
     """Run a suite of attacks and return its state.
 
     score: images to the logits (N, K) of one or more levels, each image independent of the others.
     true_class_masks: for each level (N, K) bool, the true class's logits, which must not win. seed,
-    names: of `PerSampleRNG`; None names an image by its row. clean_margin: (N,), the margins of the
-    clean images, where they are known. Every attack works on the images that are not yet
+    sample_ids: of `PerSampleRNG`; None names an image by its row. clean_margin: (N,), the margins
+    of the clean images, where they are known. Every attack works on the images that are not yet
     misclassified, so the result is the worst case over the suite, image by image. Where the budget
     prunes, a gradient attack that follows another skips the images that stayed far from the
     boundary (`AttackState.skip_distant`); Square needs no gradient and skips none. Raises
@@ -80,7 +80,7 @@ def run_attacks(
     if budget.norm not in NORMS:
         raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
     state = AttackState(score, images, true_class_masks, budget, clean_margin)
-    rng = PerSampleRNG(seed, range(len(images)) if names is None else names)
+    rng = PerSampleRNG(seed, range(len(images)) if sample_ids is None else sample_ids)
     for previous, name in pairwise(["", *budget.suite]):
         state.skipped[:] = False
         if {previous, name} <= BY_GRADIENT.keys():

@@ -148,7 +148,7 @@ def apgd(state: AttackState, rng: PerSampleRNG, loss: str) -> None:
         _ascend(state, rng, over_levels(state, LOSSES[loss]), _AutoStep(state))
 
 
-def apgd_dlr(state: AttackState, rng: PerSampleRNG) -> None:
+def apgd_t(state: AttackState, rng: PerSampleRNG) -> None:
     """Run Auto-PGD on the targeted DLR loss, once for each of at most nine best other classes.
 
     Targets take the place of restarts.
@@ -242,6 +242,6 @@ BY_GRADIENT: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
     "pgd_margin": partial(pgd_by_image, loss="margin"),
     "apgd_ce": partial(apgd, loss="ce"),
     "apgd_margin": partial(apgd, loss="margin"),
-    "apgd_dlr": apgd_dlr,
+    "apgd_t": apgd_t,
     "cw": cw,
 }

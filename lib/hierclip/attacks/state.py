@@ -98,14 +98,17 @@ class PerSampleRNG:
     What an image draws depends neither on its batch nor on which other images are attacked.
     """
 
-    def __init__(self, seed: Seed, names: Iterable[int]):
+    def __init__(self, seed: Seed, sample_ids: Iterable[int]):
         """Open the streams.
 
-        seed, names: integers from 0; a name for each image, such as its row in the whole set.
+        seed: an integer or several. sample_ids: an integer from 0 for each image, such as its row
+        in the whole set.
         """
         seed = [seed] if isinstance(seed, int) else [*seed]
         self.shared = np.random.default_rng([*seed, 0])
-        self._streams = [np.random.default_rng([*seed, 1 + int(name)]) for name in names]
+        self._streams = [
+            np.random.default_rng([*seed, 1 + int(sample_id)]) for sample_id in sample_ids
+        ]
 
     def uniform(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
         """Draw (n, *shape) float32 in [0, 1) for the images `rows`, on their device."""

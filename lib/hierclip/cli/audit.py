@@ -69,8 +69,9 @@ def audit(
     targeted APGD-DLR and Square, 100 steps and 5000 queries: it wants a GPU. "quick" is two APGDs
     of 8 steps.
 
-    The same command resumes an audit that was stopped. Exit code: 0; 1 where a check of the attack
-    failed, so that the model is weaker than the table says; 2 where something given is not right.
+    The same command resumes an audit that was stopped. Exit code: 0; 1 where a gradient-masking
+    check failed, so that the accuracies cannot be trusted yet; 2 where something given is not
+    right.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ SPLITS = ("val", "test")  # images that choices are made on, and images that res
 
 
 class DataError(HierclipError):
-    """Images that cannot be had, and what would be right."""
+    """Raised when images are missing or unreadable, with what would be right."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images in a file. Indexing reads the selected ones, and maps the file no longer than that.
+    """Images in a file. Indexing reads the selected ones; the memory map is closed after each read.
 
     So the memory in use does not grow with the number of images that have been read.
     """

@@ -69,7 +69,7 @@ class Check(Section):
     passed: bool
 
 
-class Audit(Section):
+class MaskingChecks(Section):
     """Leaf accuracy of some images under other attacks than the record's own, and its checks."""
 
     images: int
@@ -83,7 +83,7 @@ class Audit(Section):
         return [name for name, check in self.checks.items() if not check.passed]
 
 
-def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
+def gradient_masking_checks(matrix: LevelMatrix, count: int) -> MaskingChecks:
     """Check the attacks of a level matrix on `count` of its images, evenly spaced.
 
     They are checked on the leaves and, for ABOVE, on the direct reading of the level halfway up, or
@@ -100,7 +100,7 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> Audit:
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
     images = len(subset.images)
     checks = {name: _check(name, values[name], images) for name in CHECKS if name in values}
-    return Audit(images=images, **curves, checks=checks)
+    return MaskingChecks(images=images, **curves, checks=checks)
 
 
 def _check(name: str, value: float, images: int) -> Check:

@@ -28,7 +28,7 @@ from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import broadcast, rank
 from hierclip.errors import HierclipError
-from hierclip.evaluation.masking import Audit, gradient_masking_checks
+from hierclip.evaluation.masking import MaskingChecks, gradient_masking_checks
 from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluation.metrics import ALL, Levels, intervals, level_metrics, mistakes
 from hierclip.models import READINGS, Model
@@ -119,7 +119,7 @@ class Record(Section):
     ]  # as robust, by attacks on one reading, never stopping
     mistakes: dict[str, dict[str, Triple | None]]  # "clean", and "attacked" at the leaves
     forest: dict[str, TreeMetrics]  # by tree, all of them on the same images
-    audit: Audit
+    audit: MaskingChecks
     settings: dict[str, Any]  # the section `attack` of params.yaml
     hashes: dict[str, str]  # of the model's weights and of the test images
     versions: dict[str, str]
@@ -183,7 +183,7 @@ def git_revision(root: Path) -> str:
 
 
 def save_record(record: Record, folder: Path) -> Path:
-    """Write METHOD-SEED/SPLIT.json; return its path."""
+    """Write METHOD-SEED/SUBSET.json; return its path."""
     path, part = folder / f"{record.name}.json", folder / f"{record.name}.part"
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))

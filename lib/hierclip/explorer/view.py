@@ -117,7 +117,7 @@ class ImageState:
 
     image: (3, H, W) in [0, 1]. label: its leaf. nodes: the nearest ones.
     confidence: their softmax probability. margins: of the right node, in logits, as in
-    `measured_margins`. norms, angles: of the image's point and of the points that it is rolled up
+    notebook 60. norms, angles: of the image's point and of the points that it is rolled up
     to, as in `rolled_up_points`; an angle is the mean of the nodes' angles by the softmax.
     """
 

@@ -93,9 +93,9 @@ def agft(
 ) -> Tensor:
     """Return the cross-entropy against the original model's softmax on the clean image.
 
-    The softmax is taken at `gamma` times the logit scale (AGFT, arXiv 2603.29410). A share `hard`
-    of the target is one-hot and, where `anchored`, `anchor_weight` weighs 1 - cosine of the
-    adversarial embedding with the original model's clean one; the paper has neither.
+    The softmax is taken at `gamma` times the logit scale (AGFT, arXiv 2603.29410). A share
+    `hard_label_weight` of the target is one-hot and, where `anchored`, `anchor_weight` weighs 1 -
+    cosine of the adversarial embedding with the original model's clean one; the paper has neither.
     """
     embeddings, _, texts = context.towers(perturbation.images)
     logits = context.leaf_logits(embeddings, texts)

@@ -95,7 +95,7 @@ class PoincareHead:
     Where `norms` is "fixed", embeddings give directions only. Where it is "free", the length is
     multiplied by 2n / (n + n0), n being the embedding's own norm and n0 the typical one before
     fine-tuning (`image_norm`, `text_norm`), so that depth is learned; the factor rises with n and
-    stays below 2, short of the rim.
+    stays below 2.
     """
 
     space: ClassVar[Any] = hyperbolic  # the functions of its points and distances

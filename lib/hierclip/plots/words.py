@@ -50,10 +50,11 @@ def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
         where = f"{labels[record.method]}, seed {record.seed}, {record.subset.replace('_', ' ')}"
         for name in record.audit.failed:
             check = record.audit.checks[name]
+            name = name.replace("above: ", "above the leaves, ")
             failed.append(f"{where}: {name} ({check.value:.2f}, limit {check.limit:.2f})")
     count, images = sum(len(r.audit.checks) for r in records), records[0].audit.images
-    words = f"Audit of {images} image{'s' * (images != 1)} a record: "
-    words += f"{count - len(failed)} of {count} checks passed."
+    words = f"Gradient-masking checks on {images} image{'s' * (images != 1)} a record: "
+    words += f"{count - len(failed)} of {count} passed."
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
 
 

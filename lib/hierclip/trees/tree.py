@@ -36,7 +36,8 @@ class Tree:
     """Hold levels of nodes, each a partition of the leaves that the next one coarsens.
 
     levels[l] holds the nodes of level l; parents[l][k] is the index, in level l + 1, of the node
-    above node k of level l. A node without siblings to join is on several consecutive levels.
+    above node k of level l. A node that the next level does not
+    merge with others is on several consecutive levels.
     """
 
     name: str
