@@ -269,9 +269,9 @@ class AttackParams(Section):
     steps: PositiveInt  # gradients that a run of a gradient attack takes
     restarts: PositiveInt
     queries: PositiveInt  # of images, by Square
-    # No second gradient attack below this fraction of the way to the boundary; 0: nor is an image
-    # skipped because an attack on a finer level stayed far from the boundary.
-    prune: float = Field(ge=0, lt=1)
+    prune: float = Field(
+        ge=0, lt=1
+    )  # no second gradient attack below this fraction of the way to the boundary
     batch: PositiveInt
     seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval

@@ -1,5 +1,6 @@
 """Run what the project does outside its notebooks, and an audit for those who have no project."""
 
+import logging
 import os
 import signal
 import sys
@@ -66,6 +67,8 @@ def noted_interrupts() -> Iterator[list[int]]:
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         signals.append(number)
+        # The tasks that a notebook's run leaves behind would report that their kernel died.
+        logging.getLogger("asyncio").disabled = True
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
