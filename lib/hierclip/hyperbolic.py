@@ -71,18 +71,22 @@ def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
 
 def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """Return d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory."""
-    left, right = factors(*_hyperboloid(u, r))[0], factors(*_hyperboloid(v, r))[1]
+    left, right = left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r))
     return distance_of_factors(left, right, r)
 
 
-def factors(x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the left and the right factor (N, D + 2) of points, for `distance_of_factors`.
+def left_factor(x: Tensor, height: Tensor) -> Tensor:
+    """Return the left factor (N, D + 2) of points, for `distance_of_factors`.
 
     A point (x, x0) of the hyperboloid x0^2 - |x|^2 = 1 is given as x (N, D) and its height x0 - 1
     (N, 1).
     """
-    left = torch.cat([-x, height, torch.ones_like(height)], dim=1)
-    return left, torch.cat([x, 1 + height, height], dim=1)
+    return torch.cat([-x, height, torch.ones_like(height)], dim=1)
+
+
+def right_factor(x: Tensor, height: Tensor) -> Tensor:
+    """Return the right factor (N, D + 2); arguments as for `left_factor`."""
+    return torch.cat([x, 1 + height, height], dim=1)
 
 
 def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:

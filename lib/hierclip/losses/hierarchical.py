@@ -123,7 +123,7 @@ def _place(
     points, height = space.lift_tangents(images.double(), r)
     lifted = torch.cat([points, 1 + height], dim=1)
     text_points, text_height = space.lift_tangents(texts, r)
-    right = space.factors(text_points, text_height)[1]
+    right = space.right_factor(text_points, text_height)
     text_norms = point_norms = torch.zeros(0)
     placed = []
     start = 0
@@ -133,7 +133,7 @@ def _place(
         levels = torch.cat(roll_up(head, lifted, rolled.groups))
         points = levels[:, :-1].to(texts.dtype)
         height = (levels[:, -1:] - 1).to(texts.dtype)
-        left = space.factors(points, height)[0]
+        left = space.left_factor(points, height)
         distances = space.distance_of_factors(left, right[rows], r)
         if train:
             text_norms = space.lifted_norms(text_points[rows], text_height[rows], r)

@@ -51,14 +51,18 @@ class Flat:
 
     @staticmethod
     def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
-        left, right = Flat.factors(u, u[:, :1])[0], Flat.factors(v, v[:, :1])[1]
+        left, right = Flat.left_factor(u, u[:, :1]), Flat.right_factor(v, v[:, :1])
         return Flat.distance_of_factors(left, right, r)
 
     @staticmethod
-    def factors(x: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+    def left_factor(x: Tensor, height: Tensor) -> Tensor:
         square = x.square().sum(-1, keepdim=True)
-        one = torch.ones_like(height)
-        return torch.cat([-2 * x, square, one], dim=1), torch.cat([x, one, square], dim=1)
+        return torch.cat([-2 * x, square, torch.ones_like(height)], dim=1)
+
+    @staticmethod
+    def right_factor(x: Tensor, height: Tensor) -> Tensor:
+        square = x.square().sum(-1, keepdim=True)
+        return torch.cat([x, torch.ones_like(height), square], dim=1)
 
     @staticmethod
     def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
