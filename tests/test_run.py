@@ -222,6 +222,18 @@ def test_reading_is_that_of_the_higher_headline_and_then_of_the_higher_worst_lev
     )
 
 
+@pytest.mark.parametrize("prune", [0.0, 0.5])
+def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(
+    prune, openmoji, forest, params, tmp_path
+):
+    trees = [tree.restrict(ids_of(openmoji, "unseen")) for tree in forest]
+    attack = params.attack.model_copy(update={"prune": prune})
+    task = Task("unseen", openmoji, trees, "{}")
+    matrices = Evaluation(knowing_model(openmoji), task, 3, attack, tmp_path).matrices
+    pruned = {part: matrix.prune for part, matrix in matrices.items()}
+    assert pruned == dict.fromkeys(("test", "val", "forest"), prune > 0) | {"levels": False}
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project with one committed record, and its outcomes as if just made."""

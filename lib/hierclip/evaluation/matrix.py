@@ -242,16 +242,18 @@ def attack_part(
     goal: AttackGoal,
     budget: Budget,
     seed: int | Sequence[int],
-    names: Tensor,
+    sample_ids: Tensor,
     clean_margin: Tensor | None = None,
 ) -> AttackState:
     """Attack images (N, 3, H, W) of the leaves `labels` (N,) at once.
 
-    names, clean_margin: (N,), as in `run_attacks`.
+    sample_ids, clean_margin: (N,), as in `run_attacks`.
     """
     device = classifier.device
     score, masks = partial(classifier, levels=goal.levels), goal.masks(labels.to(device))
-    return run_attacks(score, images.to(device), masks, budget, seed, names.tolist(), clean_margin)
+    return run_attacks(
+        score, images.to(device), masks, budget, seed, sample_ids.tolist(), clean_margin
+    )
 
 
 def _in_parts(
