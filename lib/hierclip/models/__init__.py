@@ -3,15 +3,12 @@
 from hierclip.models.backbone import (
     Backbone,
     ImageEncoder,
-    ModelError,
     Towers,
-    create,
     encode_texts,
-    load,
-    open_backbone,
     save,
     text_features,
 )
+from hierclip.models.checkpoint import ModelError
 from hierclip.models.classifier import (
     HEAD,
     READINGS,
@@ -30,3 +27,4 @@ from hierclip.models.heads import (
     PoincareHead,
     at_least_float32,
 )
+from hierclip.models.opening import Overrides, create, load, open_backbone

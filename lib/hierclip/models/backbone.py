@@ -1,20 +1,18 @@
-"""open_clip models: made, loaded, saved in open_clip's own layout, and their two towers."""
+"""A model of open_clip: its two towers, what its input needs, and how it is saved."""
 
 import copy
 import itertools
 import json
-import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.coca_model import CoCa
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
@@ -22,31 +20,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hierclip.config import ModelParams
 from hierclip.distributed import all_gather
-from hierclip.errors import HierclipError
+from hierclip.models.checkpoint import ModelError
 from hierclip.models.heads import at_least_float32
 from hierclip.trees import Tree, level_prompts
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 TEXT_BATCH = 256  # prompts in the text tower at a time: 600 in one batch of ViT-B/32 take 1.1 GB
 
-open_clip.add_model_config(Path(__file__).parent)  # hierclip-tiny and hierclip-tiny-64
-
-
-class ModelError(HierclipError):
-    """Say which model cannot be loaded, and what would be right."""
-
 
 @dataclass(frozen=True)
 class Backbone:
     """A CLIP with what its input needs."""
 
-    clip: CLIP | CustomTextCLIP
+    clip: Any  # a model of open_clip with two towers
     tokenizer: Callable[[list[str]], Tensor]
     config: dict  # open_clip's model configuration
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocess: dict[str, Any]  # open_clip's: mean, std, size, resize_mode, interpolation ...
+    origin: dict[str, str] = field(default_factory=dict)  # what was loaded, and from where
+    notes: Sequence[str] = ()  # what had to be assumed
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return tuple(self.preprocess["mean"])
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return tuple(self.preprocess["std"])
 
     @property
     def logit_scale(self) -> float:
@@ -55,94 +55,19 @@ class Backbone:
 
     @property
     def text_projection(self) -> nn.Parameter:
-        """Return the text tower's last, linear map: (width, D)."""
-        return text_tower(self.clip).text_projection
+        """Return the text tower's last, linear map: (width, D). Raises ModelError for another."""
+        projection = text_tower(self.clip).text_projection
+        if isinstance(self.clip, CoCa) or not isinstance(projection, nn.Parameter):
+            raise ModelError(
+                f"a {type(self.clip).__name__} whose text tower does not end as open_clip's CLIP "
+                "does can be audited, and not trained"
+            )
+        return projection
 
 
 def text_tower(clip: nn.Module) -> Any:
     """Return the module that holds the text projection: a CLIP itself, or its own text tower."""
-    return clip.text if isinstance(clip, CustomTextCLIP) else clip
-
-
-def create(params: ModelParams, seed: int, size: int) -> Backbone:
-    """Make the model that `params` names, with published, local or new weights drawn from `seed`.
-
-    Beside open_clip's architectures there are its `hf-hub:NAME` and `local-dir:FOLDER`, which bring
-    their weights. Raises ModelError where open_clip has no such architecture or weights, and where
-    the model does not take images of `size` pixels a side.
-    """
-    if ":" not in params.architecture and params.architecture not in open_clip.list_models():
-        raise ModelError(
-            f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them"
-        )
-    torch.manual_seed(seed)
-    backbone = open_backbone(params.architecture, params.pretrained)
-    side = backbone.config["vision_cfg"]["image_size"]
-    if side != size:
-        raise ModelError(
-            f"{params.architecture} takes images of {side} pixels; data.size is {size}"
-        )
-    return backbone
-
-
-def with_its_gelu(architecture: str, tag: str | None) -> str:
-    """Return the architecture with the activation that published weights were trained with.
-
-    That is QuickGELU for OpenAI's: open_clip would load them into the plain one, and warn.
-    """
-    published = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    quick = f"{architecture}-quickgelu"
-    known = quick in open_clip.list_models()
-    return quick if known and published.get("quick_gelu") else architecture
-
-
-def load(folder: Path) -> Backbone:
-    """Load the model that `save` wrote to `folder`. Raises ModelError where there is none."""
-    if not (folder / CONFIG).exists():
-        raise ModelError(f"no model in {folder}; run the stage that writes it (`dvc repro`)")
-    return open_backbone(f"local-dir:{folder}", None)
-
-
-def open_backbone(name: str, pretrained: str | None) -> Backbone:
-    """Open what open_clip has under a name; hf-hub:NAME and local-dir:FOLDER bring their weights.
-
-    Raises ModelError for what open_clip cannot load, and for a model with another text tower than
-    its own.
-    """
-    name = with_its_gelu(name, pretrained)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # open_clip warns where no weights are asked for
-    try:
-        clip, _, _ = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, weights_only=True
-        )
-        tokenizer = open_clip.get_tokenizer(name)
-    except (
-        Exception
-    ) as error:  # torch, safetensors and open_clip each raise their own for a bad file
-        reason = shorten(str(error), 200, placeholder=" ...")
-        if open_clip.is_pretrained_cfg(name, pretrained or ""):
-            reason += "; a checkpoint file needs no network"
-        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {reason}") from error
-    finally:
-        root.setLevel(level)
-    projection = getattr(text_tower(clip), "text_projection", None)
-    if not isinstance(clip, CLIP | CustomTextCLIP) or not isinstance(projection, nn.Parameter):
-        raise ModelError(
-            f"{name} is a {type(clip).__name__}; a CLIP with open_clip's own text tower is needed"
-        )
-    config = open_clip.get_model_config(name)
-    assert config is not None  # it was just made from it
-    preprocess = open_clip.get_model_preprocess_cfg(clip)
-    clip.visual.to(memory_format=torch.channels_last)
-    return Backbone(
-        clip=clip.eval(),
-        tokenizer=tokenizer,
-        config=config,
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
-    )
+    return getattr(clip, "text", clip)
 
 
 def save(backbone: Backbone, folder: Path) -> None:
@@ -167,7 +92,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        visual = backbone.clip.visual
+        clip = backbone.clip
+        visual = _ImageTower(clip) if isinstance(clip, CoCa) else clip.visual
         self.visual = _folded(visual) if fold and isinstance(visual, ModifiedResNet) else visual
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
@@ -214,6 +140,17 @@ class ImageEncoder(nn.Module):
         return pooled, local.permute(0, 3, 1, 2)
 
 
+class _ImageTower(nn.Module):
+    """The image tower of a model whose `visual` returns more than embeddings, such as CoCa's."""
+
+    def __init__(self, clip: nn.Module):
+        super().__init__()
+        self.clip: Any = clip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.clip.encode_image(images)
+
+
 def _folded(visual: ModifiedResNet) -> ModifiedResNet:
     visual = copy.deepcopy(visual).eval()
     for module in visual.modules():
@@ -226,20 +163,44 @@ def _folded(visual: ModifiedResNet) -> ModifiedResNet:
 
 def text_features(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
     """Compute the text tower's output below its final projection: (len(prompts), width)."""
-    clip = backbone.clip
-    tower = text_tower(clip)
-    projection = tower.text_projection
+    tower, projection = text_tower(backbone.clip), backbone.text_projection
     tower.text_projection = None
     try:
-        tokens = backbone.tokenizer(list(prompts)).to(clip.logit_scale.device)
-        return torch.cat([clip.encode_text(part) for part in tokens.split(TEXT_BATCH)])
+        return _encoded(backbone, prompts)
     finally:
         tower.text_projection = projection
 
 
+def _encoded(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
+    tokens = backbone.tokenizer(list(prompts)).to(backbone.clip.logit_scale.device)
+    return torch.cat([backbone.clip.encode_text(part) for part in tokens.split(TEXT_BATCH)])
+
+
 def encode_texts(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
-    """Compute text embeddings (len(prompts), D), not normalised."""
-    return text_features(backbone, prompts) @ backbone.text_projection
+    """Compute text embeddings (len(prompts), D)."""
+    try:
+        projection = backbone.text_projection
+    except ModelError:
+        return _encoded(backbone, prompts)
+    return text_features(backbone, prompts) @ projection
+
+
+def tree_prompts(backbone: Backbone, tree: Tree, template: str) -> list[list[str]]:
+    """Return the prompts of a tree by level. Raises ModelError for two of a level that the
+    tokenizer cannot tell apart: one of the two would never be predicted.
+    """
+    levels = level_prompts(tree, template)
+    for level, prompts in enumerate(levels):
+        first: dict[tuple, int] = {}
+        for node, tokens in enumerate(backbone.tokenizer(prompts).tolist()):
+            other = first.setdefault(tuple(tokens), node)
+            if other != node:
+                raise ModelError(
+                    f"tree {tree.name}, level {level}: {prompts[other]!r} and {prompts[node]!r} "
+                    "are the same to the tokenizer (which ignores capitals and cuts long texts); "
+                    "give one of the two another name"
+                )
+    return levels
 
 
 class Towers(nn.Module):
@@ -268,7 +229,7 @@ class Towers(nn.Module):
         self.encoder = ImageEncoder(backbone, fold)
         self.projection = backbone.text_projection
         self.sizes = [[len(level) for level in tree.levels] for tree in trees]
-        levels = [level for tree in trees for level in level_prompts(tree, template)]
+        levels = [level for tree in trees for level in tree_prompts(backbone, tree, template)]
         prompts = list(itertools.chain.from_iterable(levels))
         unique = list(dict.fromkeys(prompts))
         rows = {prompt: row for row, prompt in enumerate(unique)}

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hierclip.models.backbone import Backbone, ImageEncoder, ModelError, encode_texts, load, save
+from hierclip.models.backbone import Backbone, ImageEncoder, encode_texts, save, tree_prompts
+from hierclip.models.checkpoint import ModelError
 from hierclip.models.heads import Head, head_from_dict, head_to_dict
-from hierclip.trees import Tree, forest_levels, level_prompts
+from hierclip.models.opening import AS_PUBLISHED, Overrides, load
+from hierclip.trees import Tree, forest_levels
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name
 READINGS = ("direct", "roll_up")
@@ -74,7 +76,7 @@ class Model:
         trees = [trees] if isinstance(trees, Tree) else trees
         texts = []
         for tree in trees:
-            prompts = level_prompts(tree, template)
+            prompts = tree_prompts(self.backbone, tree, template)
             encoded = encode_texts(self.backbone, [prompt for level in prompts for prompt in level])
             texts.append(encoded.split([len(level) for level in prompts]))
         points = [
@@ -93,9 +95,9 @@ def save_model(model: Model, folder: Path) -> None:
     (folder / HEAD).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf8")
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, overrides: Overrides = AS_PUBLISHED) -> Model:
     """Load the model that `save_model` wrote. Raises ModelError where there is none."""
-    backbone = load(folder)
+    backbone = load(folder, overrides)
     if not (folder / HEAD).exists():
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     entries = json.loads((folder / HEAD).read_text(encoding="utf8"))

@@ -1,0 +1,177 @@
+"""Weights from a file, whoever wrote it: of which towers, what is missing, what is left over."""
+
+import hashlib
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hierclip.errors import HierclipError
+
+VISUAL = "visual."  # open_clip's prefix of the image tower
+# The last part of the names of entries that are no weights: of OpenAI's archives, of older files.
+NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids"}
+NO_WEIGHTS.add("num_batches_tracked")
+PREFERRED = (  # where a folder has several files of weights
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+)
+State = dict[str, Tensor]
+
+
+class ModelError(HierclipError):
+    """Say which model cannot be loaded, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_weights` found in a file."""
+
+    image_only: bool  # the file holds no text tower
+    left: Sequence[str]  # names of weights that are no part of the model
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_in(folder: Path) -> Path:
+    """Find the file of weights in a model's folder. Raises ModelError for none, or several."""
+    preferred = [folder / name for name in PREFERRED if (folder / name).is_file()]
+    endings = (".safetensors", ".bin", ".pt", ".pth")
+    files = sorted(file for file in folder.iterdir() if file.suffix in endings)
+    if not preferred and len(files) != 1:
+        found = f"which of {', '.join(f.name for f in files)}?" if files else "no file of weights"
+        raise ModelError(f"{folder}: {found}; they belong into {PREFERRED[0]}")
+    return [*preferred, *files][0]
+
+
+def load_weights(clip: Any, path: Path) -> Loaded:
+    """Load a file's weights into an open_clip model, or into its image tower alone.
+
+    The file holds a state_dict, bare or inside other entries, its names behind any prefix (of
+    DataParallel, Lightning, compilation): the whole model's, as open_clip or OpenAI name them, or
+    the image tower's. Raises ModelError where there is none, where a weight of the model is missing
+    or has another shape, and where a tower's weight is left over.
+    """
+    sets = [*sets_of_weights(read_file(path))]
+    if not sets:
+        raise ModelError(f"{path}: no weights in it; a state_dict of a model is needed")
+    own = clip.state_dict()
+    vision = {name.removeprefix(VISUAL) for name in own if name.startswith(VISUAL)}
+    text = {name for name in own if not name.startswith((VISUAL, "logit_"))}
+    state = max(sets, key=lambda each: len(vision & without_prefix(each, vision)[1].keys()))
+    prefix, given = without_prefix(state, vision)
+    image_only = not _missing(vision, given)
+    if image_only and prefix.endswith(VISUAL):  # there may be a text tower beside it
+        image_only = not any(prefix.removesuffix(VISUAL) + name in state for name in text)
+    module, expected = clip.visual, vision
+    if not image_only:
+        module, expected = clip, own.keys()
+        given = converted(clip, without_prefix(state, expected)[1])
+    missing = _missing(expected, given)
+    left = _missing(given, expected)
+    parts = {name.partition(".")[0] for name in expected}
+    foreign = [name for name in left if name.partition(".")[0] in parts]
+    for what, names in {"missing": missing, "left over": foreign}.items():
+        if names:
+            raise ModelError(
+                f"{path}: weights of another model: {what} {', '.join(names[:3])} "
+                f"({len(names)} of {len(expected)})"
+            )
+    try:
+        module.load_state_dict(
+            {name: given[name] for name in expected & given.keys()}, strict=False
+        )
+    except RuntimeError as error:  # another shape
+        reason = shorten(str(error), 200, placeholder=" ...")
+        raise ModelError(f"{path}: weights of another model: {reason}") from None
+    return Loaded(image_only, left)
+
+
+def _missing(names: Collection[str], present: Collection[str]) -> list[str]:
+    absent = set(names) - set(present)
+    return sorted(name for name in absent if name.rpartition(".")[2] not in NO_WEIGHTS)
+
+
+def read_file(path: Path) -> Any:
+    """Read what torch or safetensors wrote to a file.
+
+    Raises ModelError for any other file, and for a pickle that needs more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, its files are not
+            if is_torchscript(path):
+                return torch.jit.load(path, "cpu").state_dict()
+            return torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zipfile and safetensors raise their own
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            problem = "holds more than tensors; load it where it was made and save its state_dict"
+        elif not path.stat().st_size:
+            problem = "is empty"
+        else:
+            reason = shorten(str(error) or type(error).__name__, 100, placeholder=" ...")
+            problem = f"is no file of weights, or damaged ({reason})"
+        raise ModelError(f"{path} {problem}") from error
+
+
+def is_torchscript(path: Path) -> bool:
+    """Tell whether a file is an archive of TorchScript."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def sets_of_weights(content: Any) -> Iterator[State]:
+    """Find the sets of weights in what a file holds: dicts of tensors, at any depth."""
+    if isinstance(content, Mapping):
+        state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if state:
+            yield state
+        for value in content.values():
+            yield from sets_of_weights(value)
+
+
+def without_prefix(state: State, expected: Collection[str]) -> tuple[str, State]:
+    """Find the prefix behind which most of the expected names stand; return it, and the weights
+    behind it under their names without it.
+    """
+    prefixes: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")
+        for k in range(len(parts)):
+            if ".".join(parts[k:]) in expected:
+                prefixes["".join(part + "." for part in parts[:k])] += 1
+    prefix = max(prefixes, key=lambda each: (prefixes[each], -len(each)), default="")
+    return prefix, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def converted(clip: Any, state: State) -> State:
+    """Name weights as open_clip's own loader does, where it knows another convention."""
+    state = convert_state_dict(clip, dict(state))
+    if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    scale, bias = clip.logit_scale, getattr(clip, "logit_bias", None)
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(scale.shape)
+    if bias is not None:
+        state["logit_bias"] = state.get("logit_bias", torch.zeros_like(bias)).reshape(bias.shape)
+    return state
