@@ -18,17 +18,19 @@ from safetensors.torch import save_file
 
 import hierclip
 from hierclip import models
-from hierclip.audits import audit, class_trees, open_model, read_arguments, read_folder
+from hierclip.audits import audit, image_folder, open_model, read_dataset
 from hierclip.cli.audit import run_notebook
+from hierclip.data import square
 from hierclip.errors import HierclipError
 from hierclip.evaluation import Outcomes
 from hierclip.evaluation.records import parse_record
 from hierclip.models import Model, ModelError
 from hierclip.progress import HEADLESS
 from hierclip.trees import TreeError, load_tree
+from hierclip.trees.chosen import class_trees
 from tests.conftest import LEAVES, ROOT
 from tests.miniatures import COUNT, folders, put
-from tests.test_cli import ARCHITECTURE, QUICK, TREE, place, run, weights
+from tests.test_cli import ARCHITECTURE, IN_PYTHON, QUICK, TREE, place, run, weights
 from tests.test_heads import HEADS
 from tests.test_report import Loaded
 
@@ -142,18 +144,18 @@ def test_the_page_is_whole_loads_nothing_and_escapes_what_users_write(audited):
 def test_the_function_gives_the_same_and_reads_what_is_finished(audited, weights, monkeypatch):
     folder, _ = audited
     monkeypatch.chdir(folder)
-    given = (ARCHITECTURE, str(weights), "zoo")
-    trees = ["<i>kinds.json", "sizes.json"]
+    given = (ARCHITECTURE, "zoo")
+    trees, settings = ["<i>kinds.json", "sizes.json"], SETTINGS | {"pretrained": str(weights)}
     made = read_record(folder / "hierclip-audit")
-    found = hierclip.audit(*given, tree=trees, **SETTINGS | {"eps": 2 / 255, "out": "other"})
+    found = hierclip.audit(*given, tree=trees, **settings | {"eps": 2 / 255, "out": "other"})
     assert found.record == made and [tree.name for tree in found.trees] == list(made.trees)
-    monkeypatch.setattr("hierclip.audits.Evaluation", None)
-    assert hierclip.audit(*given, tree=trees, **SETTINGS) == found
+    monkeypatch.setattr("hierclip.audits.Evaluation.record", None)
+    assert hierclip.audit(*given, tree=trees, **settings) == found
     with pytest.raises(
         HierclipError,
         match=r"hierclip-audit holds another audit \(threat_model, settings differ\); name",
     ):
-        hierclip.audit(*given, tree=trees, **SETTINGS | {"eps": "3/255"})
+        hierclip.audit(*given, tree=trees, **settings | {"eps": "3/255"})
 
 
 @pytest.fixture
@@ -193,7 +195,9 @@ def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypa
         not list(folder.glob("hierclip-*/images")) and not (folder / "again/report.html").exists()
     )
     assert (
-        hierclip.audit(ARCHITECTURE, str(weights), "zoo", **SETTINGS, out="again").record.images
+        hierclip.audit(
+            ARCHITECTURE, "zoo", pretrained=str(weights), **SETTINGS, out="again"
+        ).record.images
         == 5 * COUNT
     )
 
@@ -277,7 +281,11 @@ def test_a_class_without_a_readable_image_is_one_line(place, run, weights):
     ("name", "pretrained", "words"),
     [
         ("hierclip-tiny-64", None, "weights of another model: .*size mismatch"),
-        (ARCHITECTURE, "other.safetensors", "other.safetensors: weights of another model: missing "),
+        (
+            ARCHITECTURE,
+            "other.safetensors",
+            "other.safetensors: weights of another model: missing ",
+        ),
         (ARCHITECTURE, "tree.json", "tree.json is no file of weights, or damaged"),
     ],
 )
@@ -302,7 +310,7 @@ def test_the_notebooks_parameters_are_those_of_the_function():
         node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body
     }
     function = inspect.signature(audit).parameters
-    assert list(found) == list(function) == list(inspect.signature(read_arguments).parameters)
+    assert set(found) == set(function) - IN_PYTHON
     for name, value in found.items():
         default = function[name].default
         assert (value or None) == (default or None) or name in (
@@ -357,7 +365,7 @@ def test_a_model_of_the_hub_brings_its_weights_and_is_called_by_its_name(hub):
     with pytest.raises(
         HierclipError, match="hf-hub:me/clip has weights of its own; leave out 'openai'"
     ):
-        audit("hf-hub:me/clip", "openai")
+        audit("hf-hub:me/clip", "zoo", pretrained="openai")
     with pytest.raises(ModelError, match="cannot load hf-hub:me/other"):
         open_model("hf-hub:me/other", None)
 
@@ -394,8 +402,8 @@ def test_a_tree_over_some_of_the_classes_or_others_is_refused_by_name(tree):
 
 
 def test_the_first_images_of_a_class_are_audited_and_the_next_one_chooses_the_reading(place):
-    some = read_folder(place / "zoo", 16, 2, place / "some")
-    every = read_folder(place / "zoo", 16, None, place / "all_levels")
+    some = read_dataset(image_folder(place / "zoo"), square(16), 2, place / "some")
+    every = read_dataset(image_folder(place / "zoo"), square(16), None, place / "all_levels")
     images = every.images("test").read()
     assert images.shape == (5 * COUNT, 3, 16, 16) and images.dtype == torch.uint8
     assert torch.equal(
@@ -407,9 +415,13 @@ def test_the_first_images_of_a_class_are_audited_and_the_next_one_chooses_the_re
 
 
 def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
-    images = read_folder(place / "zoo", 16, None, place / "whole").images("test").read()
+    images = (
+        read_dataset(image_folder(place / "zoo"), square(16), None, place / "whole")
+        .images("test")
+        .read()
+    )
     (place / "zoo/cat/1.jpg").write_text("none", encoding="utf8")
-    some = read_folder(place / "zoo", 16, 1, place / "some")
+    some = read_dataset(image_folder(place / "zoo"), square(16), 1, place / "some")
     firsts = [k * COUNT + (sorted(LEAVES)[k] == "cat") for k in range(5)]
     assert some.images("test").labels.tolist() == list(range(5)) and some.unreadable == [
         str(place / "zoo/cat/1.jpg")
@@ -421,6 +433,6 @@ def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
 def test_the_one_image_of_a_class_also_chooses_the_reading_and_it_is_said(place, weights, capsys):
     for leaf in LEAVES:
         put(place / f"few/{leaf}/1.png", 0)
-    found = audit(ARCHITECTURE, str(weights), "few", **SETTINGS)
+    found = audit(ARCHITECTURE, "few", pretrained=str(weights), **SETTINGS)
     assert "the better reading is chosen on the audited images: there are no others" in found.notes
     assert "\n".join(found.notes) in capsys.readouterr().out

@@ -256,9 +256,8 @@ def vision(**changes) -> models.Backbone:
     clip = open_clip.model.CLIP(
         embed_dim=24, vision_cfg={"width": 32, **changes}, text_cfg=text
     ).eval()
-    return models.Backbone(
-        clip, lambda prompts: torch.zeros(len(prompts), 8).long(), {}, (0.5,) * 3, (0.25,) * 3
-    )
+    preprocess = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return models.Backbone(clip, lambda texts: torch.zeros(len(texts), 8).long(), {}, preprocess)
 
 
 VIT = {"image_size": 32, "patch_size": 8, "layers": 2, "head_width": 16}

@@ -18,7 +18,7 @@ from scipy.io import savemat
 
 from hierclip.config import PhotoParams
 from hierclip.data import DATASETS, SPLITS, DataError, Photos, load_dataset
-from hierclip.data.photos import read_square, varied
+from hierclip.data.photos import read_image, square, varied
 from hierclip.data.sources import PUBLISHED_CLASSES, TINY_CLASSES, imagenet_names, number
 from tests.conftest import prepare
 from tests.miniatures import COUNT, MINIATURES, put
@@ -125,9 +125,9 @@ def test_a_square_is_the_middle_at_the_size_asked_for(project):
     image.paste((255, 0, 0), (16, 0, 48, 32))
     image.save(project / "sets/mine/cat/1.png")
     source = opened(project, "mine").sources["test"]
-    square = read_square(source, 8, 0)
-    assert square is not None and square.shape == (3, 8, 8)
-    assert (square[0, :, 1:-1] == 255).all() and (square[0] > 200).all() and (square[1:] == 0).all()
+    pixels = read_image(source, square(8), 0)
+    assert pixels is not None and pixels.shape == (3, 8, 8)
+    assert (pixels[0, :, 1:-1] == 255).all() and (pixels[0] > 200).all() and (pixels[1:] == 0).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
@@ -135,8 +135,8 @@ def test_every_kind_of_colour_becomes_rgb(mode, project):
     folder = project / "sets/mine/cat"
     folder.mkdir(parents=True)
     Image.new("RGB", (20, 20), (200, 200, 200)).convert(mode).save(folder / "1.tif")
-    square = read_square(opened(project, "mine").sources["test"], 8, 0)
-    assert square is not None and square.shape == (3, 8, 8) and square.float().mean() > 150
+    pixels = read_image(opened(project, "mine").sources["test"], square(8), 0)
+    assert pixels is not None and pixels.shape == (3, 8, 8) and pixels.float().mean() > 150
 
 
 def test_broken_pictures_are_left_out_named_and_counted(project, monkeypatch):
@@ -228,7 +228,7 @@ def test_the_next_step_is_decoded_while_one_computes_and_nothing_runs_on(streame
     assert torch.equal(streamed.batch(some, 6, 1, 2)[0], first[0])
     wait(streamed._ahead.values(), timeout=60)
     with monkeypatch.context() as patch:
-        patch.setattr("hierclip.data.photos.read_squares", None)  # by now it has been called
+        patch.setattr("hierclip.data.photos.read_images", None)  # by now it has been called
         assert torch.equal(streamed.batch(some, 6, 1, 3)[0], second[0])
     wait(streamed._ahead.values(), timeout=60)
     for thread in set(threading.enumerate()) - before:

@@ -82,7 +82,7 @@ def start(weights, images: str = "zoo", **changes):
         "checks": 2,
         "batch": 1,
     } | changes
-    return hierclip.audit(ARCHITECTURE, str(weights), images, **settings)
+    return hierclip.audit(ARCHITECTURE, images, pretrained=str(weights), **settings)
 
 
 def test_an_audit_reads_few_images_at_a_time_and_leaves_no_copy_of_them(
@@ -108,14 +108,15 @@ def test_an_audit_that_is_stopped_leaves_what_it_goes_on_from_and_no_images(
 ):
     done = place / "hierclip-audit/work/done"
 
-    def stopped(*_, root, **__):
+    def stopped(evaluation):
+        root = evaluation.root
         (images,) = place.glob("hierclip-*/images")
         assert images.stat().st_size == 5 * COUNT * 3 * 32 * 32
         root.mkdir(parents=True)
         done.write_text("half", encoding="utf8")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hierclip.audits.Evaluation", stopped)
+    monkeypatch.setattr("hierclip.audits.Evaluation.record", stopped)
     with pytest.raises(KeyboardInterrupt):
         start(weights)
     assert list(done.parent.iterdir()) == [done] and not list(place.glob("hierclip-*/images"))

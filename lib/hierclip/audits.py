@@ -1,50 +1,55 @@
-"""How robust a model is on somebody's own images, at every level of a class tree."""
+"""How robust any model is on anybody's images, at every level of a class tree."""
 
 import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import networkx as nx
 import open_clip
 import torch
-import yaml
+from PIL import Image
 from pydantic import ValidationError
+from torch import Tensor
 
 from hierclip.attacks import ATTACKS, STANDARD
 from hierclip.config import AttackParams, error_line, parse_budget
 from hierclip.data import (
+    Cut,
     ImageSet,
     Leaf,
     Source,
     StoredImages,
     by_class,
     class_folders,
-    write_squares,
+    class_indices,
+    dataset_source,
+    shards_source,
+    square,
+    write_images,
 )
 from hierclip.data.tasks import Task
+from hierclip.distributed import rank
 from hierclip.errors import HierclipError
 from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
-from hierclip.evaluation.records import git_revision, parse_record, threat_model
-from hierclip.models import CosineHead, ImageEncoder, Model, load, load_model, open_backbone
-from hierclip.models.classifier import HEAD
-from hierclip.progress import fingerprint
-from hierclip.trees import (
-    WNID,
-    Node,
-    Tree,
-    TreeError,
-    read_tree,
-    set_synsets,
-    synsets_by_name,
-    tree_from_graph,
-    wordnet_tree,
+from hierclip.evaluation.records import git_revision, parse_record
+from hierclip.models import (
+    AS_PUBLISHED,
+    CosineHead,
+    Model,
+    Overrides,
+    load,
+    load_model,
+    open_backbone,
 )
+from hierclip.models.classifier import HEAD
+from hierclip.models.wrapped import Wrapped, wrap
+from hierclip.trees import Tree
+from hierclip.trees.chosen import audit_trees
 
 SUITES: dict[str, dict[str, Any]] = {  # what the name of a suite means
     "standard": {"suite": STANDARD, "steps": 100, "queries": 5000},
@@ -52,8 +57,6 @@ SUITES: dict[str, dict[str, Any]] = {  # what the name of a suite means
 }
 READING_IMAGES = 32  # that choose the reading
 TEMPLATE = "a photo of a(n) {}"
-WORDNET = "wordnet"  # in place of the file of a tree
-SYNSET = re.compile(r".+\.n\.\d\d")
 RECORD = "record.json"
 WORK = "work"  # folder for what a stopped audit resumes from
 CHECKOUT = Path(__file__).parents[2]
@@ -69,10 +72,23 @@ class Audited:
 
 
 def audit(
-    model: str,
-    pretrained: str | None = None,
-    images: str | Path = ".",
+    model: Any,
+    images: Any,
+    labels: Sequence[int] | Tensor | None = None,
     *,
+    pretrained: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize_mode: str | None = None,
+    interpolation: str | None = None,
+    quick_gelu: bool | None = None,
+    try_quick_gelu: bool = False,
+    text_weights: str | None = None,
+    texts: Any = None,
+    scale: float = 100.0,
+    processor: Any = None,
+    size: int | None = None,
+    classes: Sequence[str] | Mapping[str, str] | None = None,
     tree: str | Path | Tree | Sequence[str | Path | Tree] = (),
     synsets: str | Path | None = None,
     widths: Sequence[int] | None = None,
@@ -92,48 +108,57 @@ def audit(
 ) -> Audited:
     """Measure how robust a model is at every level of a tree over the classes of images.
 
-    model, pretrained: as `open_model` takes them. images: class folders. tree, synsets, widths: as
-    `audit_trees` takes them. eps, suite, steps, queries: as `attack_params`. limit: images of a
-    class; None: all. checks: number of images that the attack is checked on, and that all trees are
-    attacked on. template: a prompt; None: the one that a model of this project was trained with,
-    else TEMPLATE.
+    model: what `open_model` opens, with `pretrained` and, from mean to text_weights, `Overrides`;
+    or what `wrap` takes, with texts, scale and processor. try_quick_gelu: open it with GELU and
+    with QuickGELU, and keep what is right on more clean images. images, labels, classes: as
+    `open_images` takes them. size: pixels a side that images are cut to for a model that does not
+    say. tree, synsets, widths: as `audit_trees` takes them. eps, suite, steps, queries: as
+    `attack_params`. limit: images of a class; None: all. checks: number of images that the attack
+    is checked on, and that all trees are attacked on. template: a prompt; None: the one that a
+    model of this project was trained with, else TEMPLATE.
 
     Writes the record and, in `outcomes`, the outcome of every image to the folder `out`. A stopped
     audit resumes from there; the record of a finished one is read. Raises HierclipError for every
     mistake in what is given.
     """
-    attack, trees, about_trees = read_arguments(**locals())
-    audited = open_model(model, pretrained)
+    given = dict(locals())
+    attack, trees, about_trees, source = read_arguments(given)
+    overrides = Overrides(**{each.name: given[each.name] for each in fields(Overrides)})
+    if isinstance(model, str | Path):
+        audited: Model | Wrapped = open_model(str(model), pretrained, overrides)
+    else:
+        audited = wrap(model, list(source.classes), texts, scale, processor)
+    cut = audited.cut or (square(size) if size else None)
     template = template or audited.template or TEMPLATE
-    size = audited.backbone.config["vision_cfg"]["image_size"]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     out = Path(out)
     disk = next(place for place in (out, *out.parents) if place.is_dir())
     with TemporaryDirectory(prefix="hierclip-", dir=disk) as folder:
-        dataset = read_folder(Path(images), size, limit, Path(folder, "images"))
+        dataset = read_dataset(source, cut, limit, Path(folder, "images"))
+        task = Task(dataset.name, dataset, trees, template)
+        tried = []
+        if try_quick_gelu:
+            quick = open_model(str(model), pretrained, replace(overrides, quick_gelu=True))
+            plain = open_model(str(model), pretrained, replace(overrides, quick_gelu=False))
+            audited, note = better_activation({"QuickGELU": quick, "GELU": plain}, task, device)
+            tried = [note]
         test = dataset.splits["test"]
         notes = [
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
             about_trees,
-            *dataset_notes(trees, dataset),
+            *audited.notes,
+            *tried,
+            *dataset_notes(dataset),
         ]
-        print("\n".join(notes), flush=True)
-        weights = ImageEncoder(audited.backbone, fold=True).state_dict().values()
-        identity = {
-            "method": audited.method,
-            "trees": {tree.name: tree.hash for tree in trees},
-            "threat_model": threat_model(attack, template, size),
-            "settings": attack.model_dump(mode="json"),
-            "hashes": {"weights": fingerprint(*weights), "images": test.fingerprint()},
-        }
+        if rank() == 0:
+            print("\n".join(notes), flush=True)
+        evaluation = Evaluation(audited, task, 0, attack, out / WORK, device)
+        identity = evaluation.identity()
         if not (out / RECORD).exists():
-            task = Task(dataset.name, dataset, trees, template)
             try:
-                record = Evaluation(
-                    audited, task, seed=0, params=attack, root=out / WORK, device=device
-                ).record()
+                record = evaluation.record()
             except torch.OutOfMemoryError:
                 raise HierclipError(
                     f"{device} has no memory for {batch} images at a time; ask for a smaller batch"
@@ -147,6 +172,22 @@ def audit(
             "name another folder, or remove that"
         )
     return Audited(record, trees, notes)
+
+
+def better_activation(models: Mapping[str, Model], task: Task, device: str) -> tuple[Model, str]:
+    """Choose the model that reads more clean images right at the leaves; say both shares."""
+    images = task.dataset.images("val")
+    images = images.select_classes(class_indices(task.dataset, task.trees[0].ids))
+    right = {}
+    for name, model in models.items():
+        classifier = model.classifier(task.trees[0], task.template).to(device)
+        parts = images.batches(READING_IMAGES, device)
+        with torch.no_grad():
+            nodes = torch.cat([classifier(part, [0])[0].argmax(1).cpu() for part in parts])
+        right[name] = int((nodes == images.labels).sum())
+    best = max(right, key=lambda name: right[name])
+    shares = ", ".join(f"{name} {100 * count / len(images):.1f} %" for name, count in right.items())
+    return models[best], f"{best}, as {len(images)} clean images are right with {shares}"
 
 
 def _move_results(record: Record, work: Path, out: Path) -> None:
@@ -167,19 +208,17 @@ def _refuse(mistakes: Mapping[str, object]) -> None:
             raise HierclipError(message)
 
 
-def read_arguments(
-    model, pretrained, images, tree, synsets, widths, eps, suite, norm, steps, queries, restarts,
-    batch, limit, checks, template, device, seed, out,
-) -> tuple[AttackParams, list[Tree], str]:  # fmt: skip
-    """Check the arguments of `audit`; return the attack, the trees, and a line about the trees.
+def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], str, "Images"]:
+    """Check the arguments of `audit`; return the attack, the trees, a line about them, the images.
 
     Opens neither the model nor an image, so it is quick. Raises HierclipError for the first
     mistake.
     """
-    others = {"norm": norm, "restarts": restarts, "batch": batch, "seed": seed}
-    attack = attack_params(eps, suite, steps, queries, checks, **others)
+    attack = attack_params(given)
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     devices = ["auto", "cpu", *["cuda"][: len(gpus)], *gpus]
+    template, limit, device, out = (given[k] for k in ("template", "limit", "device", "out"))
+    model, tree, synsets = (given[key] for key in ("model", "tree", "synsets"))
     _refuse(
         {
             f"template {template!r} has no {{}} for the class's name; write it like "
@@ -189,25 +228,46 @@ def read_arguments(
             f"{out} is a file, or in one; name a folder for what comes out": any(
                 path.is_file() for path in (Path(out), *Path(out).parents)
             ),
-            **_model_mistakes(model, pretrained),
+            "both quick_gelu and try_quick_gelu; which is meant?": (
+                given["quick_gelu"] is not None and given["try_quick_gelu"]
+            ),
+            **_preprocess_mistakes(given),
         }
     )
+    if isinstance(model, str | Path):
+        _refuse(_model_mistakes(str(model), given["pretrained"]))
     chosen = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
-    classes = image_source(Path(images)).classes
-    trees, about = audit_trees(classes, chosen, Path(synsets) if synsets else None, widths)
-    return attack, trees, about
+    images = open_images(given["images"], given["labels"], given["classes"])
+    synsets = Path(synsets) if synsets else None
+    trees, about = audit_trees(images.classes, chosen, synsets, given["widths"])
+    return attack, trees, about, images
 
 
-def attack_params(
-    eps: str | float, suite: str, steps: int | None, queries: int | None, checks: int, **others
-) -> AttackParams:
-    """Build the attack of an audit.
+def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
+    """Map a message for each mistake in preprocessing to whether it was made."""
+    mean, std = given["mean"], given["std"]
+    known = {
+        "resize_mode": (None, "shortest", "longest", "squash"),
+        "interpolation": (None, "bicubic", "bilinear"),
+    }
+    return {
+        f"mean {mean}: three numbers, of red, green and blue, are needed": mean and len(mean) != 3,
+        f"std {std}: three numbers above 0 are needed": std and (len(std) != 3 or min(std) <= 0),
+    } | {
+        f"no {name} {given[name]!r}; known are {', '.join(values[1:])}": given[name] not in values
+        for name, values in known.items()
+    }
+
+
+def attack_params(given: Mapping[str, Any]) -> AttackParams:
+    """Build the attack of an audit from its arguments.
 
     eps: "n/255" or a share of a pixel's range. suite: one of SUITES, or names of ATTACKS with
     commas between them, with the steps of "standard". The step of PGD is 2.5 times the budget
     divided by the number of steps. checks: number of images that are attacked in further ways.
     Raises HierclipError for a bad budget, an unknown attack, and a number out of range.
     """
+    eps, suite = given["eps"], given["suite"]
     names = [name.strip() for name in suite.split(",")]
     settings = SUITES.get(suite, SUITES["standard"] | {"suite": names})
     unknown = [name for name in settings["suite"] if name not in ATTACKS]
@@ -223,8 +283,8 @@ def attack_params(
             "0.004": not 0 < share <= 1,
         }
     )
-    given = {"steps": steps, "queries": queries}
-    settings = settings | {name: value for name, value in given.items() if value is not None}
+    asked = {key: given[key] for key in ("steps", "queries") if given[key] is not None}
+    settings = settings | asked | {key: given[key] for key in ("norm", "restarts", "batch", "seed")}
     n = 255 * share
     settings |= {
         "eps": f"{n}/255",
@@ -232,15 +292,15 @@ def attack_params(
         "bootstrap": 1000,
         "prune": 0.0,
         "reading_images": READING_IMAGES,
-        **dict.fromkeys(("forest_images", "audit_images", "transfer_images"), checks),
+        **dict.fromkeys(("forest_images", "audit_images", "transfer_images"), given["checks"]),
     }
     try:
-        return AttackParams.model_validate(settings | others)
+        return AttackParams.model_validate(settings)
     except ValidationError as error:
         raise HierclipError(error_line(error.errors()[0])) from None
 
 
-def open_model(model: str, pretrained: str | None) -> Model:
+def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUBLISHED) -> Model:
     """Open a model that `_model_mistakes` finds no mistake in.
 
     model: an architecture of open_clip with, as `pretrained`, a published tag or a checkpoint file;
@@ -251,9 +311,11 @@ def open_model(model: str, pretrained: str | None) -> Model:
     name = folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
     name = _file_name(name)
     if (folder / HEAD).exists():
-        return replace(load_model(folder), method=name)
-    backbone = load(folder) if folder.is_dir() else open_backbone(model, pretrained)
-    return Model(backbone, CosineHead(float(backbone.clip.logit_scale.detach().exp())), name)
+        return replace(load_model(folder, overrides), method=name)
+    backbone = (
+        load(folder, overrides) if folder.is_dir() else open_backbone(model, pretrained, overrides)
+    )
+    return Model(backbone, CosineHead(backbone.logit_scale), name)
 
 
 def _model_mistakes(model: str, pretrained: str | None) -> dict[str, object]:
@@ -281,115 +343,6 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text)
 
 
-Chosen = Sequence[str | Path | Tree]
-
-
-def audit_trees(
-    leaves: Mapping[str, str], chosen: Chosen, synsets: Path | None, widths: Sequence[int] | None
-) -> tuple[list[Tree], str]:
-    """Return the chosen trees as `class_trees` does, and a line that describes them.
-
-    Where none is chosen: the tree of WordNet if every class is a synset, a WordNet id, or a word of
-    one sense there; else a tree without a level above the leaves.
-    """
-    try:
-        trees = class_trees(leaves, chosen or [WORDNET], synsets, widths)
-    except TreeError as error:
-        if chosen or synsets is not None or widths is not None:
-            raise
-        why = str(error).splitlines()[0].partition(";")[0]
-        nodes = tuple(Node(leaf, name) for leaf, name in leaves.items())
-        return [Tree("leaves", Node("", "all"), (nodes,), ())], (
-            f"no tree, so the {len(leaves)} leaves are all there is ({why}); "
-            "give one with --tree FILE, or --tree wordnet and --synsets FILE"
-        )
-    asked = "" if chosen else " (none was asked for)"
-    return trees, "; ".join(
-        f"tree {tree.name}{asked}, levels of {', '.join(map(str, tree.sizes))} nodes"
-        for tree in trees
-    )
-
-
-def class_trees(
-    leaves: Mapping[str, str],
-    chosen: Chosen,
-    synsets: Path | None = None,
-    widths: Sequence[int] | None = None,
-) -> list[Tree]:
-    """Build trees over `leaves` (identifier to name), all with the order of leaves of the first.
-
-    chosen: "wordnet", files that `read_tree` knows, or trees. synsets: a file of `read_synsets`.
-    widths: the most nodes at levels 1..L; None: a file's own levels, and about half of the level
-    before for WordNet. Raises TreeError for a tree over other leaves, a class for which WordNet has
-    no synset or several, widths that cannot be reached, and two trees of one name.
-    """
-    trees = [_class_tree(leaves, each, synsets, widths) for each in chosen]
-    names = [tree.name for tree in trees]
-    if len(set(names)) < len(names):
-        raise TreeError(f"two trees of one name: {', '.join(names)}; call each by its own")
-    in_order = nx.dfs_preorder_nodes(trees[0].graph(), trees[0].root.id)
-    order = [node for node in in_order if node in leaves]
-    return [tree_from_graph(tree.graph(), tree.name, order) for tree in trees]
-
-
-def _class_tree(
-    leaves: Mapping[str, str], chosen: str | Path | Tree, synsets: Path | None, widths
-) -> Tree:
-    if isinstance(chosen, Tree):
-        return tree_from_graph(chosen.graph(), chosen.name, list(leaves))
-    if str(chosen) != WORDNET:
-        return read_tree(Path(chosen), leaves, widths=widths)
-    known = all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))
-    if known and synsets is None:
-        return wordnet_tree(WORDNET, leaves, widths)
-    synset_of, under = read_synsets(synsets, leaves) if synsets else ({}, {})
-    looked_up = {leaf: name for leaf, name in leaves.items() if leaf not in under}
-    try:
-        synsets_of = synsets_by_name(
-            looked_up.values(), {leaves[leaf]: synset for leaf, synset in synset_of.items()}
-        )
-    except TreeError as error:
-        head, newline, senses = str(error).partition("\n")
-        right = "say which by --synsets FILE, of lines `dog: dog.n.01`"
-        raise TreeError(f"{head}; {right}{newline}{senses}") from None
-    by_leaf = {leaf: synsets_of[name] for leaf, name in looked_up.items()}
-    return wordnet_tree(WORDNET, leaves, widths, synsets=by_leaf, under=under)
-
-
-def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Read, by class of `leaves` (identifier to name), its synset or the synset of its parent.
-
-    path: YAML, `class: synset`; or CSV, columns class, synset, and under: the parent of a class
-    that has no synset. A class is written by its identifier or its name; other classes in the file
-    are ignored. Raises TreeError for other content.
-    """
-    under = {}
-    try:
-        if path.suffix.lower() == ".csv":
-            synset_of, under = set_synsets(path)
-        else:
-            synset_of = dict(yaml.safe_load(path.read_text(encoding="utf8")))
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise TreeError(
-            f"{path}: no lines `class: synset`, nor a CSV of class, synset, under "
-            f"({' '.join(str(error).split())})"
-        ) from None
-    return _by_leaf(synset_of, leaves), _by_leaf(under, leaves)
-
-
-def _by_leaf(written: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
-    chosen = {leaf: written.get(leaf) or written.get(name) for leaf, name in leaves.items()}
-    return {leaf: str(synset) for leaf, synset in chosen.items() if synset}
-
-
-def same_words(tree: Tree) -> list[str]:
-    """List nodes of a level that have one name: no prompt tells them apart."""
-    counts = Counter(
-        (node.name, level) for level, nodes in enumerate(tree.levels) for node in nodes
-    )
-    return [f"{name} (level {level})" for (name, level), count in counts.items() if count > 1]
-
-
 @dataclass
 class Folder:
     """A `data.Dataset` that is only measured on. splits: by name, one of `data.SPLITS`."""
@@ -397,7 +350,7 @@ class Folder:
     name: str
     leaves: tuple[Leaf, ...]
     splits: Mapping[str, ImageSet]
-    unreadable: Sequence[str]  # files that cannot be read
+    unreadable: Sequence[str] = ()  # files that cannot be read
     credit: str = ""
 
     def images(self, split: str) -> ImageSet:
@@ -407,80 +360,151 @@ class Folder:
         raise HierclipError(f"{self.name}: images of an audit are not trained on")
 
 
-def image_source(folder: Path) -> Source:
-    """Find the images of `folder`: in its class folders, or in those of its folder `test` or `val`.
+@dataclass(frozen=True)
+class Images:
+    """Images to audit on, not read yet: a source, or pixels in memory with their labels."""
 
-    Raises HierclipError for a folder that does not exist, fewer than two classes, a class without
-    an image, and two classes of one name.
+    name: str
+    classes: Mapping[str, str]  # identifier to name, by label
+    source: Source | None = None
+    pixels: ImageSet | None = None
+
+
+def open_images(
+    images: Any, labels: Sequence[int] | Tensor | None, classes: Sequence[str] | Mapping | None
+) -> Images:
+    """Find the images of an audit, and their classes.
+
+    images: a folder of class folders or of WebDataset shards, or with such a folder test or val in
+    it; a dataset as of torchvision or Hugging Face; or a tensor (N, 3, H, W), uint8 or in [0, 1],
+    with `labels` (N,). classes: names, or names by identifier, in the order of the labels; class
+    folders have theirs. Raises HierclipError for what is none of these, values outside [0, 1],
+    fewer than two classes, a class without an image, and two classes of one name.
     """
+    if isinstance(classes, Sequence):
+        classes = {name: name for name in classes}
+    if isinstance(images, str | Path):
+        found = image_folder(Path(images), classes)
+    elif isinstance(images, Tensor):
+        found = Images("tensor", dict(classes or {}), pixels=pixels_of(images, labels, classes))
+    else:
+        name = type(images).__name__
+        found = Images(name, {}, dataset_source(images, name, classes))
+        found = replace(found, classes=found.source.classes)
+    given = found.source.labels if found.source else found.pixels.labels.tolist()
+    counts = Counter(given)
+    empty = [each for k, each in enumerate(found.classes) if not counts[k]]
+    words = Counter(found.classes.values())
+    twins = [each for each, word in found.classes.items() if words[word] > 1]
+    _refuse(
+        {
+            f"{found.name}: one class only ({', '.join(words)}); there must be two or more to tell "
+            "apart": len(found.classes) < 2,
+            f"{found.name}: no images in class {', '.join(empty[:5])}; put some there or "
+            "remove it": empty,
+            f"{found.name}: {', '.join(twins[:5])} have one name; give each its own in classes.csv "
+            "(id, name)": twins,
+        }
+    )
+    return found
+
+
+def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
+    """Find the images in a folder. Raises HierclipError for one that does not exist."""
     _refuse(
         {
             f"{folder}: no such folder; give one with a folder of images for each class": (
                 not folder.is_dir()
-            )
+            ),
+            f"{folder}: classes are the folders; name them in classes.csv (id, name)": classes,
         }
     )
-    folders = [place for place in (folder / "test", folder / "val", folder) if place.is_dir()]
-    source = class_folders(folders[0])
-    empty = [c for c, rows in zip(source.classes, by_class(source), strict=True) if not rows]
-    words = Counter(source.classes.values())
-    twins = [name for name, word in source.classes.items() if words[word] > 1]
+    parts = (folder / "test", folder / "val", folder)
+    part = next(place for place in parts if place.is_dir())
+    sharded = any(part.glob("*.tar"))
+    source = shards_source(part, folder) if sharded else class_folders(part)
+    return Images(_file_name(folder.resolve().name), source.classes, source)
+
+
+def pixels_of(images: Tensor, labels: Any, classes: Mapping | None) -> ImageSet:
+    """Check images in memory, (N, 3, H, W), and their labels (N,)."""
+    found = torch.as_tensor(labels if labels is not None else ())
+    low, high = images.aminmax() if images.numel() else (0, 0)
+    outside = images.is_floating_point() and not (low >= 0 and high <= 1)  # NaN is neither
     _refuse(
         {
-            f"{folder}: one class only ({', '.join(words)}); there must be two or more to tell "
-            "apart": len(source.classes) < 2,
-            f"{folder}: no images in class folder {', '.join(empty[:5])}; put some there or "
-            "remove it": empty,
-            f"{folder}: {', '.join(twins[:5])} have one name; give each its own in classes.csv "
-            "(id, name)": twins,
+            f"images {tuple(images.shape)} of {images.dtype}: (N, 3, H, W), floats in [0, 1] or "
+            "uint8, are needed": images.ndim != 4
+            or images.shape[1] != 3
+            or not (images.is_floating_point() or images.dtype == torch.uint8),
+            f"images: values from {float(low):g} to {float(high):g}; pixels in [0, 1] are needed, "
+            "not normalised (the model normalises them itself), or uint8": outside,
+            f"labels: {tuple(found.shape)} for {len(images)} images; one whole number each is "
+            "needed": found.shape != images.shape[:1] or found.is_floating_point(),
+            "classes: their names are needed, in the order of the labels": not classes,
+            f"labels: {found.unique().tolist()[-1:]} and {len(classes or ())} classes; a label is "
+            "a class's number, from 0": bool(len(found))
+            and (int(found.min()) < 0 or int(found.max()) >= len(classes or ())),
         }
     )
-    return source
+    pixels = images if images.dtype == torch.uint8 else images.float()
+    return ImageSet(pixels.detach().cpu(), found.long().cpu())
 
 
-def read_folder(folder: Path, size: int, limit: int | None, path: Path) -> Folder:
-    """Read the first `limit` readable images of each class, or all, as squares of `size` pixels.
+def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path) -> Folder:
+    """Read the first `limit` readable images of each class, or all, as `cut` makes them.
 
-    The squares are written to the file `path` and read from it when they are needed. They are the
+    Their bytes are written to the file `path` and read from it when they are needed. They are the
     split "test". Split "val", which chooses the reading, is the next image of each class; where no
     class has one, it is the split "test" itself. Unreadable images are left out.
-    Raises HierclipError as `image_source` does, and for a class without a readable image.
+    Raises HierclipError for a class without a readable image, and where `cut` is needed and None.
     """
-    source = image_source(folder)
+    unreadable: list[str] = []
+    if images.source is None:
+        readable = images.pixels
+    elif cut is None:
+        raise HierclipError("size: how many pixels a side does the model take? give size=...")
+    else:
+        readable = _stored(images, cut, limit, path, unreadable)
+    count = limit or len(readable)
+    rows = [torch.nonzero(readable.labels == k)[:, 0] for k in range(len(images.classes))]
+    lost = [each for each, found in zip(images.classes, rows, strict=True) if not len(found)]
+    if lost:
+        raise HierclipError(
+            f"{images.name}: no image of class {', '.join(lost[:5])} can be read; "
+            f"mend or remove {', '.join(unreadable[:5])}"
+        )
+    test = readable[torch.cat([found[:count] for found in rows])]
+    rest = torch.cat([found[count:] for found in rows])
+    val = readable[rest] if len(rest) else test
+    leaves = tuple(Leaf(each, name, "seen") for each, name in images.classes.items())
+    return Folder(images.name, leaves, {"test": test, "val": val}, unreadable)
+
+
+def _stored(
+    images: Images, cut: Cut, limit: int | None, path: Path, unreadable: list[str]
+) -> ImageSet:
+    """Write the readable ones of `limit` images of each class, and of one more, to a file."""
+    source = images.source
     count = limit or len(source.labels)
     left = by_class(source)
     labels: list[int] = []
-    unreadable: list[str] = []
     with path.open("wb") as file:
         tried = [rows[: count + 1] for rows in left]
         while any(tried):
             selection = source.take(list(chain(*tried)))
-            written = write_squares(selection, size, folder.resolve().name, unreadable, file)
+            written = write_images(selection, cut, images.name, unreadable, file)
             labels += [selection.labels[row] for row in written]
             left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
             tried = [rows[: count + 1 - labels.count(k)] for k, rows in enumerate(left)]
-    by_label = by_class(replace(source, labels=labels))
-    lost = [c for c, rows in zip(source.classes, by_label, strict=True) if not rows]
-    if lost:
-        raise HierclipError(
-            f"{folder}: no image of class {', '.join(lost[:5])} can be read; "
-            f"mend or remove {', '.join(unreadable[:5])}"
-        )
-    squares = StoredImages(path, (len(labels), 3, size, size))
-    readable = ImageSet(squares, torch.tensor(labels))
-    test = readable[torch.tensor(list(chain(*(rows[:count] for rows in by_label))))]
-    rest = list(chain(*(rows[count:] for rows in by_label)))
-    val = readable[torch.tensor(rest)] if rest else test
-    leaves = tuple(Leaf(identifier, name, "seen") for identifier, name in source.classes.items())
-    return Folder(_file_name(folder.resolve().name), leaves, {"test": test, "val": val}, unreadable)
+    shape = cut(Image.new("RGB", (64, 48))).shape  # of every image that it makes
+    return ImageSet(StoredImages(path, (len(labels), *shape)), torch.tensor(labels))
 
 
-def dataset_notes(trees: Sequence[Tree], dataset: Folder) -> list[str]:
-    """List what a reader of the result should know about its images and trees."""
+def dataset_notes(dataset: Folder) -> list[str]:
+    """List what a reader of the result should know about its images."""
     more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
-    alike = {tree.name: ", ".join(same_words(tree)) for tree in trees}
-    notes = {f"tree {name}: no prompt tells apart {nodes}": nodes for name, nodes in alike.items()}
-    notes |= {
+    notes = {
         "the better reading is chosen on the audited images: there are no others": (
             dataset.splits["val"] is dataset.splits["test"]
         ),

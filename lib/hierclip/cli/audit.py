@@ -7,7 +7,11 @@ import typer
 
 from hierclip.cli.run import run_notebook
 from hierclip.cli.tree import Synsets, Widths, parse_widths
+from hierclip.errors import HierclipError
 
+Channels = Annotated[
+    str | None, typer.Option(help="of red, green, blue, such as 0,0,0", show_default="the model's")
+]
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAGE = "report.html"
 
@@ -23,6 +27,28 @@ def audit(
     pretrained: Annotated[
         str | None, typer.Option(help="a published tag, or a checkpoint file")
     ] = None,
+    text_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="a tag or file, where a checkpoint holds the image tower alone",
+            show_default="OpenAI's",
+        ),
+    ] = None,
+    mean: Channels = None,
+    std: Channels = None,
+    resize_mode: Annotated[
+        str | None, typer.Option(help="shortest, longest or squash", show_default="the model's")
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="bicubic or bilinear", show_default="the model's")
+    ] = None,
+    quick_gelu: Annotated[
+        bool | None,
+        typer.Option("--quick-gelu/--no-quick-gelu", help="the activation of OpenAI's weights"),
+    ] = None,
+    try_quick_gelu: Annotated[
+        bool, typer.Option("--try-quick-gelu", help="take what is right on more clean images")
+    ] = False,
     tree: Annotated[
         list[str] | None, typer.Option(help="a tree's file, or wordnet; may be given again")
     ] = None,
@@ -81,10 +107,11 @@ def audit(
       hierclip audit --model my-clip --images my-images --tree wordnet --synsets which.yaml
     """
     given = locals() | {"tree": tree or [], "widths": parse_widths(widths)}
+    given |= {"mean": parse_channels("--mean", mean), "std": parse_channels("--std", std)}
     from hierclip.audits import RECORD, read_arguments
     from hierclip.evaluation.records import parse_record
 
-    read_arguments(**given)
+    read_arguments(given | {"labels": None, "classes": None})
     executed = run_notebook(NOTEBOOKS / "95_audit.ipynb", given)
     from nbconvert import HTMLExporter
     from traitlets.config.loader import PyFileConfigLoader
@@ -97,3 +124,11 @@ def audit(
     record = parse_record((out / RECORD).read_text(encoding="utf8"), RECORD)
     if record.audit.failed:
         raise typer.Exit(1)
+
+
+def parse_channels(option: str, text: str | None) -> list[float] | None:
+    """Read "0.5,0.5,0.5" as numbers. Raises HierclipError for anything else."""
+    try:
+        return [float(part) for part in text.split(",")] if text else None
+    except ValueError:
+        raise HierclipError(f"{option} {text}: write three numbers like 0.5,0.5,0.5") from None

@@ -52,10 +52,11 @@ def tree(
     most = parse_widths(widths)
     import networkx as nx
 
-    from hierclip import audits, trees
+    from hierclip import trees
+    from hierclip.trees.chosen import class_trees, same_words
 
     leaves = _leaves(classes, images, tree)
-    (class_tree,) = audits.class_trees(leaves, [tree or "wordnet"], synsets, most)
+    (class_tree,) = class_trees(leaves, [tree or "wordnet"], synsets, most)
     graph = class_tree.graph()
     for node in list(nx.dfs_preorder_nodes(graph, class_tree.root.id))[1:]:
         level = graph.nodes[node]["level"]
@@ -74,7 +75,7 @@ def tree(
         style()
         draw.parent.mkdir(parents=True, exist_ok=True)
         sunburst(class_tree).savefig(draw, dpi=150, bbox_inches="tight")
-    alike = audits.same_words(class_tree)
+    alike = same_words(class_tree)
     if alike:
         typer.echo(
             f"FAILED: no prompt tells apart {', '.join(alike)}; give them names of their own"
@@ -100,7 +101,7 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
     if classes is not None and images is not None:
         raise HierclipError("both --classes and --images; one says what the classes are")
     if images is not None:
-        return audits.image_source(images).classes
+        return audits.open_images(images, None, None).classes
     if classes is not None:
         names = [name.strip() for name in classes.split(",") if name.strip()]
         if len(set(names)) < max(2, len(names)):

@@ -17,13 +17,15 @@ from hierclip.data.dataset import (
     step_seed,
 )
 from hierclip.data.openmoji import OpenMoji
-from hierclip.data.photos import Photos, write_squares
+from hierclip.data.photos import Cut, Photos, square, write_images
 from hierclip.data.sources import (
     SETS,
     Source,
     by_class,
     class_folders,
     class_name,
+    dataset_source,
+    shards_source,
 )
 
 PREPARED = "data/prepared"

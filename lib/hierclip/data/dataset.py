@@ -61,7 +61,8 @@ def stored_images(path: Path, name: str) -> StoredImages:
 class ImageSet:
     """Labelled images. A selection of them reads and copies nothing until it is read.
 
-    pixels: (M, 3, H, W) uint8, in memory or in a file, of which `rows` are selected.
+    pixels: (M, 3, H, W), of which `rows` are selected: uint8, in memory or in a file; or in memory
+    float32 in [0, 1].
     labels: (N,) int64, indices into the dataset's `leaves`.
     rows: (N,) int64, each image's row in `pixels`; None: all rows in order.
     """
@@ -80,12 +81,14 @@ class ImageSet:
         return torch.arange(len(self)) if self.rows is None else self.rows
 
     def read(self) -> Tensor:
-        """Return the images in memory, (N, 3, H, W) uint8."""
+        """Return the images in memory, (N, 3, H, W), in the type of `pixels`."""
         return self.pixels[self._selected()]
 
     def floats(self) -> Tensor:
         """Return the images as (N, 3, H, W) float32 in [0, 1], channels last in memory."""
-        return self.read().to(torch.float32, memory_format=torch.channels_last).div_(255)
+        images = self.read()
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
+        return floats / 255 if images.dtype == torch.uint8 else floats
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the images' bytes."""

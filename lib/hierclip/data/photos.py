@@ -4,18 +4,18 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
 
 from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed, stored_images
@@ -23,6 +23,7 @@ from hierclip.data.sources import LAYOUTS, SETS, Source, Sources, by_class
 from hierclip.progress import progress
 
 TRAIN = "train"
+Cut = Callable[[Image.Image], Tensor]  # from an image to its pixels, (3, H, W) uint8
 BATCH = 256  # images decoded at a time
 # What Pillow raises for damaged files, besides an OSError without the system's error number.
 DAMAGED = (
@@ -107,7 +108,7 @@ class Photos(PreparedDataset):
             return stored_images(self.prepared, f"{TRAIN}.images")[torch.tensor(rows)]
         source = self.sources[TRAIN]
         stored = self.tensors[f"{TRAIN}.rows"][rows].tolist()
-        images = read_squares(source, self.params.size, stored)
+        images = read_images(source, square(self.params.size), stored)
         lost = [row for row, image in zip(stored, images, strict=True) if image is None]
         if lost:
             raise DataError(
@@ -147,43 +148,45 @@ def divided(sources: Sources, params: PhotoParams) -> dict[str, Source]:
     return splits
 
 
-def write_squares(
-    source: Source, size: int, what: str, unreadable: list[str], file: BinaryIO | None
+def write_images(
+    source: Source, cut: Cut, what: str, unreadable: list[str], file: BinaryIO | None
 ) -> list[int]:
-    """Write the readable images to `file`, if there is one, (3, size, size) bytes each.
+    """Write the readable images to `file`, if there is one, as the bytes that `cut` makes of them.
 
     Return their rows. unreadable: the names of the other images are added to it.
     """
     rows = []
     for batch in progress(torch.arange(len(source.labels)).split(BATCH), what):
-        squares = read_squares(source, size, batch.tolist())
-        for row, square in zip(batch.tolist(), squares, strict=True):
-            if square is None:
+        images = read_images(source, cut, batch.tolist())
+        for row, image in zip(batch.tolist(), images, strict=True):
+            if image is None:
                 unreadable.append(source.called(row))
                 continue
             rows.append(row)
             if file:
-                file.write(square.contiguous().numpy().data)
+                file.write(image.contiguous().numpy().data)
     return rows
 
 
-def read_squares(source: Source, size: int, rows: Sequence[int]) -> list[Tensor | None]:
-    """Read several squares at once. Pillow's warnings, of odd metadata, are passed over."""
+def read_images(source: Source, cut: Cut, rows: Sequence[int]) -> list[Tensor | None]:
+    """Read several images at once. Pillow's warnings, of odd metadata, are passed over."""
     # For good: catch_warnings is not for several threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with ThreadPoolExecutor() as workers:
-        return list(workers.map(partial(read_square, source, size), rows))
+        return list(workers.map(partial(read_image, source, cut), rows))
 
 
-def read_square(source: Source, size: int, row: int) -> Tensor | None:
-    """Read the middle of an image, its shorter side `size` pixels: (3, size, size) uint8.
+def read_image(source: Source, cut: Cut, row: int) -> Tensor | None:
+    """Read an image as `cut` makes it; return None for a damaged one.
 
-    Return None for a damaged image. Raises DataError, which names the image, where reading failed
-    for another reason: a disk's, or a missing file.
+    Raises DataError, which names the image, where reading failed for another reason: a disk's, or a
+    missing file.
     """
     try:
         with source.read(row) as image:
-            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+            return cut(image)
+    except DataError:
+        raise
     except Exception as error:
         if isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None):
             return None
@@ -191,7 +194,16 @@ def read_square(source: Source, size: int, row: int) -> Tensor | None:
         raise DataError(
             f"{source.called(row)}: not read, though it may be whole ({problem}); try again"
         ) from error
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+def square(size: int) -> Cut:
+    """Cut the middle of an image, its shorter side `size` pixels."""
+
+    def cut(image: Image.Image) -> Tensor:
+        whole = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+        return pil_to_tensor(whole)
+
+    return cut
 
 
 def varied(

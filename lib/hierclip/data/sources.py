@@ -3,12 +3,14 @@
 import csv
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -68,8 +70,8 @@ def class_folders(folder: Path, known: Mapping[str, str] | None = None) -> Sourc
     """Read a folder of class folders, as torchvision's ImageFolder does, each class by number.
 
     known: names by WordNet id, by default ImageNet-1k's. A file classes.csv in the folder or beside
-    it takes precedence. Raises DataError where there is no class folder, and for a WordNet id
-    without a name.
+    it names them all instead. Raises DataError where there is no class folder, for a WordNet id
+    without a name, and for a line of the file without its folder or a folder without its line.
     """
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     ids = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
@@ -78,8 +80,9 @@ def class_folders(folder: Path, known: Mapping[str, str] | None = None) -> Sourc
             f"{folder}: no class folders; "
             "put the images of each class into one, named after the class"
         )
-    names = given_names(folder / CLASSES) or given_names(folder.parent / CLASSES)
-    classes = {i: names.get(i) or class_name(i, known) for i in ids}
+    files = [file for file in (folder / CLASSES, folder.parent / CLASSES) if file.exists()]
+    names = names_of(ids, files[0]) if files else {i: class_name(i, known) for i in ids}
+    classes = {i: names[i] for i in ids}
     labels = {i: label for label, i in enumerate(ids)}
     return files_source(classes, make_dataset(folder, labels, IMAGES, allow_empty=True))
 
@@ -98,13 +101,35 @@ def number(path: Path) -> tuple[int, str]:
 
 
 def given_names(file: Path) -> dict[str, str]:
-    """Read classes' names by identifier from a file that need not be there."""
-    if not file.exists():
-        return {}
-    rows = list(csv.DictReader(file.read_text(encoding="utf8").splitlines()))
+    """Read classes' names by identifier, as text in Unicode's composed form (NFC), from a CSV.
+
+    Raises DataError for a file without columns id and name, and for an identifier given twice.
+    """
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
     if not rows or {"id", "name"} - set(rows[0]):
         raise DataError(f"{file}: columns id and name are needed")
-    return {row["id"]: row["name"] for row in rows}
+    ids = Counter(normalize("NFC", row["id"]) for row in rows)
+    twice = [identifier for identifier, count in ids.items() if count > 1]
+    if twice:
+        raise DataError(f"{file}: id {', '.join(twice[:5])} stands twice; a class has one line")
+    return {normalize("NFC", row["id"]): row["name"] for row in rows}
+
+
+def names_of(ids: Sequence[str], file: Path) -> dict[str, str]:
+    """Read the names of the class folders `ids`. Raises DataError where it names others."""
+    names = given_names(file)
+    folders = {normalize("NFC", identifier): identifier for identifier in ids}
+    without = ", ".join(sorted(names.keys() - folders.keys())[:5])
+    unnamed = ", ".join(sorted(folders.keys() - names.keys())[:5])
+    if without or unnamed:
+        raise DataError(
+            f"{file}: every line needs its class folder and every folder its line; "
+            + (f"no folder for id {without}" if without else "")
+            + ("; " if without and unnamed else "")
+            + (f"no line for folder {unnamed}" if unnamed else "")
+            + " (an id is compared as text: 1 is not 001)"
+        )
+    return {folder: names[identifier] for identifier, folder in folders.items()}
 
 
 def class_name(identifier: str, known: Mapping[str, str] | None) -> str:
@@ -189,16 +214,19 @@ def shards(params: PhotoParams, project: Path) -> Sources:
     where shards, classes or a label are missing.
     """
     base = project / params.root / params.name
-    what = "the classes, in the order of their numbers: columns id and name"
-    classes = given_names(need(base / CLASSES, what))
     parts = [base / part for part in ("train", "test") if (base / part).is_dir()]
     return [
-        _indexed(part, classes) for part in (parts if len(parts) == 2 else parts[-1:] or [base])
+        shards_source(part, base) for part in (parts if len(parts) == 2 else parts[-1:] or [base])
     ]
 
 
-def _indexed(folder: Path, classes: dict[str, str]) -> Source:
-    """Find where each image begins in its shard, so that it can be read by itself."""
+def shards_source(folder: Path, base: Path) -> Source:
+    """Find where each image begins in the shards of a folder, so that it can be read by itself.
+
+    base: where classes.csv is.
+    """
+    what = "the classes, in the order of their numbers: columns id and name"
+    classes = given_names(need(base / CLASSES, what))
     entries: dict[str, tuple[Path, int, int]] = {}
     labels: dict[str, int] = {}
     for file in sorted(folder.glob("*.tar")):
@@ -261,9 +289,6 @@ PUBLISHED = {
     "pcam": Published(datasets.PCAM, "pcam", TRAIN_TEST),
     "country211": Published(datasets.Country211, "country211", TRAIN_TEST),
 }
-# Where torchvision keeps labels, which are had without reading an image, and classes.
-LABELS = ("targets", "labels", "y", "_labels")
-CLASS_LISTS = ("classes", "categories")
 
 
 def published(params: PhotoParams, project: Path) -> Sources:
@@ -278,7 +303,7 @@ def published(params: PhotoParams, project: Path) -> Sources:
     names = published_names(project, params.name)
     try:
         opened = [entry.open(**settings, **part) for part in entry.parts]
-        return [_published_source(params.name, images, names) for images in opened]
+        return [dataset_source(images, params.name, names) for images in opened]
     except (RuntimeError, OSError) as error:
         right = f"put the publisher's files under {root / entry.folder}"
         if entry.downloads and not params.download:
@@ -293,19 +318,59 @@ def published_names(project: Path, name: str) -> dict[str, str]:
     return table[table["set"] == name].set_index("id")["name"].to_dict()
 
 
-def _published_source(name: str, images, names: Mapping[str, str]) -> Source:
-    """Take all images but those of classes without a name, such as Caltech-256's clutter."""
-    given = next((getattr(images, key) for key in LABELS if hasattr(images, key)), None)
+# Where torchvision keeps labels, which are had without reading an image, and classes.
+LABELS = ("targets", "labels", "y", "_labels")
+CLASS_LISTS = ("classes", "categories")
+
+
+def dataset_source(images: Any, what: str, names: Mapping[str, str] | None = None) -> Source:
+    """Take the images of a dataset as torchvision's and Hugging Face's `datasets` are, unread.
+
+    what: a message calls its images so. names: of the classes, by the dataset's words for them;
+    None: those words. Images of a class whose name is empty, such as Caltech-256's clutter, are
+    left out. Raises DataError where no list of classes is found, and where an image is none of
+    Pillow's.
+    """
+    features = getattr(images, "features", None)
+    picture, label = _columns(features, what) if features else (0, 1)
+    if features:
+        given, listed = images[label], features[label].names
+    else:
+        given = next((getattr(images, key) for key in LABELS if hasattr(images, key)), None)
+        listed = next((getattr(images, key) for key in CLASS_LISTS if hasattr(images, key)), names)
     if given is None:  # of Cars and PCAM
-        given = [label for _, label in images]
-    labels = [int(label) for label in given]
-    listed = next((getattr(images, key) for key in CLASS_LISTS if hasattr(images, key)), names)
-    classes = [str(identifier) for identifier in listed]
+        given = [item[label] for item in images]
+    if listed is None:
+        raise DataError(f"{what}: it does not list its classes; give them as classes=[...]")
+    labels, classes = [int(label) for label in given], [str(identifier) for identifier in listed]
+    if names is None:
+        names = {identifier: class_name(identifier, None) for identifier in classes}
     rows = [row for row, label in enumerate(labels) if names[classes[label]]]
-    if name == "sun397":  # whose files torchvision takes as the disk lists them
+    if what == "sun397":  # whose files torchvision takes as the disk lists them
         rows.sort(key=images._image_files.__getitem__)
+
+    def read(row: int) -> Image.Image:
+        image = images[row][picture]
+        if not isinstance(image, Image.Image):
+            raise DataError(
+                f"{what} {row}: a {type(image).__name__}; pictures of Pillow are needed, "
+                "as a dataset gives them without a transform"
+            )
+        return image
+
     named = {identifier: names[identifier] for identifier in classes if names[identifier]}
-    return Source(named, labels, lambda i: images[i][0], lambda i: f"{name} {i}").take(rows)
+    return Source(named, labels, read, lambda row: f"{what} {row}").take(rows)
+
+
+def _columns(features: Mapping[str, Any], what: str) -> tuple[str, str]:
+    """Find the columns of pictures and of labels in the features of a Hugging Face dataset."""
+    pictures = [key for key, kind in features.items() if type(kind).__name__ == "Image"]
+    labels = [key for key, kind in features.items() if hasattr(kind, "names")]
+    if not pictures or not labels:
+        raise DataError(
+            f"{what}: no column of images, or none of class labels, among {', '.join(features)}"
+        )
+    return pictures[0], labels[0]
 
 
 SETS: dict[str, Opener] = {

@@ -24,11 +24,12 @@ from hierclip.attacks import (
 from hierclip.data import ImageSet
 from hierclip.distributed import broadcast, merge_by_index, rank, world
 from hierclip.models import READINGS, Classifier
-from hierclip.progress import cache_key, kept_under, progress
+from hierclip.progress import cache_key, fingerprint, kept_under, progress
 
 CLEAN = "clean"  # the condition without an attack
 READ = ("nodes", "confidence", "ranked")  # what is kept of each image in each condition
 FRACTION = "fraction_to_boundary"  # moved by an attack, of each image
+SAMPLE = 16  # images whose logits stand for a function
 RANKED = 20  # leaves kept of an image's ranking
 PRUNE_THRESHOLD = 0.75  # of the way to the boundary; below it, another goal is hardly ever reached
 Readout = Mapping[str, np.ndarray]  # of one condition: READ, and FRACTION under an attack
@@ -158,8 +159,16 @@ class LevelMatrix:
         modules = [type(module).__name__ for module in self.classifier.modules()]
         settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
         images = self.images.fingerprint(), self.images.labels, self.paths
-        tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
-        return cache_key(settings, self.classifier.head, *images, *tensors)
+        weights = [*self.classifier.parameters()]
+        outputs = "" if weights else self.sample_outputs()
+        tensors = [*weights, *self.classifier.buffers()]
+        return cache_key(settings, self.classifier.head, outputs, *images, *tensors)
+
+    @torch.no_grad()
+    def sample_outputs(self) -> str:
+        """Hash the logits of a few images: they stand for a function whose weights are hidden."""
+        few = self.images[self.images.evenly_spaced(SAMPLE)].floats()
+        return fingerprint(*self.classifier(few.to(self.classifier.device)))
 
     def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""

@@ -32,7 +32,6 @@ from hierclip.evaluation.masking import MaskingChecks, gradient_masking_checks
 from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluation.metrics import ALL, Levels, intervals, level_metrics, mistakes
 from hierclip.models import READINGS, Model
-from hierclip.progress import fingerprint
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
@@ -121,7 +120,8 @@ class Record(Section):
     forest: dict[str, TreeMetrics]  # by tree, all of them on the same images
     audit: MaskingChecks
     settings: dict[str, Any]  # the section `attack` of params.yaml
-    hashes: dict[str, str]  # of the model's weights and of the test images
+    hashes: dict[str, str]  # of the model's parts (`Classifier.hashes`) and of the test images
+    origin: dict[str, str] = {}  # the file of the weights, its SHA-256, and how images are made
     versions: dict[str, str]
     hardware: str = ""  # that attacked
     git: str
@@ -269,21 +269,33 @@ class Evaluation:
         name = f"attack-{self.model.method}-{self.seed}-{self.task.name}"
         return self.root / "data/checkpoints" / name
 
+    def identity(self) -> dict[str, Any]:
+        """Return those entries of the record that say what is measured, before it is."""
+        test = self.matrices["test"]
+        resolution = test.images.pixels.shape[-1]
+        hashes = self.matrices["forest"].classifier.hashes()
+        hashes["images"] = test.images.fingerprint()
+        if not list(test.classifier.parameters()):  # a function's weights cannot be seen
+            hashes["outputs"] = test.sample_outputs()
+        return {
+            "method": self.model.method,
+            "threat_model": threat_model(self.params, self.task.template, resolution),
+            "trees": {tree.name: tree.hash for tree in self.task.trees},
+            "settings": self.params.model_dump(mode="json"),
+            "hashes": hashes,
+        }
+
     def record(self) -> Record:
         """Attack what is left to attack; write the outcomes and the record, and return it."""
         outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
         test, params, trees = self.matrices["test"], self.params, self.task.trees
-        weights = test.classifier.encoder.state_dict().values()
-        resolution = test.images.pixels.shape[-1]
         entries = {
+            **self.identity(),
             "dataset": self.task.dataset.name,
             "subset": self.task.name,
-            "method": self.model.method,
             "seed": self.seed,
             "images": len(test.images),
             "reading": better_reading(outcomes["val"]),
-            "threat_model": threat_model(params, self.task.template, resolution),
-            "trees": {tree.name: tree.hash for tree in trees},
             "levels": list(trees[0].sizes),
             **_metrics(outcomes["test"], params),
             "superclass": self._superclass_metrics(),
@@ -297,8 +309,7 @@ class Evaluation:
             },
             "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
             "audit": gradient_masking_checks(test, params.audit_images),
-            "settings": params.model_dump(mode="json"),
-            "hashes": {"weights": fingerprint(*weights), "images": test.images.fingerprint()},
+            "origin": getattr(self.model, "origin", {}),
             "versions": versions(),
             "hardware": hardware(self.device),
             "git": git_revision(self.root),

@@ -27,4 +27,4 @@ from hierclip.models.heads import (
     PoincareHead,
     at_least_float32,
 )
-from hierclip.models.opening import Overrides, create, load, open_backbone
+from hierclip.models.opening import AS_PUBLISHED, Overrides, create, load, open_backbone

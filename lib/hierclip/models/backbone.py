@@ -14,7 +14,9 @@ import open_clip
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,6 +49,13 @@ class Backbone:
     @property
     def std(self) -> tuple[float, ...]:
         return tuple(self.preprocess["std"])
+
+    def cut(self, image: Image.Image) -> Tensor:
+        """Resize and cut an image as the model wants it: (3, H, W) uint8."""
+        whole = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
+        for step in whole.transforms[:-1]:  # the last one normalises, which is the encoder's part
+            image = step(image)
+        return (255 * image).round().to(torch.uint8)
 
     @property
     def logit_scale(self) -> float:
@@ -185,20 +194,23 @@ def encode_texts(backbone: Backbone, prompts: Sequence[str]) -> Tensor:
     return text_features(backbone, prompts) @ projection
 
 
-def tree_prompts(backbone: Backbone, tree: Tree, template: str) -> list[list[str]]:
-    """Return the prompts of a tree by level. Raises ModelError for two of a level that the
-    tokenizer cannot tell apart: one of the two would never be predicted.
+def tree_prompts(
+    tree: Tree, template: str, tokenize: Callable[[list[str]], Tensor]
+) -> list[list[str]]:
+    """Return the prompts of a tree by level.
+
+    tokenize: from n prompts to (n, ...). Raises ModelError for two prompts of a level that it
+    cannot tell apart, for one of the two would never be predicted.
     """
     levels = level_prompts(tree, template)
     for level, prompts in enumerate(levels):
-        first: dict[tuple, int] = {}
-        for node, tokens in enumerate(backbone.tokenizer(prompts).tolist()):
-            other = first.setdefault(tuple(tokens), node)
-            if other != node:
+        first: dict[bytes, str] = {}
+        for prompt, row in zip(prompts, tokenize(prompts), strict=True):
+            other = first.setdefault(row.detach().cpu().numpy().tobytes(), prompt)
+            if other is not prompt:
                 raise ModelError(
-                    f"tree {tree.name}, level {level}: {prompts[other]!r} and {prompts[node]!r} "
-                    "are the same to the tokenizer (which ignores capitals and cuts long texts); "
-                    "give one of the two another name"
+                    f"tree {tree.name}, level {level}: {other!r} and {prompt!r} are the same to "
+                    "the model's tokenizer; give one of the two another name"
                 )
     return levels
 
@@ -229,7 +241,9 @@ class Towers(nn.Module):
         self.encoder = ImageEncoder(backbone, fold)
         self.projection = backbone.text_projection
         self.sizes = [[len(level) for level in tree.levels] for tree in trees]
-        levels = [level for tree in trees for level in tree_prompts(backbone, tree, template)]
+        levels = [
+            level for tree in trees for level in tree_prompts(tree, template, backbone.tokenizer)
+        ]
         prompts = list(itertools.chain.from_iterable(levels))
         unique = list(dict.fromkeys(prompts))
         rows = {prompt: row for row, prompt in enumerate(unique)}

@@ -1,17 +1,20 @@
 """Images to logits over the nodes of every level of a tree, and the two readings of a level."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from hierclip.data import Cut
 from hierclip.models.backbone import Backbone, ImageEncoder, encode_texts, save, tree_prompts
-from hierclip.models.checkpoint import ModelError
+from hierclip.models.checkpoint import VISUAL, ModelError
 from hierclip.models.heads import Head, head_from_dict, head_to_dict
 from hierclip.models.opening import AS_PUBLISHED, Overrides, load
+from hierclip.progress import fingerprint
 from hierclip.trees import Tree, forest_levels
 
 HEAD = "hierclip.json"  # beside the weights: the head and the method's name
@@ -25,14 +28,15 @@ class Classifier(nn.Module):
         """points: by level, leaves first, the text points (K_l, D)."""
         super().__init__()
         self.encoder = encoder
-        self.head = head
+        self.head: Head | None = head
+        self.text_hash = ""  # of what the points were computed from, where that is known
         self.count = len(points)
         for level, texts in enumerate(points):
             self.register_buffer(f"texts_{level}", texts, persistent=False)
 
     @property
     def device(self) -> torch.device:
-        return self.text_points[0].device
+        return next(self.buffers()).device
 
     @property
     def text_points(self) -> list[Tensor]:
@@ -43,12 +47,68 @@ class Classifier(nn.Module):
 
     def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Return the same from the images' embeddings (N, D)."""
+        assert self.head is not None
         points = self.head.image_points(embeddings)
         texts = self.text_points
         return [
             self.head.logits(points, texts[level])
             for level in (range(self.count) if levels is None else levels)
         ]
+
+    def hashes(self) -> dict[str, str]:
+        """Hash all that its logits depend on, each by itself.
+
+        weights: of the image encoder. input: what else it holds, such as mean and std. texts: the
+        text tower and the tokens of all prompts; where these are not known, the text points.
+        """
+        persistent = self.encoder.state_dict()
+        others = [each for name, each in self.encoder.named_buffers() if name not in persistent]
+        return {
+            "weights": fingerprint(*persistent.values()),
+            "input": fingerprint(*others),
+            "texts": self.text_hash or fingerprint(*self.text_points),
+            "head": fingerprint(self.head),
+        }
+
+
+class LogitClassifier(Classifier):
+    """Read every level from the logits (N, leaves) of a model that knows the leaves alone.
+
+    A superclass's logit is the log of the sum of its leaves' exponentials, so its share of the
+    softmax is the sum of theirs.
+    """
+
+    def __init__(self, encoder: nn.Module, order: Sequence[int], paths: Tensor):
+        """order: each leaf's column in the logits. paths: (leaves, levels), their ancestors."""
+        nn.Module.__init__(self)
+        self.encoder = encoder
+        self.head = None
+        self.text_hash = ""
+        self.count = 0
+        self.order: Tensor
+        self.paths: Tensor
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("paths", paths, persistent=False)
+
+    def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the logits of levels from those of the leaves."""
+        count = len(self.order)
+        if embeddings.ndim != 2 or embeddings.shape[1] != count:
+            raise ModelError(
+                f"the model gives {tuple(embeddings.shape)}; logits (N, {count}), a column for "
+                "each class, are needed"
+            )
+        leaves = embeddings[:, self.order]
+        chosen = range(self.paths.shape[1]) if levels is None else levels
+        return [_masses(leaves, self.paths[:, level]) if level else leaves for level in chosen]
+
+
+def _masses(leaves: Tensor, column: Tensor) -> Tensor:
+    """Return the logits (N, K) of superclasses. column: (leaves,), the superclass of each leaf."""
+    shape, index = (len(leaves), int(column.max()) + 1), column.expand_as(leaves)
+    top = leaves.new_full(shape, -torch.inf).scatter_reduce(1, index, leaves.detach(), "amax")
+    total = leaves.new_zeros(shape).scatter_add(1, index, (leaves - top.gather(1, index)).exp())
+    return top + total.log()
 
 
 def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
@@ -70,20 +130,58 @@ class Model:
     method: str
     template: str | None = None  # the prompt of its training, where that is known
 
-    @torch.no_grad()
+    @property
+    def cut(self) -> Cut:
+        return self.backbone.cut
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.backbone.notes
+
+    @property
+    def origin(self) -> dict[str, str]:
+        return self.backbone.origin
+
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
         """Make a zero-shot classifier of a tree, or of the levels of a forest (`forest_levels`)."""
-        trees = [trees] if isinstance(trees, Tree) else trees
-        texts = []
-        for tree in trees:
-            prompts = tree_prompts(self.backbone, tree, template)
-            encoded = encode_texts(self.backbone, [prompt for level in prompts for prompt in level])
-            texts.append(encoded.split([len(level) for level in prompts]))
-        points = [
-            self.head.text_points(texts[tree][level], level, trees[tree].max_level)
-            for tree, level in forest_levels(trees)
-        ]
-        return Classifier(ImageEncoder(self.backbone, fold=True), self.head, points).eval()
+        encoder = ImageEncoder(self.backbone, fold=True)
+        texts = Texts(
+            partial(encode_texts, self.backbone),
+            self.backbone.tokenizer,
+            [v for k, v in self.backbone.clip.state_dict().items() if not k.startswith(VISUAL)],
+        )
+        return zero_shot(encoder, self.head, texts, trees, template)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How prompts become embeddings."""
+
+    encode: Callable[[list[str]], Tensor]  # n prompts to (n, D)
+    tokenize: Callable[[list[str]], Tensor] | None = None  # to (n, ...); None: it is not known
+    weights: Sequence[Tensor] = ()  # of the text tower
+
+
+@torch.no_grad()
+def zero_shot(
+    encoder: nn.Module, head: Head, texts: Texts, trees: Tree | Sequence[Tree], template: str
+) -> Classifier:
+    """Make a classifier of a tree, or of a forest's levels, from the texts of their nodes."""
+    trees = [trees] if isinstance(trees, Tree) else trees
+    embeddings, tokens = [], []
+    for tree in trees:
+        by_level = tree_prompts(tree, template, texts.tokenize or texts.encode)
+        prompts = [prompt for level in by_level for prompt in level]
+        embeddings.append(texts.encode(prompts).split([len(level) for level in by_level]))
+        tokens += [texts.tokenize(prompts)] if texts.tokenize else []
+    points = [
+        head.text_points(embeddings[tree][level], level, trees[tree].max_level)
+        for tree, level in forest_levels(trees)
+    ]
+    classifier = Classifier(encoder, head, points).eval()
+    if texts.tokenize:
+        classifier.text_hash = fingerprint(*tokens, *texts.weights)
+    return classifier
 
 
 def save_model(model: Model, folder: Path) -> None:

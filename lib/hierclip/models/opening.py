@@ -109,6 +109,8 @@ def open_backbone(
     if path and not schema and not tag:
         notes += assumptions(name, path, overrides, preprocess, quick)
     origin = origin_of(path) if path else {}
+    origin |= {key: numbers(preprocess[key]) for key in PREPROCESS}
+    origin["activation"] = "QuickGELU" if (config | settings).get("quick_gelu") else "GELU"
     return Backbone(clip.eval(), tokenizer, config | settings, preprocess, origin, notes)
 
 
@@ -153,7 +155,8 @@ def with_text_tower(name: str, path: Path, overrides: Overrides) -> Backbone:
         )
     backbone = open_backbone(name, base, replace(overrides, text_weights=None))
     loaded = load_weights(backbone.clip, path)
-    origin = origin_of(path) | {f"text tower {key}": text for key, text in backbone.origin.items()}
+    text = {f"text tower {key}": backbone.origin[key] for key in ("file", "sha256")}
+    origin = backbone.origin | text | origin_of(path)
     note = f"{path.name} holds the image tower alone; all else is as in {base}"
     return replace(backbone, origin=origin, notes=[note, *backbone.notes, *left_over(path, loaded)])
 
