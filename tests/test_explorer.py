@@ -23,6 +23,7 @@ from hierclip.explorer.view import (
     open_model,
     open_task,
 )
+from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
 from tests.conftest import ROOT
@@ -108,11 +109,9 @@ def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data)
     paths = ball.paths[data.references.labels]
     groups = group_levels(paths)
     nodes = [paths[:, 0], *(group.nodes for group in groups)]
-    levels = roll_up(
-        head, head.space.to_klein_sum(head.image_points(ball.references), head.curvature), groups
-    )
+    levels = roll_up(to_klein_sum(head.image_points(ball.references), head.curvature), groups)
     norms = [
-        float(head.space.from_klein_sum(level, head.curvature)[of == node].norm())
+        float(from_klein_sum(level, head.curvature)[of == node].norm())
         for level, of, node in zip(levels, nodes, ball.paths[leaf], strict=True)
     ]
     np.testing.assert_allclose(state.norms, norms, rtol=1e-4)

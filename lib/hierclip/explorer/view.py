@@ -17,6 +17,7 @@ from hierclip.data import ImageSet, class_indices
 from hierclip.data.tasks import MODELS, Task, load_task
 from hierclip.distributed import device_of
 from hierclip.evaluation.matrix import attacked
+from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
 from hierclip.models import Classifier, Model, ModelError, PoincareHead, load_model
@@ -169,11 +170,11 @@ def rolled_up_points(view: ModelView, embedding: Tensor, label: int) -> list[Ten
     embeddings = torch.cat([embedding, view.references[others]])
     paths = view.paths[[label, *leaves[others].tolist()]].to(embedding.device)
     groups = group_levels(paths)
-    lifted = head.space.to_klein_sum(head.image_points(embeddings), head.curvature)
-    levels = roll_up(head, lifted, groups)
+    lifted = to_klein_sum(head.image_points(embeddings), head.curvature)
+    levels = roll_up(lifted, groups)
     coarser = zip(levels[1:], groups, paths[0, 1:], strict=True)
     path = [levels[0][:1], *(points[group.nodes == node] for points, group, node in coarser)]
-    return [head.space.from_klein_sum(point, head.curvature).float() for point in path]
+    return [from_klein_sum(point, head.curvature).float() for point in path]
 
 
 def attack_image(
