@@ -8,6 +8,7 @@ import torch
 from hierclip import hyperbolic
 from hierclip.models import CosineHead, EuclideanHead, LearnedHead, PoincareHead
 from hierclip.models.heads import head_from_dict, head_to_dict
+from tests.conftest import distance
 
 close = torch.testing.assert_close
 HEADS = [
@@ -46,7 +47,7 @@ def test_cosine_logits_ask_only_for_the_angle():
 
 def _depth(z, r):
     """The distance from the centre."""
-    return hyperbolic.distance(z, torch.zeros_like(z), r)
+    return distance(z, torch.zeros_like(z), r)
 
 
 def test_superclasses_stand_nearer_to_the_centre_than_leaves_in_even_steps():
