@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from hierclip.distributed import device_of
 from hierclip.evaluation.matrix import attacked
 from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import level_bounds
 from hierclip.models import Classifier, Model, ModelError, PoincareHead, load_model
 from hierclip.models.classifier import HEAD
 from hierclip.trees import Tree
@@ -84,18 +82,6 @@ class ModelView:
         ranks = np.argsort(np.lexsort(self.tree.paths.T))  # the last column, the coarsest, first
         angles = 2 * np.pi * (ranks + 0.5) / len(ranks)
         return [np.bincount(nodes, angles) / np.bincount(nodes) for nodes in self.tree.paths.T]
-
-    def bounds(self) -> np.ndarray:
-        """Return (L + 1, 3): a level's largest norm, and in logits the bounds there.
-
-        They are those of a pair of texts and of all siblings, and infinite, as the margins are, for
-        a level of one text.
-        """
-        bounds = []
-        for level, texts in enumerate(self.classifier.text_points):
-            pair = level_bounds(self.classifier, level) if len(texts) > 1 else (inf, inf)
-            bounds.append([float(texts.norm(dim=-1).max()), *pair])
-        return np.array(bounds)
 
 
 @torch.no_grad()
