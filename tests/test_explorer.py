@@ -16,7 +16,6 @@ from ipywidgets import HBox
 from hierclip.config import load_params
 from hierclip.explorer import (
     ModelView,
-    attack_image,
     image_state,
     marks,
     open_model,
@@ -175,8 +174,9 @@ def test_the_angle_of_an_image_is_that_of_the_mean_vector_of_the_nodes(view, dat
 
 
 def test_an_attack_moves_the_image_within_its_budget_and_a_larger_one_goes_further(
-    ball, data, choices
+    ball, data, choices, notebook
 ):
+    attack_image = notebook["attack_image"]
     clean = state_of(ball, data.images, known(ball, data.images))
     ways = []
     for eps in (0.5 / 255, 2 / 255, 16 / 255):

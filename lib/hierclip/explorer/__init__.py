@@ -4,9 +4,7 @@ from hierclip.explorer.disk import Disk, marks, png, scene
 from hierclip.explorer.view import (
     ImageState,
     ModelView,
-    attack_image,
     image_state,
-    list_models,
     open_model,
     open_task,
 )
