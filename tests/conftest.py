@@ -69,6 +69,16 @@ def sizes_graph() -> nx.DiGraph:
     return graph
 
 
+def distance(u: torch.Tensor, v: torch.Tensor, r: float) -> torch.Tensor:
+    """The distance in the ball of curvature -r, (...), of points (..., D) that broadcast.
+
+    d = (2 / sqrt(r)) arsinh(sqrt(q)) with q = r |u - v|^2 / ((1 - r|u|^2)(1 - r|v|^2)).
+    """
+    rims = (1 - r * u.square().sum(-1)) * (1 - r * v.square().sum(-1))
+    q = r * (u - v).square().sum(-1) / rims + 1e-12  # a finite gradient where points coincide
+    return 2 / r**0.5 * torch.asinh(q.sqrt())
+
+
 def notebook_functions(name: str, **given) -> dict:
     """Return what a notebook imports and the functions that it defines, by name, without running
     the rest.

@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from hierclip.config import load_params
 from hierclip.data.tasks import load_task
-from hierclip.explorer.view import image_state, open_model, open_task
+from hierclip.explorer import image_state, open_model, open_task
 from tests.conftest import ROOT
 
 CHROMIUM = next(

@@ -83,7 +83,6 @@ def place(v):
 
 OPERATIONS = {
     "expmap0": lambda u, v: place(u),
-    "distance": lambda u, v: hyperbolic.distance(place(u), place(v), CURVATURE),
     "pairwise_distance": lambda u, v: hyperbolic.pairwise_distance(place(u), place(v), CURVATURE),
     "einstein_midpoints": lambda u, v: hyperbolic.einstein_midpoints(
         hyperbolic.to_klein_sum(place(u), CURVATURE), GROUPS.to(u.device), 3

@@ -14,15 +14,15 @@ import torch
 from ipywidgets import HBox
 
 from hierclip.config import load_params
-from hierclip.explorer import Explorer
-from hierclip.explorer.drawing import marks, scene
-from hierclip.explorer.view import (
+from hierclip.explorer import (
     ModelView,
-    attack_image,
     image_state,
+    marks,
     open_model,
     open_task,
+    scene,
 )
+from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
 from tests.conftest import ROOT
@@ -86,7 +86,7 @@ def known(view, images):
     return next(row for row in range(len(images)) if state_of(view, images, row).margins[0] > 0)
 
 
-def test_an_image_state_agrees_with_the_classifiers_logits_and_bounds(view, data):
+def test_an_image_state_agrees_with_the_classifiers_logits_and_bounds(view, data, notebook):
     for row in (0, 7, 31):
         state = state_of(view, data.images, row)
         logits = [level.detach()[0] for level in view.classifier(data.images.floats()[[row]])]
@@ -98,7 +98,7 @@ def test_an_image_state_agrees_with_the_classifiers_logits_and_bounds(view, data
             margin = float(scores[node] - others.max())
             assert state.margins[level] == pytest.approx(margin, rel=1e-3, abs=1e-3)
         bounds = [level_bounds(view.classifier, level) for level in range(len(logits))]
-        np.testing.assert_allclose(view.bounds()[:, 1:], bounds)
+        np.testing.assert_allclose(notebook["text_bounds"](view)[:, 1:], bounds)
 
 
 def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data):
@@ -108,11 +108,9 @@ def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data)
     paths = ball.paths[data.references.labels]
     groups = group_levels(paths)
     nodes = [paths[:, 0], *(group.nodes for group in groups)]
-    levels = roll_up(
-        head, head.space.to_klein_sum(head.image_points(ball.references), head.curvature), groups
-    )
+    levels = roll_up(to_klein_sum(head.image_points(ball.references), head.curvature), groups)
     norms = [
-        float(head.space.from_klein_sum(level, head.curvature)[of == node].norm())
+        float(from_klein_sum(level, head.curvature)[of == node].norm())
         for level, of, node in zip(levels, nodes, ball.paths[leaf], strict=True)
     ]
     np.testing.assert_allclose(state.norms, norms, rtol=1e-4)
@@ -176,8 +174,9 @@ def test_the_angle_of_an_image_is_that_of_the_mean_vector_of_the_nodes(view, dat
 
 
 def test_an_attack_moves_the_image_within_its_budget_and_a_larger_one_goes_further(
-    ball, data, choices
+    ball, data, choices, notebook
 ):
+    attack_image = notebook["attack_image"]
     clean = state_of(ball, data.images, known(ball, data.images))
     ways = []
     for eps in (0.5 / 255, 2 / 255, 16 / 255):
@@ -197,7 +196,10 @@ def test_another_curvature_keeps_a_pairs_bound_and_moves_norms_and_siblings(ball
     ):
         tangents = np.arctanh(0.5 * after.norm(dim=-1).numpy()) / 0.5
         np.testing.assert_allclose(np.arctanh(before.norm(dim=-1).numpy()), tangents, rtol=1e-3)
-    (eta, pair, siblings), (trained, same, others) = curved.bounds()[0], ball.bounds()[0]
+    (eta, pair, siblings), (trained, same, others) = (
+        notebook["text_bounds"](curved)[0],
+        notebook["text_bounds"](ball)[0],
+    )
     longest = np.arctanh(trained)  # the tangent vectors' lengths, r being 1
     assert eta == pytest.approx(math.tanh(0.5 * longest) / 0.5, rel=1e-4)
     assert pair == pytest.approx(4 * 7.0 * longest, rel=1e-4) == pytest.approx(same, rel=1e-4)
@@ -210,7 +212,7 @@ def test_another_curvature_keeps_a_pairs_bound_and_moves_norms_and_siblings(ball
 
 def test_gaps_add_up_from_the_coarsest_level_downwards(ball, notebook):
     norms = notebook["ordered_norms"](ball, 0.1)
-    coarsest, top = ball.bounds()[-1, 0], ball.tree.max_level
+    coarsest, top = notebook["text_bounds"](ball)[-1, 0], ball.tree.max_level
     assert norms == pytest.approx([coarsest + 0.1 * (top - level) for level in range(top + 1)])
 
 
@@ -261,7 +263,7 @@ def test_every_control_changes_what_it_is_for_and_to_what_it_says(notebook):
     assert (panel.disk.scene, chart.value, panel.strip.value) == before
     assert re.findall(r'<tr class="marked"><th scope="row">(\d)', panel.path.value) == ["2"]
 
-    lengths = np.arctanh(panel.view.bounds()[:, 0])
+    lengths = np.arctanh(notebook["text_bounds"](panel.view)[:, 0])
     notebook["curvature"].value = 0.5
     table = columns(numbers.value)
     curved = np.tanh(math.sqrt(0.5) * lengths) / math.sqrt(0.5)
@@ -358,21 +360,21 @@ def test_a_level_of_one_text_has_nothing_to_be_taken_for_and_no_bound(
     part = replace(data, task=task, references=data.references.select_classes(places))
     view = open_model(explored, choices, "hier-0", part, small)
     state = image_state(view, data.images.floats()[0], 0)
-    bounds = view.bounds()[:, 1]
+    bounds = notebook["text_bounds"](view)[:, 1]
     assert small.sizes[-1] == 1 and state.margins[-1] == bounds[-1] == math.inf
     assert (state.margins <= bounds).all() and np.isfinite(state.margins[0])
     chart = notebook["bound_chart"](view, [state], 0.01, view)
     assert notebook["svg"](chart).startswith("<svg")
 
 
-def test_a_click_on_a_node_takes_an_image_of_it(explored, choices):
-    page = Explorer(explored, choices, ["hier-0"], "wordnet", "seen")
+def test_a_click_on_a_node_takes_an_image_of_it(explored, choices, notebook):
+    page = notebook["Explorer"](explored, choices, ["hier-0"], "wordnet", "seen")
     page.panels[0].disk._handle_custom_msg({"leaf": 6}, [])
     assert page.leaf.value == 6 == page.panels[0].states[0].label
 
 
-def test_two_methods_are_shown_on_the_same_image_each_under_its_name(explored, choices):
-    page = Explorer(explored, choices, ("tecoa-0", "hier-0"))
+def test_two_methods_are_shown_on_the_same_image_each_under_its_name(explored, choices, notebook):
+    page = notebook["Explorer"](explored, choices, ("tecoa-0", "hier-0"))
     heads = [type(panel.view.model.head).__name__ for panel in page.panels]
     assert heads == ["CosineHead", "PoincareHead"]
     first, second = page.panels
@@ -387,14 +389,14 @@ def test_two_methods_are_shown_on_the_same_image_each_under_its_name(explored, c
     assert first.disk.scene == second.disk.scene
 
 
-def test_what_is_shown_in_place_of_what_is_not_there_is_said(explored, choices):
-    page = Explorer(explored, choices, ("fare-0", "hier-0"), "none", "seen")
+def test_what_is_shown_in_place_of_what_is_not_there_is_said(explored, choices, notebook):
+    page = notebook["Explorer"](explored, choices, ("fare-0", "hier-0"), "none", "seen")
     notes = [child.value for child in page.children[:2]]
     label = page.panels[0].method.label
     assert f"There is no method fare-0 here: {label} is shown instead." in notes[0]
     assert "There is no tree none here: wordnet is shown instead." in notes[1]
     assert label == choices.labels["tecoa"] + ", seed 0"
-    assert Explorer(explored, choices, ("", "")).notes == []
+    assert notebook["Explorer"](explored, choices, ("", "")).notes == []
 
 
 @pytest.mark.parametrize(
@@ -406,11 +408,11 @@ def test_what_is_shown_in_place_of_what_is_not_there_is_said(explored, choices):
     ],
 )
 def test_a_page_says_what_to_run_where_something_is_missing(
-    explored, choices, gone, said, tmp_path
+    explored, choices, notebook, gone, said, tmp_path
 ):
     (explored / gone).rename(tmp_path / "elsewhere")
     try:
-        page = Explorer(explored, choices)
+        page = notebook["Explorer"](explored, choices)
     finally:
         (tmp_path / "elsewhere").rename(explored / gone)
     assert re.search(said, page.missing) and "Nothing to show" in page.children[0].value

@@ -8,6 +8,7 @@ import torch
 from hierclip import hyperbolic
 from hierclip.models import CosineHead, EuclideanHead, LearnedHead, PoincareHead
 from hierclip.models.heads import head_from_dict, head_to_dict
+from tests.conftest import distance
 
 close = torch.testing.assert_close
 HEADS = [
@@ -46,7 +47,7 @@ def test_cosine_logits_ask_only_for_the_angle():
 
 def _depth(z, r):
     """The distance from the centre."""
-    return hyperbolic.distance(z, torch.zeros_like(z), r)
+    return distance(z, torch.zeros_like(z), r)
 
 
 def test_superclasses_stand_nearer_to_the_centre_than_leaves_in_even_steps():
@@ -103,36 +104,55 @@ def test_euclidean_logits_are_twice_the_distance_of_the_tangents_times_minus_tau
         head.image_points(torch.tensor([[0.1, 0.0]])),
         head.text_points(torch.tensor([[0.0, 4.0]]), 0, 1),
     )
-    close(head.logits(points, texts), torch.tensor([[-7.0 * 2 * 13]]))
+    close(head.logits(points, texts), torch.tensor([[-7.0 * 2 * 13]]), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("norms", ["fixed", "free"])
-def test_euclid_is_what_poincare_tends_to_as_curvature_goes_to_nothing(norms):
-    """At r = 1e-6, to 1e-4: d differs from 2 |u - v| by a share of order r, and by rounding."""
-    numbers = (1.5, 2.0, 1.0, 7.0, norms, 2.0, 2.0)
-    ball, flat = PoincareHead(1e-6, *numbers), EuclideanHead(1.0, *numbers)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_euclidean_head_has_the_formulas_of_flat_space(norms, dtype):
+    """Logits, midpoints and gradients, to 1e-5 of plain Euclidean ones in float64."""
+    head = EuclideanHead(1.0, 1.5, 2.0, 1.0, 7.0, norms, 2.0, 2.0)
     generator = torch.Generator().manual_seed(0)
-    images, texts = torch.randn(6, 4, generator=generator), torch.randn(3, 4, generator=generator)
-    assert torch.equal(ball.image_tangents(images), flat.image_tangents(images))
-    assert torch.equal(ball.text_tangents(texts, 1 / 3), flat.text_tangents(texts, 1 / 3))
-    groups = torch.tensor([0, 0, 1, 1, 1, 0])
+    images = torch.randn(60, 16, generator=generator, dtype=torch.float64)
+    texts = torch.randn(30, 16, generator=generator, dtype=torch.float64)
+
+    def flat(x):
+        return -14 * torch.cdist(head.image_tangents(x), head.text_tangents(texts, 1 / 3))
+
+    def ball(x):
+        return head.logits(head.image_points(x), head.text_points(texts.to(x.dtype), 1, 3))
+
+    weights = torch.randn(60, 30, generator=generator, dtype=torch.float64)
     found = []
-    for head in (ball, flat):
-        u, v = head.image_points(images), head.text_points(texts, 1, 3)
-        lifted = head.space.einstein_midpoints(head.space.to_klein_sum(u, 1e-6), groups, 2)
-        middle = head.space.from_klein_sum(lifted, 1e-6).float()
-        found.append([u, v, head.logits(u, v), middle, head.logits(middle, v)])
-        assert not head.space.is_clipped(head.image_tangents(images), 1e-6).any()
-    for bent, straight in zip(*found, strict=True):
-        close(bent, straight, rtol=1e-4, atol=1e-4)
+    for logits, x in ((ball, images.to(dtype)), (flat, images)):
+        x.requires_grad_(True)
+        value = logits(x)
+        (gradient,) = torch.autograd.grad((value * weights.to(x.dtype)).sum(), x)
+        found.append((value.double(), gradient.double()))
+    (value, gradient), (flat_value, flat_gradient) = found
+    close(value, flat_value, rtol=1e-5, atol=0)
+    assert (gradient - flat_gradient).norm() < 1e-5 * flat_gradient.norm()
+    points = head.image_points(images.to(dtype).detach())
+    close(points.double(), head.image_tangents(images), rtol=1e-5, atol=1e-7)
+    assert not hyperbolic.is_clipped(head.image_tangents(images), head.curvature).any()
 
 
-def test_euclidean_midpoints_are_means():
-    points = torch.tensor([[0.0, 2.0], [4.0, 4.0], [2.0, 0.0]])
-    flat = HEADS[3].space
-    lifted = flat.einstein_midpoints(flat.to_klein_sum(points, 1.0), torch.tensor([1, 0, 1]), 2)
-    middle = flat.from_klein_sum(lifted, 1.0)
-    close(middle, torch.tensor([[4.0, 4.0], [1.0, 1.0]]).double())
+def test_midpoints_at_a_euclidean_heads_curvature_are_means():
+    points, r = (
+        torch.tensor([[0.0, 2.0], [2.4, 1.4], [2.0, 0.0]]),
+        EuclideanHead(*[1.0] * 5).curvature,
+    )
+    terms = hyperbolic.to_klein_sum(points, r)
+    lifted = hyperbolic.einstein_midpoints(terms, torch.tensor([1, 0, 1]), 2)
+    means = torch.tensor([[2.4, 1.4], [1.0, 1.0]]).double()
+    close(hyperbolic.from_klein_sum(lifted, r), means, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("given", [1e-9, 0.5, 3.0])
+def test_a_euclidean_head_is_flat_whatever_curvature_it_is_given(given):
+    head, numbers = EuclideanHead(1.0, 1.5, 2.0, 1.0, 7.0), head_to_dict(HEADS[3])
+    assert head == EuclideanHead(given, 1.5, 2.0, 1.0, 7.0)
+    assert head == head_from_dict(numbers | {"curvature": given})
 
 
 @pytest.mark.parametrize("kind", [PoincareHead, EuclideanHead])
@@ -183,7 +203,6 @@ def test_points_are_on_the_rim_where_their_tangents_were_shortened(curvature):
         == hyperbolic.points_are_clipped(points, curvature).tolist()
         == [False, False, True, True]
     )
-    assert not HEADS[3].space.points_are_clipped(tangents, curvature).any()  # a flat space has none
 
 
 def test_embeddings_of_half_precision_are_read_in_single_and_those_of_double_in_double():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierclip.config import load_params
-from hierclip.hyperbolic import pairwise_distance
+from hierclip.hyperbolic import from_klein_sum, pairwise_distance, to_klein_sum
 from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import (
     Placed,
@@ -409,13 +409,13 @@ def test_descending_the_loss_makes_every_level_right(tree):
         optimizer.step()
     head, groups = case.head, group_levels(case.context.paths[0])
     levels = roll_up(
-        head, head.space.to_klein_sum(head.image_points(towers(images)[0]), head.curvature), groups
+        to_klein_sum(head.image_points(towers(images)[0]), head.curvature), groups
     )  # a superclass is read off these
     own = [case.context.paths[0][:, 0], *(group.nodes for group in groups)]
     for l, texts in enumerate(towers.by_tree(towers.texts)[0]):
         assert torch.equal(
             head.logits(
-                head.space.from_klein_sum(levels[l], head.curvature).float(),
+                from_klein_sum(levels[l], head.curvature).float(),
                 head.text_points(texts, l, tree.max_level),
             ).argmax(1),
             own[l],

@@ -18,6 +18,7 @@ from hierclip.losses import (
 )
 from hierclip.losses.baselines import attention
 from hierclip.models import CosineHead, EuclideanHead, PoincareHead
+from hierclip.models.heads import FLAT_CURVATURE
 from tests.conftest import ROOT
 
 close = torch.testing.assert_close
@@ -293,8 +294,9 @@ def test_the_hierarchical_method_is_read_by_distance_in_its_geometry(geometry, k
     method = TRAINED["hier"].model_copy(update={"geometry": geometry})
     head = make_head(method, 20.0, 3.0, 4.0)
     assert type(head) is kind and (head.image_norm, head.text_norm) == (3.0, 4.0)
-    for field in ("curvature", "image_radius", "text_radius", "top_radius", "tau", "norms"):
+    for field in ("image_radius", "text_radius", "top_radius", "tau", "norms"):
         assert getattr(head, field) == getattr(method, field)
+    assert head.curvature == (method.curvature if geometry == "poincare" else FLAT_CURVATURE)
 
 
 def test_every_trained_method_has_an_objective():

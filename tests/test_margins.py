@@ -12,7 +12,6 @@ from scipy.stats import mannwhitneyu, spearmanr
 from torch.nn import functional as F
 
 from hierclip.hyperbolic import (
-    distance,
     euclidean_bound,
     expmap0,
     hyperbolic_bound,
@@ -20,7 +19,7 @@ from hierclip.hyperbolic import (
 )
 from hierclip.margins import level_bounds
 from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead
-from tests.conftest import notebook_functions
+from tests.conftest import distance, notebook_functions
 from tests.test_evaluate import PATHS, random_images
 
 curvatures = st.floats(0.1, 4)

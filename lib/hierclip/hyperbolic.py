@@ -55,20 +55,6 @@ def points_are_clipped(z: Tensor, r: Scalar) -> Tensor:
     return r**0.5 * z.norm(dim=-1) > 1 - 1.01 * BALL_EPS[torch.float32]
 
 
-def distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
-    """Return d(u, v), (...), of points (..., D) that broadcast.
-
-    d = (2 / sqrt(r)) arsinh(sqrt(q)) with q = r |u - v|^2 / ((1 - r|u|^2)(1 - r|v|^2)). This equals
-    (1 / sqrt(r)) arccosh(1 + 2 q), as cosh 2x = 1 + 2 sinh^2 x; but arccosh loses half the digits
-    of a small q and arsinh loses none. It is written as
-    arsinh(s) = log1p(s + s^2 / (1 + sqrt(1 + s^2))), which is vectorised on the CPU: torch.asinh
-    takes five times as long there.
-    """
-    gap = (u - v).square().sum(-1)
-    q = r * gap / ((1 - r * u.square().sum(-1)) * (1 - r * v.square().sum(-1))) + EPS
-    return 2 / r**0.5 * torch.log1p(q.sqrt() + q / (1 + (1 + q).sqrt()))
-
-
 def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
     """Return d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory."""
     left, right = left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r))
@@ -92,9 +78,10 @@ def right_factor(x: Tensor, height: Tensor) -> Tensor:
 def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
     """Return the distances (B, K) between the points whose factors are given.
 
-    d = arccosh(1 + p) / sqrt(r) with p = x0 y0 - <x, y> - 1 = (x0 - 1) y0 + (y0 - 1) - <x, y>: one
-    matrix product, in which no small number is lost beside 1. It rounds at 1e-7 of its terms, which
-    limits the precision of a float32 distance between nearly equal points.
+    d = arccosh(1 + p) / sqrt(r), where p = x0 y0 - <x, y> - 1 is, in terms of points of the ball,
+    2 r |u - v|^2 / ((1 - r|u|^2)(1 - r|v|^2)). As (x0 - 1) y0 + (y0 - 1) - <x, y> it is one matrix
+    product, in which no small number is lost beside 1. It rounds at 1e-7 of its terms, which limits
+    the precision of a float32 distance between nearly equal points.
     """
     return _ArccoshOfOneMore.apply(left @ right.T) / r**0.5  # pyright: ignore[reportOptionalOperand]
 

@@ -1,4 +1,4 @@
-// The disk: draws the scene and the marks of explorer.py, names what the pointer is on, and tells which
+// The disk: draws the scene and the marks of disk.py, names what the pointer is on, and tells which
 // node was clicked. A node's angle keeps subtrees side by side, its radius is the norm of its text, and
 // edges are geodesics of the Poincare disk of radius 1.
 const SVG = "http://www.w3.org/2000/svg", R = 262, ROOM = 380;

@@ -1,9 +1,7 @@
 """What a model sees in an image, and what an attack changes: read from what `make repro` made."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hierclip.attacks import GOALS, budget_of, margin
-from hierclip.config import AttackParams, Params
+from hierclip.attacks import margin
+from hierclip.config import Params
 from hierclip.data import ImageSet, class_indices
 from hierclip.data.tasks import MODELS, Task, load_task
 from hierclip.distributed import device_of
-from hierclip.evaluation.matrix import attacked
+from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
-from hierclip.margins import level_bounds
-from hierclip.models import Classifier, Model, ModelError, PoincareHead, load_model
-from hierclip.models.classifier import HEAD
+from hierclip.models import Classifier, Model, PoincareHead, load_model
 from hierclip.trees import Tree
-
-
-def list_models(root: Path, params: Params) -> tuple[dict[str, str], list[str]]:
-    """Return the folders of data/models by label, and the models of the parameters without one.
-
-    The models of the parameters come first. Raises ModelError where no folder holds a model.
-    """
-    folders = sorted(file.parent.name for file in (root / MODELS).glob(f"*/{HEAD}"))
-    if not folders:
-        raise ModelError(f"no model in {root / MODELS}")
-    labels = {
-        f"{method}-{seed}": f"{params.labels[method]}, seed {seed}"
-        for method, seed in product(params.methods, params.seeds)
-    }
-    trained = {label: name for name, label in labels.items() if name in folders}
-    others = {name: name for name in folders if name not in labels}
-    return trained | others, [name for name in labels if name not in folders]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +62,6 @@ class ModelView:
         ranks = np.argsort(np.lexsort(self.tree.paths.T))  # the last column, the coarsest, first
         angles = 2 * np.pi * (ranks + 0.5) / len(ranks)
         return [np.bincount(nodes, angles) / np.bincount(nodes) for nodes in self.tree.paths.T]
-
-    def bounds(self) -> np.ndarray:
-        """Return (L + 1, 3): a level's largest norm, and in logits the bounds there.
-
-        They are those of a pair of texts and of all siblings, and infinite, as the margins are, for
-        a level of one text.
-        """
-        bounds = []
-        for level, texts in enumerate(self.classifier.text_points):
-            pair = level_bounds(self.classifier, level) if len(texts) > 1 else (inf, inf)
-            bounds.append([float(texts.norm(dim=-1).max()), *pair])
-        return np.array(bounds)
 
 
 @torch.no_grad()
@@ -169,28 +136,8 @@ def rolled_up_points(view: ModelView, embedding: Tensor, label: int) -> list[Ten
     embeddings = torch.cat([embedding, view.references[others]])
     paths = view.paths[[label, *leaves[others].tolist()]].to(embedding.device)
     groups = group_levels(paths)
-    lifted = head.space.to_klein_sum(head.image_points(embeddings), head.curvature)
-    levels = roll_up(head, lifted, groups)
+    lifted = to_klein_sum(head.image_points(embeddings), head.curvature)
+    levels = roll_up(lifted, groups)
     coarser = zip(levels[1:], groups, paths[0, 1:], strict=True)
     path = [levels[0][:1], *(points[group.nodes == node] for points, group, node in coarser)]
-    return [head.space.from_klein_sum(point, head.curvature).float() for point in path]
-
-
-def attack_image(
-    view: ModelView, clean: ImageState, goal: str, level: int, eps: float, params: AttackParams
-) -> tuple[Tensor, float]:
-    """Return the attacked image and the fraction of the way to the boundary that it was moved.
-
-    The fraction is above 1 where the goal, one of GOALS at a level, was reached. The step grows
-    with `eps`; an `eps` of 0 leaves the image as it is.
-    """
-    if eps == 0:
-        return clean.image, 0.0
-    step = params.step * eps / (params.eps or eps)
-    budget = replace(budget_of(params), eps=eps, step=step)
-    attack_goal = GOALS[goal](view.paths, level)
-    label = torch.tensor([clean.label])
-    x_adv, fractions = attacked(
-        view.classifier, clean.image[None], label, attack_goal, budget, params.seed, 1
-    )
-    return x_adv[0], float(fractions)
+    return [from_klein_sum(point, head.curvature).float() for point in path]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hierclip import hyperbolic
 from hierclip.config import HierParams
 from hierclip.hyperbolic import Scalar
 from hierclip.losses.levels import Context, Nodes, Perturbation, RolledUp, roll_up
@@ -110,7 +111,7 @@ def _place(
     """
     head = context.head()
     assert isinstance(head, PoincareHead)  # `make_head` made it
-    space, r = head.space, head.curvature
+    r = head.curvature
     embeddings, _, texts = context.towers(perturbation.images)
     if perturbation.text_delta is not None:
         texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
@@ -118,25 +119,25 @@ def _place(
     shares = torch.cat([nodes.levels / max(1, nodes.max_level) for nodes in context.nodes])
     texts = head.text_tangents(texts, shares[:, None])
     if train:
-        context.counts["rim_images"] = float(space.is_clipped(images, r).float().mean())
-        context.counts["rim_texts"] = float(space.is_clipped(texts, r).float().mean())
-    points, height = space.lift_tangents(images.double(), r)
+        context.counts["rim_images"] = float(hyperbolic.is_clipped(images, r).float().mean())
+        context.counts["rim_texts"] = float(hyperbolic.is_clipped(texts, r).float().mean())
+    points, height = hyperbolic.lift_tangents(images.double(), r)
     lifted = torch.cat([points, 1 + height], dim=1)
-    text_points, text_height = space.lift_tangents(texts, r)
-    right = space.right_factor(text_points, text_height)
+    text_points, text_height = hyperbolic.lift_tangents(texts, r)
+    right = hyperbolic.right_factor(text_points, text_height)
     text_norms = point_norms = torch.zeros(0)
     placed = []
     start = 0
     for nodes, rolled in zip(context.nodes, context.rolled_up(params.negatives), strict=True):
         rows = slice(start, start + len(nodes.parents))
         start = rows.stop
-        levels = torch.cat(roll_up(head, lifted, rolled.groups))
+        levels = torch.cat(roll_up(lifted, rolled.groups))
         points = levels[:, :-1].to(texts.dtype)
         height = (levels[:, -1:] - 1).to(texts.dtype)
-        left = space.left_factor(points, height)
-        distances = space.distance_of_factors(left, right[rows], r)
+        left = hyperbolic.left_factor(points, height)
+        distances = hyperbolic.distance_of_factors(left, right[rows], r)
         if train:
-            text_norms = space.lifted_norms(text_points[rows], text_height[rows], r)
-            point_norms = space.lifted_norms(points, height, r)
+            text_norms = hyperbolic.lifted_norms(text_points[rows], text_height[rows], r)
+            point_norms = hyperbolic.lifted_norms(points, height, r)
         placed.append(Placed(nodes, rolled, head.tau, distances, text_norms, point_norms))
     return placed

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from hierclip.config import TrainedParams
-from hierclip.models import Head, PoincareHead, Towers
+from hierclip.hyperbolic import einstein_midpoints
+from hierclip.models import Head, Towers
 
 
 class Nodes(NamedTuple):
@@ -69,14 +70,14 @@ def group_levels(paths: Tensor) -> list[Group]:
     return groups
 
 
-def roll_up(head: PoincareHead, lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+def roll_up(lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
     """Return the points of every level, (N_l, D + 1): HypAvg of the finer points of each group.
 
     lifted: (B, D + 1), the images' points as `to_klein_sum` has them; the first level.
     """
     levels = [lifted]
     for nodes, members in groups:
-        levels.append(head.space.einstein_midpoints(levels[-1], members, len(nodes)))
+        levels.append(einstein_midpoints(levels[-1], members, len(nodes)))
     return levels
 
 

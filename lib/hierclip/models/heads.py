@@ -1,7 +1,7 @@
 """How embeddings become logits: by angle, or by distance in a ball or a flat space."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,60 +36,6 @@ class CosineHead:
         return self.scale * images @ texts.T
 
 
-class Flat:
-    """The functions of `hyperbolic` in their limit as r goes to 0, where d(u, v) is 2 |u - v|."""
-
-    @staticmethod
-    def expmap0(v: Tensor, r: Scalar) -> Tensor:
-        return v
-
-    @staticmethod
-    def is_clipped(v: Tensor, r: Scalar) -> Tensor:
-        return torch.zeros_like(v[..., 0], dtype=torch.bool)
-
-    points_are_clipped = is_clipped
-
-    @staticmethod
-    def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
-        left, right = Flat.left_factor(u, u[:, :1]), Flat.right_factor(v, v[:, :1])
-        return Flat.distance_of_factors(left, right, r)
-
-    @staticmethod
-    def left_factor(x: Tensor, height: Tensor) -> Tensor:
-        square = x.square().sum(-1, keepdim=True)
-        return torch.cat([-2 * x, square, torch.ones_like(height)], dim=1)
-
-    @staticmethod
-    def right_factor(x: Tensor, height: Tensor) -> Tensor:
-        square = x.square().sum(-1, keepdim=True)
-        return torch.cat([x, torch.ones_like(height), square], dim=1)
-
-    @staticmethod
-    def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
-        return 2 * (left @ right.T).clamp(min=0).add(hyperbolic.EPS).sqrt()
-
-    @staticmethod
-    def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
-        return v, torch.zeros_like(v[..., :1])
-
-    @staticmethod
-    def lifted_norms(x: Tensor, height: Tensor, r: Scalar) -> Tensor:
-        return x.norm(dim=-1)
-
-    @staticmethod
-    def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
-        sums = lifted.new_zeros(count, lifted.shape[-1]).index_add(0, groups, lifted)
-        return sums / sums[:, -1:]
-
-    @staticmethod
-    def to_klein_sum(z: Tensor, r: Scalar) -> Tensor:
-        return torch.cat([z, torch.ones_like(z[..., :1])], dim=-1).double()
-
-    @staticmethod
-    def from_klein_sum(lifted: Tensor, r: Scalar) -> Tensor:
-        return lifted[..., :-1] / lifted[..., -1:]
-
-
 @dataclass(frozen=True)
 class PoincareHead:
     """Logits are -tau d in the Poincare ball of curvature -r.
@@ -102,7 +48,6 @@ class PoincareHead:
     stays below 2.
     """
 
-    space: ClassVar[Any] = hyperbolic  # the functions of its points and distances
     curvature: Scalar
     image_radius: Scalar
     text_radius: Scalar
@@ -131,21 +76,30 @@ class PoincareHead:
         return self.tangents(embeddings, radius, self.text_norm)
 
     def image_points(self, embeddings: Tensor) -> Tensor:
-        return self.space.expmap0(self.image_tangents(embeddings), self.curvature)
+        return hyperbolic.expmap0(self.image_tangents(embeddings), self.curvature)
 
     def text_points(self, embeddings: Tensor, level: int, top: int) -> Tensor:
         tangents = self.text_tangents(embeddings, level / top if top else 0.0)
-        return self.space.expmap0(tangents, self.curvature)
+        return hyperbolic.expmap0(tangents, self.curvature)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        return -self.tau * self.space.pairwise_distance(images, texts, self.curvature)
+        return -self.tau * hyperbolic.pairwise_distance(images, texts, self.curvature)
+
+
+# At r = 1e-6 a distance between points of norm 2 is 2 |u - v| up to a share of 1e-6, the rounding
+# of float32; a smaller r would lose small distances in `hyperbolic.EPS`.
+FLAT_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
 class EuclideanHead(PoincareHead):
-    """The limit of `PoincareHead` as r goes to 0, where d(u, v) is 2 |u - v|."""
+    """The limit of `PoincareHead` as r goes to 0, where d(u, v) is 2 |u - v|.
 
-    space: ClassVar[Any] = Flat
+    Whatever curvature it is given, it has FLAT_CURVATURE.
+    """
+
+    def __post_init__(self):
+        object.__setattr__(self, "curvature", FLAT_CURVATURE)
 
 
 Head = CosineHead | PoincareHead

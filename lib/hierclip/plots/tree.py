@@ -3,9 +3,7 @@
 import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Wedge
 
 from hierclip.trees import Tree
 
@@ -13,40 +11,32 @@ from hierclip.trees import Tree
 def sunburst(tree: Tree) -> Figure:
     """Draw a tree as rings, from the coarsest level inside to the leaves on the rim.
 
-    Each leaf has the same angle, each node a wedge.
+    Each leaf has the same angle, each node a wedge. A name is larger where its wedge has room.
     """
     side = min(13.0, 3.5 + len(tree.leaves) / 15)
     figure, axis = plt.subplots(figsize=(side, side))
-    turn, rings = 360 / len(tree.leaves), len(tree.levels)
+    rings = len(tree.levels)
     tops = sns.color_palette("husl", tree.sizes[-1])
+    shades = [sns.light_palette(colour, n_colors=rings + 3) for colour in tops]
     paths = tree.paths[np.lexsort(tree.paths.T)]  # depth first, in whatever order leaves are kept
     for level in range(rings):
-        nodes = paths[:, level]
-        starts = np.flatnonzero(np.diff(nodes, prepend=-1))
-        ends = np.append(starts[1:], len(nodes))
-        inner, width = rings - level - 0.5, 1 if level else 1.2
-        for start, end in zip(starts, ends, strict=True):
-            shades = sns.light_palette(tops[paths[start, -1]], n_colors=rings + 3)
-            wedge = Wedge(
-                (0, 0), inner + width, start * turn, end * turn, width=width,
-                fc=shades[rings - level + 1], ec="w", lw=0.6,
-            )  # fmt: skip
-            axis.add_patch(wedge)
-            name, middle = tree.levels[level][nodes[start]].name, (start + end) / 2 * turn
-            _ring_label(axis, name, middle, inner + width / 2, (end - start) * turn)
-    axis.set(xlim=(-rings - 1, rings + 1), ylim=(-rings - 1, rings + 1), aspect="equal")
-    axis.axis("off")
+        starts = np.flatnonzero(np.diff(paths[:, level], prepend=-1))
+        sizes = np.diff(starts, append=len(paths))
+        width = 1 if level else 1.2
+        outer = rings - level - 0.5 + width
+        middle = outer - width / 2
+        colors = [shades[top][rings - level + 1] for top in paths[starts, -1]]
+        _, labels = axis.pie(
+            sizes, radius=outer, colors=colors,
+            labels=[tree.levels[level][node].name for node in paths[starts, level]],
+            labeldistance=middle / outer, rotatelabels=True,
+            wedgeprops={"width": width, "ec": "w", "lw": 0.6},
+            textprops={"ha": "center", "va": "center"},
+        )  # fmt: skip
+        for label, angle in zip(labels, 2 * np.pi * sizes / len(paths), strict=True):
+            if len(label.get_text()) > 9 and angle > 0.07:
+                label.set_text(label.get_text().replace(" ", "\n", 1))
+            room = min(9.0, 2.4 + 14 * middle * angle)
+            label.set_size(min(room, 60 / max(map(len, label.get_text().splitlines()))))
+    axis.set(xlim=(-rings - 1, rings + 1), ylim=(-rings - 1, rings + 1))
     return figure
-
-
-def _ring_label(axis: Axes, name: str, degrees: float, radius: float, wedge: float) -> None:
-    """Write a name along the radius, upright, larger where the wedge has room."""
-    angle = np.deg2rad(degrees)
-    rotation = degrees if np.cos(angle) >= 0 else degrees + 180
-    lines = name.replace(" ", "\n", 1) if len(name) > 9 and wedge > 4 else name
-    room = min(9.0, 2.4 + 14 * radius * np.deg2rad(wedge))
-    size = min(room, 60 / max(map(len, lines.splitlines())))
-    axis.text(
-        radius * np.cos(angle), radius * np.sin(angle), lines,
-        ha="center", va="center", rotation=rotation, fontsize=size,
-    )  # fmt: skip
