@@ -68,7 +68,7 @@ def same(one: Outcomes, other: Outcomes) -> bool:
     )
 
 
-FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked")
+FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked", "top_down")
 
 
 def judge(strength=0.15, **choices) -> Outcomes:

@@ -27,7 +27,7 @@ from hierclip.models import READINGS, Classifier
 from hierclip.progress import cache_key, kept_under, progress
 
 CLEAN = "clean"  # the condition without an attack
-READ = ("nodes", "confidence", "ranked")  # what is kept of each image in each condition
+READ = ("nodes", "confidence", "ranked", "top_down")  # what is kept of each image in each condition
 FRACTION = "fraction_to_boundary"  # moved by an attack, of each image
 RANKED = 20  # leaves kept of an image's ranking
 PRUNE_THRESHOLD = 0.75  # of the way to the boundary; below it, another goal is hardly ever reached
@@ -41,6 +41,7 @@ class Outcomes:
     conditions: (A,) "clean", or a goal's name such as "roll_up-2". paths: (leaves, L + 1), the
     tree's. labels: (N,) leaves. nodes: (A, N, L + 1), the nearest node of every level. confidence:
     (A, N, L + 1), its share of the softmax. ranked: (A, N, k), the k nearest leaves, best first.
+    top_down: (A, N), the leaf that `top_down` finds.
     """
 
     conditions: np.ndarray
@@ -49,6 +50,7 @@ class Outcomes:
     nodes: np.ndarray
     confidence: np.ndarray
     ranked: np.ndarray
+    top_down: np.ndarray
 
     @cached_property
     def right(self) -> dict[str, np.ndarray]:
@@ -86,6 +88,7 @@ class Outcomes:
 
     @staticmethod
     def load(path: Path) -> "Outcomes":
+        """Read a file. Raises TypeError where an earlier version left out an array, naming it."""
         return Outcomes(**_load(path))
 
 
@@ -159,7 +162,7 @@ class LevelMatrix:
         settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
         images = self.images.fingerprint(), self.images.labels, self.paths
         tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
-        return cache_key(settings, self.classifier.head, *images, *tensors)
+        return cache_key(READ, settings, self.classifier.head, *images, *tensors)
 
     def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""
@@ -180,7 +183,7 @@ class LevelMatrix:
             images = self.images[rows]
             logits = self.classifier(images.floats().to(self.classifier.device))
             labels = images.labels.to(self.classifier.device)
-            out = read_logits(logits)
+            out = read_logits(logits, self.paths)
             for goal in self.goals:
                 visible = [logits[level] for level in goal.levels]
                 out[goal.name] = largest_margin(visible, goal.masks(labels)).cpu()
@@ -206,7 +209,8 @@ class LevelMatrix:
             given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
             state = attack_part(self.classifier, *given)
             fraction = state.fraction_to_boundary().float().cpu()
-            return {**read_logits(self.classifier(state.x_adv)), FRACTION: fraction}
+            readout = read_logits(self.classifier(state.x_adv), self.paths)
+            return {**readout, FRACTION: fraction}
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
             out[key][rows.numpy()] = values.numpy()
@@ -280,13 +284,32 @@ def _in_parts(
 
 
 @torch.no_grad()
-def read_logits(logits: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return READ of the logits (n, K_l) of every level."""
+def read_logits(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
+    """Return READ of the logits (n, K_l) of every level of the tree of `paths` (leaves, L + 1)."""
     logits = [level.detach().cpu() for level in logits]
     nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
     confidence = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
     ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
-    return {"nodes": nodes.int(), "confidence": confidence, "ranked": ranked.int()}
+    return {
+        "nodes": nodes.int(),
+        "confidence": confidence,
+        "ranked": ranked.int(),
+        "top_down": top_down(logits, paths).int(),
+    }
+
+
+def top_down(logits: Sequence[Tensor], paths: Tensor) -> Tensor:
+    """Return (n,) the leaf that is reached from the root by the best child of each node in turn.
+
+    logits: (n, K_l) by level. paths: (leaves, L + 1). Where the levels of several trees are listed,
+    the leaf lies below every node chosen before. Source: Silla and Freitas, DMKD 2011.
+    """
+    below = torch.ones(len(logits[0]), len(paths), dtype=torch.bool)  # all nodes chosen
+    for level in reversed(range(paths.shape[1])):
+        nodes = paths[:, level]
+        best = logits[level][:, nodes].masked_fill(~below, -torch.inf).argmax(1)  # its first leaf
+        below &= nodes == nodes[best, None]
+    return below.int().argmax(1)
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
