@@ -345,6 +345,25 @@ def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most()
         assert differing(changed, made) == names
 
 
+@pytest.mark.parametrize(
+    ("name", "most"), [("tree_induced_error", 6), ("h_f1", 3), ("jaccard", 1), ("top_down", 1)]
+)
+def test_one_image_moves_a_hierarchical_metric_by_what_one_path_can(name, most):
+    made = record()
+    value, *bounds = made.mistakes["clean"][name]
+    for images, names in ((1.99, []), (2.01, [f"mistakes clean {name}"])):
+        moved = made.mistakes["clean"] | {name: (value + images * most / 40, *bounds)}
+        changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})
+        assert differing(changed, made) == names
+
+
+def test_a_metric_that_an_older_record_lacks_is_not_compared():
+    made = record()
+    fewer = {name: v for name, v in made.mistakes["clean"].items() if name != "h_f1"}
+    older = made.model_copy(update={"mistakes": made.mistakes | {"clean": fewer}})
+    assert len(compare(made, older)) == len(compare(made, made)) - 1
+
+
 def test_metrics_by_level_are_compared_one_by_one():
     made = record()
     rows = [list(row) for row in made.robust["direct"]]

@@ -209,8 +209,7 @@ class LevelMatrix:
             given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
             state = attack_part(self.classifier, *given)
             fraction = state.fraction_to_boundary().float().cpu()
-            readout = read_logits(self.classifier(state.x_adv), self.paths)
-            return {**readout, FRACTION: fraction}
+            return {**read_logits(self.classifier(state.x_adv), self.paths), FRACTION: fraction}
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
             out[key][rows.numpy()] = values.numpy()

@@ -379,8 +379,7 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
     scale = np.where(table.index.str.contains("hd_|ece| h_"), most, 1)
-    edges = 2 * len(new.levels)  # between two leaves, at most
-    scale = np.where(table.index.str.contains("tree_induced_error"), edges, scale)
+    scale = np.where(table.index.str.contains("tree_induced"), 2 * len(new.levels), scale)  # edges
     allowed = np.maximum(FEW, SHARE * images) / images
     if new.hashes.get("images") != old.hashes.get("images"):
         allowed = 1.96 * np.sqrt(0.5 / images)
