@@ -256,7 +256,7 @@ def project(tmp_path, monkeypatch):
 def test_verify_passes_records_that_are_the_committed_ones(project):
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 0
-    assert "47 metrics agree, 0 differ" in result.output
+    assert "61 metrics agree, 0 differ" in result.output
 
 
 def test_verify_fails_where_a_figure_differs(project):
