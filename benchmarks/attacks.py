@@ -226,7 +226,7 @@ def torchattacks_matrix(task: Task) -> Outcomes:
     attack.
     """
     images, settings = task.images.floats(), task.params.attack
-    readouts = {CLEAN: read_logits(task.classifier(images))}
+    readouts = {CLEAN: read_logits(task.classifier(images), task.paths, task.labels)}
     for level in range(task.tree.max_level + 1):
         for reading in READINGS if level else ("direct",):
             logits = LevelLogits(task.classifier, task.paths, level, reading)
@@ -237,7 +237,9 @@ def torchattacks_matrix(task: Task) -> Outcomes:
             ]
             moved = torchattacks.MultiAttack(parts)(images, labels)
             with torch.no_grad():
-                readouts[f"{reading}-{level}"] = read_logits(task.classifier(moved))
+                readouts[f"{reading}-{level}"] = read_logits(
+                    task.classifier(moved), task.paths, task.labels
+                )
     stacked = {key: np.stack([readout[key] for readout in readouts.values()]) for key in READ}
     return Outcomes(
         np.array(list(readouts)), task.tree.paths, task.images.labels.numpy(), **stacked

@@ -47,7 +47,13 @@ def outcomes(seed=0, n=40, share=0.9) -> Outcomes:
     ranked = np.stack([[[lead, *(k for k in rest if k != lead)] for lead, rest in zip(a, b, strict=True)]
                        for a, b in zip(nodes[..., 0], ranked, strict=True)])  # fmt: skip
     return Outcomes(
-        conditions, paths, labels, nodes, rng.random((6, n, 3), dtype=np.float32), ranked
+        conditions,
+        paths,
+        labels,
+        nodes,
+        rng.random((6, n, 3), dtype=np.float32),
+        ranked,
+        nodes[..., 0],
     )
 
 
@@ -66,7 +72,13 @@ def judged(clean: np.ndarray, robust: np.ndarray) -> Outcomes:
     conditions = np.array(["clean", *(name for name, _ in attacks)])
     ranked = np.stack([nodes[..., 0], 1 - nodes[..., 0]], axis=-1)
     return Outcomes(
-        conditions, paths, np.ones(n, int), nodes, np.ones(nodes.shape, np.float32), ranked
+        conditions,
+        paths,
+        np.ones(n, int),
+        nodes,
+        np.ones(nodes.shape, np.float32),
+        ranked,
+        nodes[..., 0],
     )
 
 
@@ -296,7 +308,7 @@ def test_folder_without_records_says_what_makes_them(tmp_path):
 def test_record_agrees_with_itself():
     table = compare(record(), record())
     # By reading: clean, robust, the two headlines, two trees; the mistakes, superclasses.
-    assert len(table) == 2 * (3 + 9 + 2 + 2) + 2 * 6 + 3 and table["agrees"].all()
+    assert len(table) == 2 * (3 + 9 + 2 + 2) + 2 * 13 + 3 and table["agrees"].all()
 
 
 def differing(new: Record, old: Record) -> list[str]:
@@ -331,6 +343,25 @@ def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most()
         moved = made.mistakes["clean"] | {"hd_5": (value + off, *bounds)}
         changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})
         assert differing(changed, made) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("tree_induced_error", 6), ("h_f1", 3), ("jaccard", 1), ("top_down", 1)]
+)
+def test_one_image_moves_a_hierarchical_metric_by_what_one_path_can(name, most):
+    made = record()
+    value, *bounds = made.mistakes["clean"][name]
+    for images, names in ((1.99, []), (2.01, [f"mistakes clean {name}"])):
+        moved = made.mistakes["clean"] | {name: (value + images * most / 40, *bounds)}
+        changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})
+        assert differing(changed, made) == names
+
+
+def test_a_metric_that_an_older_record_lacks_is_not_compared():
+    made = record()
+    fewer = {name: v for name, v in made.mistakes["clean"].items() if name != "h_f1"}
+    older = made.model_copy(update={"mistakes": made.mistakes | {"clean": fewer}})
+    assert len(compare(made, older)) == len(compare(made, made)) - 1
 
 
 def test_metrics_by_level_are_compared_one_by_one():

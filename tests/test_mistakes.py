@@ -7,6 +7,15 @@ import pytest
 from hierclip.evaluation import Outcomes, mistakes
 
 KEYS = ["severity", "hd_1", "hd_5", "hd_20", "consistent", "path_inconsistency", "ece"]
+HIERARCHICAL = [
+    "tree_induced_error",
+    "h_precision",
+    "h_recall",
+    "h_f1",
+    "jaccard",
+    "lca_height",
+    "top_down",
+]  # tests/test_hierarchical_metrics.py
 
 
 def one(tree, labels, nodes, confidence, ranked) -> Outcomes:
@@ -19,6 +28,7 @@ def one(tree, labels, nodes, confidence, ranked) -> Outcomes:
         np.array(nodes)[None],
         spread,
         np.array(ranked)[None],
+        np.array(ranked)[None, :, 0],
     )
 
 
@@ -48,8 +58,8 @@ def test_figures_of_four_pictures_by_hand(tree):
     found = mistakes(
         one(tree, [dog, dog, car, eagle], nodes, [0.95, 0.5, 0.5, 0.9], ranked), "clean", 50, 0
     )
-    assert list(found) == KEYS
-    values = {key: bounds[0] for key, bounds in found.items() if bounds}
+    assert set(found) == {*KEYS, *HIERARCHICAL}
+    values = {key: found[key][0] for key in KEYS}
     assert values == pytest.approx(
         {
             "severity": (3 + 1) / 2,  # the car for a dog, the bus for a car
@@ -133,7 +143,7 @@ def test_intervals_hold_the_values_and_repeat(tree, seed):
     out = some(tree, seed, n=300)
     found = mistakes(out, "clean", 400, 1)
     assert found == mistakes(out, "clean", 400, 1)
-    for key in KEYS:
+    for key in (*KEYS, *HIERARCHICAL):
         value, low, high = found[key]
         assert low <= value <= high, key
 

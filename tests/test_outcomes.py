@@ -68,7 +68,7 @@ def same(one: Outcomes, other: Outcomes) -> bool:
     )
 
 
-FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked")
+FIELDS = ("conditions", "paths", "labels", "nodes", "confidence", "ranked", "top_down")
 
 
 def judge(strength=0.15, **choices) -> Outcomes:
@@ -86,6 +86,26 @@ def test_matrix_of_a_model_at_the_brink_is_broken_at_the_attacked_level():
     out = judge(0.1)
     assert out.clean["direct"][:, 0].all()
     assert not out.robust["direct"][0, :, 0].any()
+
+
+def greedy_leaves(logits) -> list[int]:
+    """Walk PATHS by hand: superclass 0 holds leaves 0 and 1, superclass 1 holds leaf 2."""
+    return [
+        2 if upper[1] > upper[0] else int(leaf[1] > leaf[0])
+        for leaf, upper in zip(*(level.tolist() for level in logits), strict=True)
+    ]
+
+
+def test_top_down_is_read_of_the_clean_and_of_the_attacked_image():
+    """At the brink the superclass of dim blue images is read wrongly, their leaf is not."""
+    out, model, images = judge(0.1), classifier(), random_images(0.1)
+    goal = level_goals(PATHS, 0)[0]
+    with frozen(model), torch.no_grad():
+        floats = images.floats()
+        moved = matrix.attacked(model, floats, images.labels, goal, BUDGET, (0, 0), 4)[0]
+        clean, attacked = greedy_leaves(model(floats)), greedy_leaves(model(moved))
+    assert out.top_down[out.under("clean")].tolist() == clean != out.labels.tolist()
+    assert out.top_down[out.under("direct-0")].tolist() == attacked != clean
 
 
 def test_readings_agree_at_the_leaves():
@@ -114,6 +134,26 @@ def test_partial_outcomes_of_another_scaling_of_the_input_are_not_used(tmp_path)
     made.mean += 1
     LevelMatrix(*arguments, seed=0, batch=4, kept=tmp_path / "p").outcomes()
     assert str(np.load(tmp_path / "p/direct-0.npz")["key"]) != before
+
+
+def test_partial_outcomes_of_which_less_was_read_are_not_used(tmp_path, monkeypatch):
+    """As an earlier version left them: without `top_down`, under the key of what it read."""
+    whole = judge(kept=tmp_path)
+    arguments = classifier(), random_images(0.15), PATHS, BUDGET, 0, 4, EVERY
+    with monkeypatch.context() as patched:
+        patched.setattr(matrix, "READ", ("nodes", "confidence", "ranked"))
+        key = LevelMatrix(*arguments).key
+    for file in tmp_path.glob("*.npz"):
+        arrays = {name: v for name, v in np.load(file).items() if name != "top_down"}
+        np.savez(file, **arrays | {"key": np.array(key)})
+    assert same(judge(kept=tmp_path), whole)
+
+
+def test_outcomes_without_an_array_are_refused_by_its_name(tmp_path):
+    arrays = {name: values for name, values in vars(outcomes()).items() if name in FIELDS}
+    np.savez(tmp_path / "old.npz", **{k: v for k, v in arrays.items() if k != "top_down"})
+    with pytest.raises(TypeError, match="top_down"):
+        Outcomes.load(tmp_path / "old.npz")
 
 
 @pytest.mark.parametrize(

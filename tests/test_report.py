@@ -75,6 +75,9 @@ def test_the_page_is_whole_and_has_the_headline_table(tmp_path, monkeypatch):
     assert f"<td>{robust}</td>" in page and "<th>path-robust, roll-up</th>" in page
     assert "<th>worst tree of 2 (8 images)</th>" in page
     assert "<td>30.0 [17.5, 42.5] (wordnet)</td>" in page
+    f1, error = (made.mistakes["attacked"][name][0] for name in ("h_f1", "tree_induced_error"))
+    assert "<th>hF1</th>" in page and "<th>h_f1</th>" not in page
+    assert all(re.search(f"<td>{round(value, 3)}0*</td>", page) for value in (f1, error))
     assert "A trial run:</strong> 40 images" in page and "Traceback" not in page
     for what in (
         "the record hier-0/seen",

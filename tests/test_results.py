@@ -111,7 +111,9 @@ def outcomes(nodes) -> Outcomes:
     conditions = np.array(["clean", "direct-0", "direct-1", "roll_up-1"])
     shown = np.stack([clean, attacked, attacked, attacked])
     paths, labels = np.array([[0, 0], [1, 1]]), np.zeros(len(nodes), dtype=int)
-    return Outcomes(conditions, paths, labels, shown, np.ones(shown.shape), shown[..., :1])
+    return Outcomes(
+        conditions, paths, labels, shown, np.ones(shown.shape), shown[..., :1], shown[..., 0]
+    )
 
 
 def test_pairs_are_compared_on_the_same_pictures_each_in_its_own_reading(tmp_path):

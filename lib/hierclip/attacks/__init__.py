@@ -26,6 +26,7 @@ from hierclip.attacks.state import (
     Seed,
     largest_margin,
 )
+from hierclip.errors import HierclipError
 
 ATTACKS = BY_GRADIENT | {"square": square}
 GRADIENT = ("apgd_ce", "apgd_t")
@@ -46,7 +47,7 @@ def attack(
     seed: Seed,
     sample_ids: Iterable[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return adversarial images (N, 3, H, W) and their margins (N,), negative where misclassified.
+    """Return adversarial images (N, 3, H, W) and their margins (N,): up to 0, misclassified.
 
     See `run_attacks`.
     """
@@ -79,6 +80,12 @@ def run_attacks(
         raise ValueError(f"no attack {', '.join(unknown)}; known are {', '.join(ATTACKS)}")
     if budget.norm not in NORMS:
         raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
+    if len(images) and not 0 <= images.min() <= images.max() <= 1:  # nor where one is no number
+        low, high = float(images.min()), float(images.max())
+        raise HierclipError(
+            f"images: values from {low:g} to {high:g}; pixels in [0, 1] are attacked, before the "
+            "model normalises them"
+        )
     state = AttackState(score, images, true_class_masks, budget, clean_margin)
     rng = PerSampleRNG(seed, range(len(images)) if sample_ids is None else sample_ids)
     for previous, name in pairwise(["", *budget.suite]):

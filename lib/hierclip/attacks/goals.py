@@ -105,7 +105,7 @@ def level_goals(paths: Tensor, level: int) -> list[AttackGoal]:
 
 
 def margin(scores: Tensor, true_class_mask: Tensor) -> Tensor:
-    """Return (N,): the best true logit minus the best other one, negative where misclassified."""
+    """Return (N,): the best true logit minus the best other one; misclassified unless above 0."""
     best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
     return best_true - scores.masked_fill(true_class_mask, -INF).amax(1)
 

@@ -98,7 +98,7 @@ def _ascend(
         if not len(rows):
             return
         margins, values, gradient = state.loss_and_grad(rows, x, loss)
-        keep = ~(margins < -state.budget.stop_margin)
+        keep = ~(margins <= -state.budget.stop_margin)
         if not keep.all():
             rows, x, values, gradient = (part[keep] for part in (rows, x, values, gradient))
         x = step(number, rows, x, values, gradient)

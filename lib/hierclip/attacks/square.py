@@ -42,7 +42,7 @@ def square(state: AttackState, rng: PerSampleRNG) -> None:
         else:
             delta = start(images, eps, signs)
         margins = state.query(rows, state.norm.project(images + delta, images, eps))
-        if (margins < -state.budget.stop_margin).any():
+        if (margins <= -state.budget.stop_margin).any():
             rows = state.robust_rows()
             images = select_rows(state.images, rows)
 

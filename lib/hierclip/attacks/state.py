@@ -88,7 +88,7 @@ class Budget:
     suite: tuple[str, ...]  # names of ATTACKS, in turn, each on the images not yet misclassified
     queries: int  # of each image, by Square
     norm: str = "Linf"
-    stop_margin: float = 0.0  # stop on an image whose margin is below minus this; inf: never
+    stop_margin: float = 0.0  # stop on an image whose margin is at most minus this; inf: never
     prune: float = 0.0  # no second gradient attack below this fraction of the way to the boundary
 
 
@@ -126,7 +126,7 @@ class AttackState:
     """Hold each image's most adversarial point so far, `x_adv`, and its margin, `best_margin`.
 
     Where several levels are attacked at once, the margin is the largest of theirs. An image is
-    misclassified when it is negative; NaN counts as infinite.
+    misclassified when it is 0 or negative; NaN counts as infinite.
     """
 
     def __init__(
@@ -165,13 +165,13 @@ class AttackState:
         return self.score(self.images)
 
     def fraction_to_boundary(self) -> Tensor:
-        """Return (N,): the lost fraction of each image's clean margin; above 1 if misclassified."""
+        """Return (N,): the lost fraction of each image's clean margin; from 1 on, misclassified."""
         lost = 1 - self.best_margin / self.clean_margin.clamp(min=EPS)
         return lost.nan_to_num(0.0, torch.inf, 0.0)
 
     def robust_rows(self) -> Tensor:
         """Return the rows that the next attack works on: not yet misclassified, and not skipped."""
-        robust = ~(self.best_margin < -self.budget.stop_margin)
+        robust = self.best_margin > -self.budget.stop_margin
         return torch.nonzero(robust & self.attackable & ~self.skipped)[:, 0]
 
     def skip_distant(self) -> None:
@@ -254,7 +254,7 @@ def over_levels(
             value = loss(logits, mask, *target)
             if len(scores) > 1:
                 at_boundary = math.log(logits.shape[1]) if loss is cross_entropy else 0.0
-                value = value.masked_fill(margin(logits.detach(), mask) < 0, at_boundary)
+                value = value.masked_fill(margin(logits.detach(), mask) <= 0, at_boundary)
             values.append(value)
         return torch.stack(values).sum(0)
 

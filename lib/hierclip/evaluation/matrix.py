@@ -23,11 +23,12 @@ from hierclip.attacks import (
 )
 from hierclip.data import ImageSet
 from hierclip.distributed import broadcast, merge_by_index, rank, world
+from hierclip.errors import HierclipError
 from hierclip.models import READINGS, Classifier
 from hierclip.progress import cache_key, fingerprint, kept_under, progress
 
 CLEAN = "clean"  # the condition without an attack
-READ = ("nodes", "confidence", "ranked")  # what is kept of each image in each condition
+READ = ("nodes", "confidence", "ranked", "top_down")  # kept of each image in each condition
 FRACTION = "fraction_to_boundary"  # moved by an attack, of each image
 SAMPLE = 16  # images whose logits stand for a function
 RANKED = 20  # leaves kept of an image's ranking
@@ -42,6 +43,7 @@ class Outcomes:
     conditions: (A,) "clean", or a goal's name such as "roll_up-2". paths: (leaves, L + 1), the
     tree's. labels: (N,) leaves. nodes: (A, N, L + 1), the nearest node of every level. confidence:
     (A, N, L + 1), its share of the softmax. ranked: (A, N, k), the k nearest leaves, best first.
+    top_down: (A, N), the leaf that `top_down` finds.
     """
 
     conditions: np.ndarray
@@ -50,6 +52,7 @@ class Outcomes:
     nodes: np.ndarray
     confidence: np.ndarray
     ranked: np.ndarray
+    top_down: np.ndarray
 
     @cached_property
     def right(self) -> dict[str, np.ndarray]:
@@ -87,6 +90,7 @@ class Outcomes:
 
     @staticmethod
     def load(path: Path) -> "Outcomes":
+        """Read a file. Raises TypeError where an earlier version left out an array, naming it."""
         return Outcomes(**_load(path))
 
 
@@ -162,7 +166,7 @@ class LevelMatrix:
         weights = [*self.classifier.parameters()]
         outputs = "" if weights else self.sample_outputs()
         tensors = [*weights, *self.classifier.buffers()]
-        return cache_key(settings, self.classifier.head, outputs, *images, *tensors)
+        return cache_key(READ, settings, self.classifier.head, outputs, *images, *tensors)
 
     @torch.no_grad()
     def sample_outputs(self) -> str:
@@ -189,7 +193,7 @@ class LevelMatrix:
             images = self.images[rows]
             logits = self.classifier(images.floats().to(self.classifier.device))
             labels = images.labels.to(self.classifier.device)
-            out = read_logits(logits)
+            out = read_logits(logits, self.paths, labels)
             for goal in self.goals:
                 visible = [logits[level] for level in goal.levels]
                 out[goal.name] = largest_margin(visible, goal.masks(labels)).cpu()
@@ -215,7 +219,8 @@ class LevelMatrix:
             given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
             state = attack_part(self.classifier, *given)
             fraction = state.fraction_to_boundary().float().cpu()
-            return {**read_logits(self.classifier(state.x_adv)), FRACTION: fraction}
+            read = read_logits(self.classifier(state.x_adv), self.paths, images.labels)
+            return {**read, FRACTION: fraction}
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
             out[key][rows.numpy()] = values.numpy()
@@ -289,13 +294,55 @@ def _in_parts(
 
 
 @torch.no_grad()
-def read_logits(logits: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return READ of the logits (n, K_l) of every level."""
-    logits = [level.detach().cpu() for level in logits]
-    nodes = torch.stack([level.argmax(1) for level in logits], dim=1)  # (n, L + 1)
+def read_logits(logits: Sequence[Tensor], paths: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return READ of the logits (n, K_l) of every level of the tree of `paths` (leaves, L + 1).
+
+    Of equal logits the node farthest from that of the true leaf `labels` (n,) is taken for the
+    prediction: what cannot be told from a wrong class counts as wrong. Raises HierclipError for
+    logits that are not finite.
+    """
+    logits, labels = [level.detach().cpu() for level in logits], labels.cpu()
+    for level, scores in enumerate(logits):
+        bad = scores[~scores.isfinite()]
+        if len(bad):
+            raise HierclipError(
+                f"level {level}: the model gives {len(bad)} logits that are not finite, such as "
+                f"{float(bad[0])}; no accuracy can be read from them"
+            )
+    wrong = paths[None] != paths[labels][:, None]  # (n, leaves, L + 1)
+    ranked = _ranked(logits[0], wrong.sum(2))
+    nodes = [ranked[:, 0]]
+    for level, scores in enumerate(logits[1:], start=1):
+        others = torch.arange(scores.shape[1]) != paths[labels, level][:, None]
+        nodes.append(_ranked(scores, others.int())[:, 0])
     confidence = torch.stack([level.softmax(1).amax(1) for level in logits], dim=1)
-    ranked = logits[0].topk(min(RANKED, logits[0].shape[1]), dim=1).indices
-    return {"nodes": nodes.int(), "confidence": confidence, "ranked": ranked.int()}
+    return {
+        "nodes": torch.stack(nodes, dim=1).int(),  # (n, L + 1)
+        "confidence": confidence,
+        "ranked": ranked[:, :RANKED].int(),
+        "top_down": top_down(logits, paths).int(),
+    }
+
+
+def _ranked(scores: Tensor, wrong: Tensor) -> Tensor:
+    """Rank columns by `scores` (n, K), the best first; equal ones by `wrong`, the worst first."""
+    order = wrong.argsort(1, descending=True, stable=True)
+    by_score = scores.gather(1, order).argsort(1, descending=True, stable=True)
+    return order.gather(1, by_score)
+
+
+def top_down(logits: Sequence[Tensor], paths: Tensor) -> Tensor:
+    """Return (n,) the leaf that is reached from the root by the best child of each node in turn.
+
+    logits: (n, K_l) by level. paths: (leaves, L + 1). Where the levels of several trees are listed,
+    the leaf lies below every node chosen before. Source: Silla and Freitas, DMKD 2011.
+    """
+    below = torch.ones(len(logits[0]), len(paths), dtype=torch.bool)  # all nodes chosen
+    for level in reversed(range(paths.shape[1])):
+        nodes = paths[:, level]
+        best = logits[level][:, nodes].masked_fill(~below, -torch.inf).argmax(1)  # its first leaf
+        below &= nodes == nodes[best, None]
+    return below.int().argmax(1)
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

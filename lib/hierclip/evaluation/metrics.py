@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hierclip.evaluation.matrix import Outcomes
-from hierclip.trees import lca_heights
+from hierclip.trees import lca_heights, shared_nodes
 
 BINS = 15
 NEAREST = (1, 5, 20)
@@ -77,28 +77,53 @@ def mistakes(
     severity: the mean height at which a wrongly predicted leaf meets the right one, over the
     mistakes; None where there are none. hd_k: the mean height over the k nearest leaves (or all),
     right ones counting 0, over all images (Bertinetto et al., CVPR 2020, section 3). A height is a
-    level, L + 1 where only the root joins two leaves. consistent: the share of images right at
-    every level at once, read directly (hierarchical consistent accuracy, Wu et al., CVPR 2024).
-    path_inconsistency: the share whose nearest nodes are not all on one path. ece: expected
-    calibration error of the leaves' softmax, in 15 bins of equal width (Guo et al., ICML 2017).
+    level, L + 1 where only the root joins two leaves. lca_height: hd_1 / (L + 1).
+
+    Of the sets of nodes on the paths of the predicted and the true leaf, the leaves among them and
+    the root not, each node once (`shared_nodes`): h_precision, h_recall, h_f1, summed over images
+    (Kiritchenko et al., Canadian AI 2006; Silla and Freitas, DMKD 2011); jaccard, their overlap by
+    their union, and tree_induced_error, the edges between both leaves (Dekel et al., ICML 2004),
+    means over images. top_down: the share of images whose `top_down` leaf is right.
+
+    consistent: the share of images right at every level at once, read directly (hierarchical
+    consistent accuracy, Wu et al., CVPR 2024). path_inconsistency: the share whose nearest nodes
+    are not all on one path. ece: expected calibration error of the leaves' softmax, in 15 bins of
+    equal width (Guo et al., ICML 2017).
     """
-    row, n = outcomes.under(condition), len(outcomes.labels)
+    row, labels, n = outcomes.under(condition), outcomes.labels, len(outcomes.labels)
     nodes, confidence = outcomes.nodes[row], outcomes.confidence[row][:, :1]
-    heights = lca_heights(outcomes.paths)[outcomes.labels[:, None], outcomes.ranked[row]]
+    heights = lca_heights(outcomes.paths)[labels[:, None], outcomes.ranked[row]]
     wrong = (heights[:, 0] > 0).astype(float)
+    shared, leaf = shared_nodes(outcomes.paths), outcomes.ranked[row][:, 0]
+    common, predicted, true = shared[leaf, labels], shared[leaf, leaf], shared[labels, labels]
+    union = predicted + true - common
     distances = {f"hd_{k}": heights[:, :k].mean(1) for k in NEAREST}
+    distances["tree_induced_error"] = union - common
     shares = {
+        "h_precision": common,
+        "h_recall": common,
+        "h_f1": 2 * common,
+        "jaccard": common / union,
+        "lca_height": heights[:, 0] / outcomes.paths.shape[1],
+        "top_down": outcomes.top_down[row] == labels,
         "consistent": outcomes.right["direct"][row].all(1),
         "path_inconsistency": (nodes != outcomes.paths[nodes[:, 0]]).any(1),
+    }
+    summed = {"severity": heights[:, 0], **distances, **shares}
+    summed_below = {  # the images, where nothing else is named
+        "severity": wrong,
+        "h_precision": predicted,
+        "h_recall": true,
+        "h_f1": predicted + true,
     }
     bins = np.minimum((confidence[:, 0] * BINS).astype(int), BINS - 1)
     gaps = np.eye(BINS)[bins] * (confidence - (1 - wrong)[:, None])  # (N, BINS)
 
     def weighted(w: np.ndarray) -> dict[str, np.ndarray]:
+        below = {name: w @ v for name, v in summed_below.items()}
         with np.errstate(invalid="ignore"):
-            severity = w @ heights[:, 0] / (w @ wrong)
-        means = {name: w @ v.astype(float) / n for name, v in (distances | shares).items()}
-        return {"severity": severity, **means, "ece": np.abs(w @ gaps).sum(1) / n}
+            means = {k: w @ v.astype(float) / below.get(k, n) for k, v in summed.items()}
+        return {**means, "ece": np.abs(w @ gaps).sum(1) / n}
 
     drawn = weighted(resample(n, resamples, seed))
     out: dict[str, list[float] | None] = {}

@@ -389,7 +389,8 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     on_forest = next(iter(new.forest.values())).images
     images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
-    scale = np.where(table.index.str.contains("hd_|ece"), most, 1)
+    scale = np.where(table.index.str.contains("hd_|ece| h_"), most, 1)
+    scale = np.where(table.index.str.contains("tree_induced"), 2 * len(new.levels), scale)  # edges
     allowed = np.maximum(FEW, SHARE * images) / images
     if new.hashes.get("images") != old.hashes.get("images"):
         allowed = 1.96 * np.sqrt(0.5 / images)

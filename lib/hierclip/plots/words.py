@@ -9,6 +9,15 @@ from hierclip.evaluation.masking import CHECKS
 from hierclip.evaluation.records import ThreatModel
 
 READING = {"direct": "direct", "roll_up": "roll-up"}
+HIERARCHICAL = {  # metrics of `mistakes` that papers on class trees report, and their names there
+    "h_precision": "hP",
+    "h_recall": "hR",
+    "h_f1": "hF1",
+    "jaccard": "Jaccard",
+    "tree_induced_error": "TIE",
+    "lca_height": "LCA height / tree height",
+    "top_down": "top-down accuracy",
+}
 
 
 def share(value: float, interval: tuple[float, float]) -> str:

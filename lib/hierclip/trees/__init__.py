@@ -17,6 +17,7 @@ from hierclip.trees.tree import (
     lca_heights,
     load_tree,
     save_tree,
+    shared_nodes,
     tree_from_graph,
 )
 from hierclip.trees.wordnet import (

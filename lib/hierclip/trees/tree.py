@@ -113,6 +113,19 @@ def lca_heights(paths: np.ndarray) -> np.ndarray:
     return np.where(same.any(-1), same.argmax(-1), paths.shape[1])
 
 
+def shared_nodes(paths: np.ndarray) -> np.ndarray:
+    """Return (leaves, leaves) int64: on how many nodes both leaves lie, the root not counted.
+
+    A leaf lies on itself and its ancestors, so the diagonal counts these. Nodes are told apart by
+    the leaves below them: a node on several consecutive levels counts once, a node of one child is
+    that child, and one above all leaves is the root. paths: (leaves, L + 1), a tree's.
+    """
+    leaves_below = np.stack([np.bincount(column)[column] for column in paths.T], axis=1)
+    is_new = np.diff(leaves_below, axis=1, prepend=0) > 0  # not the node of the level below
+    counts = is_new & (leaves_below < len(paths))
+    return ((paths[:, None, :] == paths[None, :, :]) & counts).sum(-1)
+
+
 def tree_from_graph(graph: nx.DiGraph, name: str, leaves: Sequence[str], where: str = "") -> Tree:
     """Return the tree that `graph` draws, its leaves in the order given.
 
