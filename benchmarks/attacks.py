@@ -225,12 +225,13 @@ def torchattacks_matrix(task: Task) -> Outcomes:
     """Attack every level in both readings with torchattacks' APGDs, and read every level after each
     attack.
     """
-    images, settings = task.images.floats(), task.params.attack
-    readouts = {CLEAN: read_logits(task.classifier(images), task.paths, task.labels)}
+    images, leaves = task.images.floats(), task.images.labels
+    settings = task.params.attack
+    readouts = {CLEAN: read_logits(task.classifier(images), task.paths, leaves)}
     for level in range(task.tree.max_level + 1):
         for reading in READINGS if level else ("direct",):
             logits = LevelLogits(task.classifier, task.paths, level, reading)
-            labels = task.paths[task.images.labels, level]
+            labels = task.paths[leaves, level]
             parts = [
                 torchattacks.APGD(logits, eps=settings.eps, steps=settings.steps, loss=loss)
                 for loss in ("ce", "dlr")
@@ -238,7 +239,7 @@ def torchattacks_matrix(task: Task) -> Outcomes:
             moved = torchattacks.MultiAttack(parts)(images, labels)
             with torch.no_grad():
                 readouts[f"{reading}-{level}"] = read_logits(
-                    task.classifier(moved), task.paths, task.labels
+                    task.classifier(moved), task.paths, leaves
                 )
     stacked = {key: np.stack([readout[key] for readout in readouts.values()]) for key in READ}
     return Outcomes(

@@ -326,8 +326,8 @@ def read_logits(logits: Sequence[Tensor], paths: Tensor, labels: Tensor) -> dict
 
 def _ranked(scores: Tensor, wrong: Tensor) -> Tensor:
     """Rank columns by `scores` (n, K), the best first; equal ones by `wrong`, the worst first."""
-    order = wrong.argsort(1, descending=True, stable=True)
-    by_score = scores.gather(1, order).argsort(1, descending=True, stable=True)
+    order = wrong.argsort(dim=1, descending=True, stable=True)
+    by_score = scores.gather(1, order).argsort(dim=1, descending=True, stable=True)
     return order.gather(1, by_score)
 
 
