@@ -57,6 +57,10 @@ SUITES: dict[str, dict[str, Any]] = {  # what the name of a suite means
 }
 READING_IMAGES = 32  # that choose the reading
 TEMPLATE = "a photo of a(n) {}"
+RESIZING = {  # open_clip's
+    "resize_mode": ("shortest", "longest", "squash"),
+    "interpolation": ("bicubic", "bilinear"),
+}
 RECORD = "record.json"
 WORK = "work"  # folder for what a stopped audit resumes from
 CHECKOUT = Path(__file__).parents[2]
@@ -246,17 +250,15 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
 def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
     """Map a message for each mistake in preprocessing to whether it was made."""
     mean, std = given["mean"], given["std"]
-    known = {
-        "resize_mode": (None, "shortest", "longest", "squash"),
-        "interpolation": (None, "bicubic", "bilinear"),
-    }
-    return {
+    mistakes: dict[str, object] = {
         f"mean {mean}: three numbers, of red, green and blue, are needed": mean and len(mean) != 3,
         f"std {std}: three numbers above 0 are needed": std and (len(std) != 3 or min(std) <= 0),
-    } | {
-        f"no {name} {given[name]!r}; known are {', '.join(values[1:])}": given[name] not in values
-        for name, values in known.items()
     }
+    for name, known in RESIZING.items():
+        chosen = given[name]
+        unknown = chosen is not None and chosen not in known
+        mistakes[f"no {name} {chosen!r}; known are {', '.join(known)}"] = unknown
+    return mistakes
 
 
 def attack_params(given: Mapping[str, Any]) -> AttackParams:
@@ -362,12 +364,11 @@ class Folder:
 
 @dataclass(frozen=True)
 class Images:
-    """Images to audit on, not read yet: a source, or pixels in memory with their labels."""
+    """Images to audit on: a source that is not read yet, or pixels in memory."""
 
     name: str
-    classes: Mapping[str, str]  # identifier to name, by label
-    source: Source | None = None
-    pixels: ImageSet | None = None
+    classes: dict[str, str]  # identifier to name, by label
+    content: Source | ImageSet
 
 
 def open_images(
@@ -381,18 +382,19 @@ def open_images(
     folders have theirs. Raises HierclipError for what is none of these, values outside [0, 1],
     fewer than two classes, a class without an image, and two classes of one name.
     """
-    if isinstance(classes, Sequence):
-        classes = {name: name for name in classes}
+    given = classes or ()
+    names = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+    if len(names) < len(given):
+        raise HierclipError(f"classes: {len(given)} names, some of them twice; a class has its own")
     if isinstance(images, str | Path):
-        found = image_folder(Path(images), classes)
+        found = image_folder(Path(images), names)
     elif isinstance(images, Tensor):
-        found = Images("tensor", dict(classes or {}), pixels=pixels_of(images, labels, classes))
+        found = Images("tensor", names, pixels_of(images, labels, len(names)))
     else:
         name = type(images).__name__
-        found = Images(name, {}, dataset_source(images, name, classes))
-        found = replace(found, classes=found.source.classes)
-    given = found.source.labels if found.source else found.pixels.labels.tolist()
-    counts = Counter(given)
+        source = dataset_source(images, name, names or None)
+        found = Images(name, source.classes, source)
+    counts = Counter(map(int, found.content.labels))
     empty = [each for k, each in enumerate(found.classes) if not counts[k]]
     words = Counter(found.classes.values())
     twins = [each for each, word in found.classes.items() if words[word] > 1]
@@ -426,8 +428,8 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
     return Images(_file_name(folder.resolve().name), source.classes, source)
 
 
-def pixels_of(images: Tensor, labels: Any, classes: Mapping | None) -> ImageSet:
-    """Check images in memory, (N, 3, H, W), and their labels (N,)."""
+def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
+    """Check images in memory, (N, 3, H, W), and their labels (N,), below the number of classes."""
     found = torch.as_tensor(labels if labels is not None else ())
     low, high = images.aminmax() if images.numel() else (0, 0)
     outside = images.is_floating_point() and not (low >= 0 and high <= 1)  # NaN is neither
@@ -442,9 +444,9 @@ def pixels_of(images: Tensor, labels: Any, classes: Mapping | None) -> ImageSet:
             f"labels: {tuple(found.shape)} for {len(images)} images; one whole number each is "
             "needed": found.shape != images.shape[:1] or found.is_floating_point(),
             "classes: their names are needed, in the order of the labels": not classes,
-            f"labels: {found.unique().tolist()[-1:]} and {len(classes or ())} classes; a label is "
+            f"labels: {found.unique().tolist()[-1:]} and {classes} classes; a label is "
             "a class's number, from 0": bool(len(found))
-            and (int(found.min()) < 0 or int(found.max()) >= len(classes or ())),
+            and (int(found.min()) < 0 or int(found.max()) >= classes),
         }
     )
     pixels = images if images.dtype == torch.uint8 else images.float()
@@ -460,12 +462,12 @@ def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path)
     Raises HierclipError for a class without a readable image, and where `cut` is needed and None.
     """
     unreadable: list[str] = []
-    if images.source is None:
-        readable = images.pixels
+    if isinstance(images.content, ImageSet):
+        readable = images.content
     elif cut is None:
         raise HierclipError("size: how many pixels a side does the model take? give size=...")
     else:
-        readable = _stored(images, cut, limit, path, unreadable)
+        readable = _stored(images.content, images.name, cut, limit, path, unreadable)
     count = limit or len(readable)
     rows = [torch.nonzero(readable.labels == k)[:, 0] for k in range(len(images.classes))]
     lost = [each for each, found in zip(images.classes, rows, strict=True) if not len(found)]
@@ -482,10 +484,9 @@ def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path)
 
 
 def _stored(
-    images: Images, cut: Cut, limit: int | None, path: Path, unreadable: list[str]
+    source: Source, name: str, cut: Cut, limit: int | None, path: Path, unreadable: list[str]
 ) -> ImageSet:
     """Write the readable ones of `limit` images of each class, and of one more, to a file."""
-    source = images.source
     count = limit or len(source.labels)
     left = by_class(source)
     labels: list[int] = []
@@ -493,7 +494,7 @@ def _stored(
         tried = [rows[: count + 1] for rows in left]
         while any(tried):
             selection = source.take(list(chain(*tried)))
-            written = write_images(selection, cut, images.name, unreadable, file)
+            written = write_images(selection, cut, name, unreadable, file)
             labels += [selection.labels[row] for row in written]
             left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
             tried = [rows[: count + 1 - labels.count(k)] for k, rows in enumerate(left)]

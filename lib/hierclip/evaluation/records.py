@@ -31,7 +31,7 @@ from hierclip.errors import HierclipError
 from hierclip.evaluation.masking import MaskingChecks, gradient_masking_checks
 from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluation.metrics import ALL, Levels, intervals, level_metrics, mistakes
-from hierclip.models import READINGS, Model
+from hierclip.models import READINGS, Model, Wrapped
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
@@ -218,7 +218,7 @@ class Evaluation:
     from are under `root`/data.
     """
 
-    model: Model
+    model: Model | Wrapped
     task: Task
     seed: int
     params: AttackParams

@@ -28,3 +28,4 @@ from hierclip.models.heads import (
     at_least_float32,
 )
 from hierclip.models.opening import AS_PUBLISHED, Overrides, create, load, open_backbone
+from hierclip.models.wrapped import Wrapped

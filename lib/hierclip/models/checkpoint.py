@@ -74,15 +74,16 @@ def load_weights(clip: Any, path: Path) -> Loaded:
     own = clip.state_dict()
     vision = {name.removeprefix(VISUAL) for name in own if name.startswith(VISUAL)}
     text = {name for name in own if not name.startswith((VISUAL, "logit_"))}
-    state = max(sets, key=lambda each: len(vision & without_prefix(each, vision)[1].keys()))
-    prefix, given = without_prefix(state, vision)
-    image_only = not _missing(vision, given)
-    if image_only and prefix.endswith(VISUAL):  # there may be a text tower beside it
-        image_only = not any(prefix.removesuffix(VISUAL) + name in state for name in text)
-    module, expected = clip.visual, vision
-    if not image_only:
-        module, expected = clip, own.keys()
-        given = converted(clip, without_prefix(state, expected)[1])
+    state = max(sets, key=lambda each: len(vision & behind(prefix_of(each, vision), each).keys()))
+    prefix = prefix_of(state, vision)
+    given = behind(prefix, state)
+    root = prefix.removesuffix(VISUAL)
+    if _missing(vision, given):  # named otherwise, as `converted` may know
+        root = prefix_of(state, own.keys())
+    whole = converted(clip, behind(root, state))
+    image_only = not _missing(vision, given) and (root == prefix or not text & whole.keys())
+    module, expected = (clip.visual, vision) if image_only else (clip, own.keys())
+    given = given if image_only else whole
     missing = _missing(expected, given)
     left = _missing(given, expected)
     parts = {name.partition(".")[0] for name in expected}
@@ -150,18 +151,20 @@ def sets_of_weights(content: Any) -> Iterator[State]:
             yield from sets_of_weights(value)
 
 
-def without_prefix(state: State, expected: Collection[str]) -> tuple[str, State]:
-    """Find the prefix behind which most of the expected names stand; return it, and the weights
-    behind it under their names without it.
-    """
+def prefix_of(state: State, expected: Collection[str]) -> str:
+    """Find the prefix behind which most of the expected names stand."""
     prefixes: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
         for k in range(len(parts)):
             if ".".join(parts[k:]) in expected:
                 prefixes["".join(part + "." for part in parts[:k])] += 1
-    prefix = max(prefixes, key=lambda each: (prefixes[each], -len(each)), default="")
-    return prefix, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return max(prefixes, key=lambda each: (prefixes[each], -len(each)), default="")
+
+
+def behind(prefix: str, state: State) -> State:
+    """Return the weights whose names have a prefix, under their names without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def converted(clip: Any, state: State) -> State:

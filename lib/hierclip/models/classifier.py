@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
         """points: by level, leaves first, the text points (K_l, D)."""
         super().__init__()
         self.encoder = encoder
-        self.head: Head | None = head
+        self.head: Any = head  # None, where a model has logits of its own
         self.text_hash = ""  # of what the points were computed from, where that is known
         self.count = len(points)
         for level, texts in enumerate(points):
@@ -47,7 +48,6 @@ class Classifier(nn.Module):
 
     def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Return the same from the images' embeddings (N, D)."""
-        assert self.head is not None
         points = self.head.image_points(embeddings)
         texts = self.text_points
         return [

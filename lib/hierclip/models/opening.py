@@ -74,7 +74,7 @@ def open_backbone(
         preprocess = published_preprocess(name) | preprocess
         quick = True if quick is None and is_torchscript(path) else quick
     by_open_clip = bool(tag) or schema == "hf-hub"
-    settings = {} if quick is None else {"quick_gelu": quick}
+    settings: dict[str, Any] = {} if quick is None else {"quick_gelu": quick}
     try:
         with quiet():
             clip: Any = open_clip.create_model(

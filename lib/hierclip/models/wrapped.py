@@ -102,9 +102,13 @@ class TransformersTower(nn.Module):
     def __init__(self, model: Any, processor: Any):
         super().__init__()
         self.model = model
-        for name in ("mean", "std"):
-            channels = torch.tensor(getattr(processor, f"image_{name}")).view(3, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
+        )
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return embeddings_of(self.model.get_image_features((images - self.mean) / self.std))
@@ -120,7 +124,7 @@ def wrap_transformers(model: Any, classes: Sequence[str], processor: Any) -> Wra
     normalisation.
     """
     if processor is None:
-        from transformers import AutoProcessor
+        from transformers import AutoProcessor  # pyright: ignore[reportMissingImports]
 
         processor = AutoProcessor.from_pretrained(model.config.name_or_path)
     images, longest = processor.image_processor, model.config.text_config.max_position_embeddings
