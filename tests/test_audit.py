@@ -145,9 +145,8 @@ def test_a_model_at_the_rim_is_caught_by_its_clamps():
     head = PoincareHead(1.0, 50.0, 2.0, 1.0, 5.0)
     found = checked(model(head), shown(0.2), PATHS, BUDGET, count=9, batch=2)
     assert found.checks["clamps"].value == 1
-    assert found.failed == [
-        "clamps"
-    ]  # of a fixed length only the direction matters, and that has its gradient
+    # The rim lies elsewhere in float64. Only the direction matters, and that has its gradient.
+    assert found.failed == ["precision", "clamps"]
 
 
 def test_texts_at_the_rim_are_seen_too():
