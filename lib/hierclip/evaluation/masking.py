@@ -223,7 +223,7 @@ def _in_float64(classifier: Classifier, images: Tensor) -> Classifier | None:
     try:
         double = copy.deepcopy(classifier).double()
         for model in (double, getattr(double, "surrogate", None) or double):
-            model(x)
+            model(x, [0])
     except (RuntimeError, TypeError):
         return None
     return double
