@@ -41,34 +41,19 @@ from hierclip.progress import fingerprint, progress
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
 FEW = 16  # images attacked again in float64, and on which FLAGS are measured
 
-# By check: the most that its number may be, and what the number is. These are measured before
-# anything is attacked; a change of logits is a share of their spread.
+# By check: the most that its number may be, and what the number is. FLAGS are measured before
+# anything is attacked, and say what to do; a change of logits is a share of their spread.
 FLAGS = {
-    "random": (
-        0.01,
-        "change of logits from one call to the next; a randomised model wants --eot 20",
-    ),
-    "batch size": (
-        0.01,
-        "change of logits where images are read one by one; such a model wants --batch 1",
-    ),
-    "order": (0.01, "change of logits with the order of a batch; such a model wants --batch 1"),
-    "precision": (
-        0.01,
-        "change of logits from float32 to float64; a model of low precision wants float32",
-    ),
-    "softmax": (
-        0.05,
-        "share of images whose outputs are probabilities, on which losses saturate: return logits",
-    ),
+    "random": (0.01, "change of logits between two calls; attack a randomised model with --eot 20"),
+    "batch size": (0.01, "change of logits of images read one by one; attack with --batch 1"),
+    "order": (0.01, "change of logits with the order of a batch; attack with --batch 1"),
+    "precision": (0.01, "change of logits from float32 to float64; attack the model in float32"),
+    "softmax": (0.05, "share of images with probabilities, which saturate; return logits instead"),
     "optimisation": (
         0.0,
-        "1 where a forward pass changes weights, trains or differentiates: attack a surrogate too",
+        "1 where a forward pass trains, changes weights or differentiates; attack a surrogate too",
     ),
-    "no gradient": (
-        0.0,
-        "1 where the logits carry no gradient to the image: give a surrogate (BPDA)",
-    ),
+    "no gradient": (0.0, "1 where logits carry no gradient to the image; give a surrogate (BPDA)"),
 }
 CHECKS = FLAGS | {
     "large budget": (0.05, "leaf accuracy at 64/255"),
@@ -138,9 +123,9 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> MaskingChecks:
     paths = matrix.paths
     subset = replace(matrix, images=matrix.images[matrix.images.evenly_spaced(count)])
     above = [level for level in range(1, paths.shape[1] // 2 + 1) if paths[:, level].any()]
-    few = subset.images[torch.arange(min(FEW, len(subset.images)))]
+    sample = subset.images[torch.arange(min(FEW, len(subset.images)))]
     with frozen(matrix.classifier), cudnn.flags(enabled=True, allow_tf32=False):
-        flags = model_flags(matrix.classifier, few.floats(), [0, *above[-1:]])
+        flags = model_flags(matrix.classifier, sample.floats(), [0, *above[-1:]])
         values, curves = _check_goal(subset, GOALS["direct"](paths, 0))
         values |= flags
         if above:
