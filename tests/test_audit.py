@@ -261,7 +261,7 @@ def test_probabilities_are_told_from_logits_by_their_share_of_images():
     assert above == {"softmax"} and flags["softmax"] == 1
 
 
-def test_a_change_is_a_share_of_the_spread_of_logits():
+def test_a_change_is_a_share_of_the_range_of_logits():
     """From some call on logits are 0.3 more, where those of an image are 4 apart at most."""
     calls = []
 

@@ -42,7 +42,7 @@ BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
 FEW = 16  # images attacked again in float64, and on which FLAGS are measured
 
 # By check: the most that its number may be, and what the number is. FLAGS are measured before
-# anything is attacked, and say what to do; a change of logits is a share of their spread.
+# anything is attacked, and say what to do; a change of logits is a share of their range.
 FLAGS = {
     "random": (0.01, "change of logits between two calls; attack a randomised model with --eot 20"),
     "batch size": (0.01, "change of logits of images read one by one; attack with --batch 1"),
@@ -185,12 +185,12 @@ def model_flags(classifier: Classifier, images: Tensor, levels: Sequence[int]) -
 
 def _largest_change(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     """Return the largest difference of logits (N, K) of some levels as a share, 0 to 1, of their
-    level's spread: the largest difference between two nodes for one image.
+    level's range: the largest difference between two nodes for one image.
     """
     changes = []
     for level, other in zip(logits, others, strict=True):
-        spread = (level.amax(1) - level.amin(1)).amax()
-        change = (level - other).abs().amax() / spread.clamp(min=EPS)
+        logit_range = (level.amax(1) - level.amin(1)).amax()
+        change = (level - other).abs().amax() / logit_range.clamp(min=EPS)
         changes.append(change.nan_to_num(0.0).clamp(max=1))
     return round(float(torch.stack(changes).amax()), 6)
 
