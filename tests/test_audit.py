@@ -199,7 +199,7 @@ def rounded(values, step):
 
 
 def count_a_call(embeddings, images, module):
-    module.calls += 1
+    module.calls = module.calls + 1  # another tensor
     return embeddings
 
 

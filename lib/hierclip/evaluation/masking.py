@@ -152,8 +152,8 @@ def model_flags(classifier: Classifier, images: Tensor, levels: Sequence[int]) -
     A randomised model's logits change in any case, so other changes of them are left out.
     """
     images = images.to(classifier.device)
-    weights = [*classifier.parameters(), *classifier.buffers()]
-    before, used_by_backward = fingerprint(*weights), []
+    before = fingerprint(*classifier.parameters(), *classifier.buffers())
+    used_by_backward = []
 
     def note(saved: Tensor) -> Tensor:
         used_by_backward.append(True)
@@ -161,14 +161,15 @@ def model_flags(classifier: Classifier, images: Tensor, levels: Sequence[int]) -
 
     with saved_tensors_hooks(lambda saved: saved, note):
         logits = classifier(images, levels)
-    changed = fingerprint(*weights) != before or any(m.training for m in classifier.modules())
+    after = fingerprint(*classifier.parameters(), *classifier.buffers())
+    in_training = any(module.training for module in classifier.modules())
     with torch.enable_grad():
         score = getattr(classifier, "surrogate", None) or classifier
         tracked = score(images.clone().requires_grad_(True), levels)
     flags = {
         "random": _largest_change(logits, classifier(images, levels)),
         "softmax": max(_share(_is_softmax(level)) for level in logits),
-        "optimisation": float(changed or bool(used_by_backward)),
+        "optimisation": float(after != before or in_training or bool(used_by_backward)),
         "no gradient": float(not all(level.requires_grad for level in tracked)),
     }
     if flags["random"] > FLAGS["random"][0]:
