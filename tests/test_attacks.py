@@ -1,6 +1,7 @@
 """The attacks of evaluation: each of them, suites of them, and what they may want wrong."""
 
 from dataclasses import replace
+from itertools import cycle
 from math import inf
 
 import pytest
@@ -26,7 +27,7 @@ from hierclip.attacks import (
     run_attacks,
 )
 from hierclip.attacks.gradient import pgd_by_image
-from hierclip.attacks.state import common_size, over_levels
+from hierclip.attacks.state import common_size, mean_of_calls, over_levels
 
 close = torch.testing.assert_close
 SHAPE = (3, 4, 4)
@@ -432,3 +433,102 @@ def test_known_clean_margins_are_kept_as_the_images_are_and_not_asked_for():
     state = AttackState(lambda x: asked.append(len(x)) or score(x), images, own(3), budget(), first)
     assert not asked and state.clean_margin.dtype == state.best_margin.dtype == torch.float64
     assert state.fraction_to_boundary().isfinite().all()
+
+
+# Randomised models, surrogates, and models without a gradient
+
+
+def in_turn(*scores):
+    """Return a score that answers each call as the next of `scores` does."""
+    calls = cycle(scores)
+    return lambda images: next(calls)(images)
+
+
+def test_expectation_over_transformation_is_the_mean_over_calls():
+    """Loss and gradient are means over calls; the margin is that of the mean logits."""
+    scores, images = [linear(classes=3, seed=seed)[0] for seed in (1, 2)], random_images(4)
+    twice = replace(budget(), eot=2)
+    state = AttackState(in_turn(*scores), images, own(4, 3), twice)
+    mean_logits = torch.stack([score(images)[0] for score in scores]).mean(0)
+    close(state.clean_margin, margin(mean_logits, *own(4, 3)))
+    rows, loss = torch.arange(4), over_levels(state, cross_entropy)
+    margins, values, gradient = state.loss_and_grad(rows, images, loss)
+    close(margins, margin(mean_logits, *own(4, 3)))
+    close(state.query(rows, images), margins)
+    x = images.clone().requires_grad_(True)
+    losses = torch.stack([cross_entropy(score(x)[0], *own(4, 3)) for score in scores]).mean(0)
+    close(values, losses.detach())
+    close(gradient, *torch.autograd.grad(losses.sum(), x))
+    assert not torch.allclose(values, cross_entropy(mean_logits, *own(4, 3)))  # of another mean
+
+
+def test_one_call_is_not_rounded():
+    logits = torch.tensor([[1 / 3, -0.0, torch.nan]])
+    (same,) = mean_of_calls(lambda: [logits], 1)
+    assert torch.equal(same.view(torch.int32), logits.view(torch.int32))
+
+
+def test_expectation_over_transformation_finds_the_gradient_under_noise():
+    """Each call adds noise of ten times the gradient's size to it."""
+    score, weight = linear()
+    noise, images = generator(), random_images(8, 0.3, 0.7)
+
+    def noisy(x):
+        draw = 10 * torch.randn(2, x[0].numel(), generator=noise)
+        return [score(x)[0] + (x - x.detach()).flatten(1) @ draw.T]
+
+    falls = {}
+    for calls in (1, 100):
+        settings = replace(budget(eps=0.1, step=0.1, steps=2), eot=calls)
+        moved, _ = attack(noisy, images, own(8), settings, 0)
+        fall = margin(*score(images), *own(8)) - margin(*score(moved), *own(8))
+        falls[calls] = float(fall.mean())
+    most = float(0.1 * (weight[1] - weight[0]).abs().sum())
+    assert falls[1] < 0.35 * most and 0.6 * most < falls[100] <= most
+
+
+def test_an_attack_on_a_randomised_model_does_not_stop_at_the_boundary():
+    score, weight = linear(bias=0.1)
+    images, slope = torch.full((2, *SHAPE), 0.5), weight[1] - weight[0]
+    _, worst = attack(score, images, own(2), replace(budget(), eot=2), 0)
+    close(-worst, (reach(slope, "Linf") - 0.1).expand(2), rtol=1e-3, atol=1e-3)
+
+
+def quantised(score):
+    return lambda images: score((4 * images).round() / 4)
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_a_surrogate_gives_the_gradient_and_the_model_itself_decides(name):
+    """Each pixel is 0.01 from 0.625, where rounding to quarters turns it to its worse value."""
+    score, weight = linear()
+    slope = weight[1] - weight[0]
+    images = 0.625 - 0.01 * slope.sign().expand(2, *SHAPE)
+    hidden = quantised(score)
+    settings = replace(budget((name,), eps=0.02, steps=10), stop_margin=inf)
+    state = run_attacks(hidden, images, own(2), settings, 0, grad_score=score)
+    close(state.clean_margin, -0.25 * slope.clamp(max=0).sum().expand(2))
+    close(state.best_margin, -0.25 * slope.clamp(min=0).sum().expand(2))
+    close(state.best_margin, margin(*hidden(state.x_adv), *own(2)))
+    _, without = attack(hidden, images, own(2), settings, 0)
+    assert (without > state.best_margin + 1).all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, None])
+def test_a_model_that_gives_no_gradient_is_still_searched(mode):
+    score, weight = linear()
+
+    def hidden(x):
+        if mode is None:  # the logits have a gradient, but not to the image
+            return [score(x.detach())[0] + torch.zeros(1, requires_grad=True)]
+        with mode():
+            return score(x)
+
+    images = needing((0.3,), weight[1] - weight[0], "Linf")
+    state = AttackState(hidden, images, own(1), budget())
+    loss = over_levels(state, margin_loss)
+    margins, _, gradient = state.loss_and_grad(torch.arange(1), images, loss)
+    assert not gradient.any() and gradient.shape == images.shape
+    close(margins, margin(*score(images), *own(1)))
+    _, worst = attack(hidden, images, own(1), budget(("pgd_margin", "square"), queries=400), 0)
+    assert (worst < 0).all()

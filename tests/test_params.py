@@ -3,7 +3,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierclip.attacks import budget_of
 from hierclip.config import ParamsError, find_root, format_budget, load_params, parse_budget
+from hierclip.evaluation.records import threat_model
 
 
 @pytest.fixture
@@ -36,6 +38,12 @@ def test_the_projects_parameters_load_with_budgets_as_numbers(params, content):
     for number, written in [*budgets, (params.attack.step, content["attack"]["step"]), *steps]:
         assert number == float(written.removesuffix("/255")) / 255
         assert format_budget(number) == written
+
+
+def test_a_model_is_called_once_unless_the_parameters_say_otherwise(params):
+    often = params.attack.model_copy(update={"eot": 20})
+    for attack, calls in ((params.attack, 1), (often, 20)):
+        assert budget_of(attack).eot == threat_model(attack, "a {}", 32).eot == calls
 
 
 def test_parameters_are_frozen(params):

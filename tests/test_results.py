@@ -204,7 +204,7 @@ def test_the_ablation_was_made_with_the_settings_that_the_parameters_have():
             ).all()
 
 
-def test_the_attack_says_what_it_prunes():
+def test_the_attack_says_what_it_prunes_and_averages():
     threat = ThreatModel(
         norm="Linf",
         eps="4/255",
@@ -222,3 +222,5 @@ def test_the_attack_says_what_it_prunes():
     assert "%" not in attack_words(threat)  # records made before there was pruning
     pruned = attack_words(threat.model_copy(update={"prune": 0.5}))
     assert pruned.endswith("the next on images that the one before moved 50 % of the way at least")
+    averaged = attack_words(threat.model_copy(update={"eot": 20}))
+    assert averaged == attack_words(threat) + ", means over 20 calls of the model (EOT)"

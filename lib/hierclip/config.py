@@ -272,6 +272,7 @@ class AttackParams(Section):
     prune: float = Field(
         ge=0, lt=1
     )  # no second gradient attack below this fraction of the way to the boundary
+    eot: PositiveInt = 1  # calls of a randomised model that logits and gradients are averaged over
     batch: PositiveInt
     seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, uint8
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def fingerprint(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):  # flattened, a slice can still lie scattered
-            digest.update(part.detach().cpu().flatten().contiguous().numpy().data)
+            digest.update(part.detach().cpu().flatten().contiguous().view(uint8).numpy().data)
         else:
             digest.update(repr(part).encode())
     return digest.hexdigest()

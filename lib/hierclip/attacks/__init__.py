@@ -1,8 +1,9 @@
 """Attacks: PGD for training, a suite for evaluation, and what an attack may want misclassified."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
+from math import inf
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from hierclip.attacks.state import (
     Score,
     Seed,
     largest_margin,
+    mean_of_calls,
+    over_levels,
 )
 from hierclip.errors import HierclipError
 
@@ -63,16 +66,19 @@ def run_attacks(
     seed: Seed,
     sample_ids: Iterable[int] | None = None,
     clean_margin: Tensor | None = None,
+    grad_score: Score | None = None,
 ) -> AttackState:
     """Run a suite of attacks and return its state.
 
     score: images to the logits (N, K) of one or more levels, each image independent of the others.
     true_class_masks: for each level (N, K) bool, the true class's logits, which must not win. seed,
     sample_ids: of `PerSampleRNG`; None names an image by its row. clean_margin: (N,), the margins
-    of the clean images, where they are known. Every attack works on the images that are not yet
+    of the clean images, where they are known. grad_score: a differentiable surrogate of `score`,
+    through which gradients are taken. Every attack works on the images that are not yet
     misclassified, so the result is the worst case over the suite, image by image. Where the budget
     prunes, a gradient attack that follows another skips the images that stayed far from the
-    boundary (`AttackState.skip_distant`); Square needs no gradient and skips none. Raises
+    boundary (`AttackState.skip_distant`); Square needs no gradient and skips none. With EOT an
+    attack never stops: just past the boundary, the next call may be right again. Raises
     ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
     unknown = [name for name in budget.suite if name not in ATTACKS]
@@ -86,7 +92,9 @@ def run_attacks(
             f"images: values from {low:g} to {high:g}; pixels in [0, 1] are attacked, before the "
             "model normalises them"
         )
-    state = AttackState(score, images, true_class_masks, budget, clean_margin)
+    if budget.eot > 1:
+        budget = replace(budget, stop_margin=inf)
+    state = AttackState(score, images, true_class_masks, budget, clean_margin, grad_score)
     rng = PerSampleRNG(seed, range(len(images)) if sample_ids is None else sample_ids)
     for previous, name in pairwise(["", *budget.suite]):
         state.skipped[:] = False

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -90,6 +90,7 @@ class Budget:
     norm: str = "Linf"
     stop_margin: float = 0.0  # stop on an image whose margin is at most minus this; inf: never
     prune: float = 0.0  # no second gradient attack below this fraction of the way to the boundary
+    eot: int = 1  # calls of a randomised model that logits, losses and gradients are averaged over
 
 
 class PerSampleRNG:
@@ -126,7 +127,8 @@ class AttackState:
     """Hold each image's most adversarial point so far, `x_adv`, and its margin, `best_margin`.
 
     Where several levels are attacked at once, the margin is the largest of theirs. An image is
-    misclassified when it is 0 or negative; NaN counts as infinite.
+    misclassified when it is 0 or negative; NaN counts as infinite. With `budget.eot` above 1 it is
+    the margin of the mean logits over that many calls.
     """
 
     def __init__(
@@ -136,13 +138,16 @@ class AttackState:
         true_class_masks: Sequence[Tensor],
         budget: Budget,
         clean_margin: Tensor | None = None,
+        grad_score: Score | None = None,
     ):
         """Start at the clean images.
 
         true_class_masks: for each level that `score` returns, (N, K) bool, the true class's logits.
-        clean_margin: (N,), the margins of the clean images; computed where it is None.
+        clean_margin: (N,), the margins of the clean images; computed where it is None. grad_score:
+        a differentiable surrogate of `score` (BPDA); None: `score` itself.
         """
         self.score = score
+        self.grad_score = score if grad_score is None else grad_score
         self.images = images
         self.true_class_masks = true_class_masks
         self.budget = budget
@@ -162,7 +167,7 @@ class AttackState:
     @torch.no_grad()
     def clean_logits(self) -> Sequence[Tensor]:
         """Compute the logits of the clean images, by level."""
-        return self.score(self.images)
+        return mean_of_calls(lambda: self.score(self.images), self.budget.eot)
 
     def fraction_to_boundary(self) -> Tensor:
         """Return (N,): the lost fraction of each image's clean margin; from 1 on, misclassified."""
@@ -186,29 +191,48 @@ class AttackState:
     @torch.no_grad()
     def query(self, rows: Tensor, x: Tensor) -> Tensor:
         """Return the margins (n,) of the images `rows` at x; keep the more adversarial points."""
-        return self._keep_best(rows, x, self._padded_logits(x))
+        logits = mean_of_calls(partial(self._padded_logits, self.score, x), self.budget.eot)
+        return self._keep_best(rows, x, logits)
 
     def loss_and_grad(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Do as `query`; return margins (n,), the loss (n,) and its gradient at x."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            scores = self._padded_logits(x)
-            values = loss(scores, rows)
-            (gradient,) = torch.autograd.grad(values.sum(), x)
-        margins = self._keep_best(rows, x.detach(), [s.detach() for s in scores])
+        """Do as `query`; return margins (n,), the loss (n,) and its gradient at x.
+
+        Loss and gradient are means over `budget.eot` calls, of the surrogate where there is one.
+        Source: EOT and BPDA, Athalye et al., ICML 2018.
+        """
+        differentiate = partial(self._differentiate, rows, x, loss)
+        *scores, values, gradient = mean_of_calls(differentiate, self.budget.eot)
+        if self.grad_score is self.score:
+            margins = self._keep_best(rows, x.detach(), scores)
+        else:
+            margins = self.query(rows, x.detach())
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # a NaN gradient moves nothing
         if self.budget.prune:
             self.zero_gradient[rows] |= ~gradient.flatten(1).any(1)
-        return margins, values.detach(), gradient
+        return margins, values, gradient
 
-    def _padded_logits(self, x: Tensor) -> list[Tensor]:
+    def _differentiate(self, rows: Tensor, x: Tensor, loss: Loss) -> list[Tensor]:
+        """Return the logits by level, the loss (n,) and its gradient at x, all of one call.
+
+        The gradient is 0 where the model gives none: a search still works there.
+        """
+        gradient = torch.zeros_like(x)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            scores = self._padded_logits(self.grad_score, x)
+            values = loss(scores, rows)
+            if values.requires_grad:
+                (gradient,) = torch.autograd.grad(values.sum(), x, materialize_grads=True)
+        return [*(logits.detach() for logits in scores), values.detach(), gradient]
+
+    def _padded_logits(self, score: Score, x: Tensor) -> list[Tensor]:
         """Return the logits at x, padded to one of a few sizes: new shapes are slow on the CPU."""
         n = len(x)
         size = n if n == self.last_batch_size else min(common_size(n), len(self.images))
         self.last_batch_size = n
         if size > n:
             x = torch.cat([x, x[:1].expand(size - n, *x.shape[1:])])
-        return [scores[:n] for scores in self.score(x)]
+        return [scores[:n] for scores in score(x)]
 
     def _keep_best(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
         masks = [select_rows(mask, rows) for mask in self.true_class_masks]
@@ -228,6 +252,14 @@ def largest_margin(scores: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     """Return (N,): the largest margin over levels, of logits and true class masks (N, K)."""
     pairs = zip(scores, masks, strict=True)
     return torch.stack([margin(logits, mask) for logits, mask in pairs]).amax(0)
+
+
+def mean_of_calls(call: Callable[[], Sequence[Tensor]], count: int) -> list[Tensor]:
+    """Return the mean of each tensor that `call` returns, over `count` calls."""
+    totals = list(call())
+    for _ in range(count - 1):
+        totals = [total + part for total, part in zip(totals, call(), strict=True)]
+    return [total / count for total in totals]
 
 
 def common_size(count: int) -> int:

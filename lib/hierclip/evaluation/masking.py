@@ -1,32 +1,61 @@
 """Whether robustness is real: checks for gradient masking, each with the number behind it.
 
-What to look for follows Athalye et al. (ICML 2018) and Carlini et al., On Evaluating Adversarial
-Robustness (2019).
+What to look for follows Athalye et al. (ICML 2018), Carlini et al., On Evaluating Adversarial
+Robustness (2019), and for FLAGS AutoAttack's own (Croce and Hein, ICML 2020).
 """
 
 import copy
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.backends import cudnn
 from torch.nn import functional as F
 
-from hierclip.attacks import BY_GRADIENT, GOALS, GRADIENT, NORMS, AttackGoal, Budget, frozen, margin
+from hierclip.attacks import (
+    BY_GRADIENT,
+    GOALS,
+    GRADIENT,
+    NORMS,
+    AttackGoal,
+    AttackState,
+    Budget,
+    frozen,
+    margin,
+    margin_loss,
+    mean_of_calls,
+    over_levels,
+)
 from hierclip.config import Section
-from hierclip.evaluation.matrix import LevelMatrix, attacked
+from hierclip.evaluation.matrix import LevelMatrix, attacked, surrogate_score
 from hierclip.hyperbolic import EPS, is_clipped, points_are_clipped
 from hierclip.models import Classifier, CosineHead, PoincareHead
-from hierclip.progress import progress
+from hierclip.progress import fingerprint, progress
 
 BUDGETS = (0, 1, 2, 4, 8, 16, 32, 64)  # of 255
-FEW = 16  # images attacked again in float64
+FEW = 16  # images attacked again in float64, and on which FLAGS are measured
 
-# By check: the most that its number may be, and what the number is.
-CHECKS = {
+# By check: the most that its number may be, and what the number is. FLAGS are measured before
+# anything is attacked, and say what to do; a change of logits is a share of their range.
+FLAGS = {
+    "random": (0.01, "change of logits between two calls; attack a randomised model with --eot 20"),
+    "batch size": (0.01, "change of logits of images read one by one; attack with --batch 1"),
+    "order": (0.01, "change of logits with the order of a batch; attack with --batch 1"),
+    "precision": (0.01, "change of logits from float32 to float64; attack the model in float32"),
+    "softmax": (0.05, "share of images with probabilities, which saturate; return logits instead"),
+    "optimisation": (
+        0.0,
+        "1 where a forward pass trains, changes weights or differentiates; attack a surrogate too",
+    ),
+    "no gradient": (0.0, "1 where logits carry no gradient to the image; give a surrogate (BPDA)"),
+}
+CHECKS = FLAGS | {
     "large budget": (0.05, "leaf accuracy at 64/255"),
     "budget": (0.02, "most that leaf accuracy rises from one budget to the next larger"),
     "steps": (0.05, "share that four times the steps break and the record's attack does not"),
@@ -64,7 +93,7 @@ class Check(Section):
     """The number that CHECKS describes, measured."""
 
     value: float
-    high: float  # the exact 95 % upper bound of a share: it shows how little a few images prove
+    high: float  # of a share of images the exact 95 % upper bound: how little a few images prove
     limit: float
     passed: bool
 
@@ -88,13 +117,17 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> MaskingChecks:
 
     They are checked on the leaves and, for ABOVE, on the direct reading of the level halfway up, or
     of the next finer level that has a choice. Attacks on surrogates count where they break the
-    model itself. In L2 the budgets are as large as Linf ones that use every pixel.
+    model itself. In L2 the budgets are as large as Linf ones that use every pixel. A randomised
+    model fails the check "random" and passes the others where the budget's `eot` is large enough.
     """
     paths = matrix.paths
     subset = replace(matrix, images=matrix.images[matrix.images.evenly_spaced(count)])
     above = [level for level in range(1, paths.shape[1] // 2 + 1) if paths[:, level].any()]
+    sample = subset.images[torch.arange(min(FEW, len(subset.images)))]
     with frozen(matrix.classifier), cudnn.flags(enabled=True, allow_tf32=False):
+        flags = model_flags(matrix.classifier, sample.floats(), [0, *above[-1:]])
         values, curves = _check_goal(subset, GOALS["direct"](paths, 0))
+        values |= flags
         if above:
             others, _ = _check_goal(subset, GOALS["direct"](paths, above[-1]))
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}
@@ -104,10 +137,82 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> MaskingChecks:
 
 
 def _check(name: str, value: float, images: int) -> Check:
-    counted = min(FEW, images) if name == "float64" else images
-    high = binomtest(round(max(0.0, value) * counted), counted).proportion_ci().high
     limit, _ = CHECKS[name]
+    high = value
+    if name not in FLAGS:
+        counted = min(FEW, images) if name == "float64" else images
+        high = binomtest(round(max(0.0, value) * counted), counted).proportion_ci().high
     return Check(value=value, high=round(high, 6), limit=limit, passed=value <= limit)
+
+
+@torch.no_grad()
+def model_flags(classifier: Classifier, images: Tensor, levels: Sequence[int]) -> dict[str, float]:
+    """Measure FLAGS of a frozen classifier on images (N, 3, H, W), at levels that have a choice.
+
+    A randomised model's logits change in any case, so other changes of them are left out.
+    """
+    images = images.to(classifier.device)
+    before = fingerprint(*classifier.parameters(), *classifier.buffers())
+    used_by_backward = []
+
+    def note(saved: Tensor) -> Tensor:
+        used_by_backward.append(True)
+        return saved
+
+    with saved_tensors_hooks(lambda saved: saved, note):
+        logits = classifier(images, levels)
+    after = fingerprint(*classifier.parameters(), *classifier.buffers())
+    in_training = any(module.training for module in classifier.modules())
+    with torch.enable_grad():
+        score = getattr(classifier, "surrogate", None) or classifier
+        tracked = score(images.clone().requires_grad_(True), levels)
+    flags = {
+        "random": _largest_change(logits, classifier(images, levels)),
+        "softmax": max(_share(_is_softmax(level)) for level in logits),
+        "optimisation": float(after != before or in_training or bool(used_by_backward)),
+        "no gradient": float(not all(level.requires_grad for level in tracked)),
+    }
+    if flags["random"] > FLAGS["random"][0]:
+        return flags
+    one_by_one = zip(*(classifier(image, levels) for image in images.split(1)), strict=True)
+    shifted = classifier(images.roll(1, 0), levels)
+    flags["batch size"] = _largest_change(logits, [torch.cat(level) for level in one_by_one])
+    flags["order"] = _largest_change(logits, [level.roll(-1, 0) for level in shifted])
+    double = _in_float64(classifier, images[:1])
+    if double is not None:
+        flags["precision"] = _largest_change(logits, double(images.double(), levels))
+    return flags
+
+
+def _largest_change(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Return the largest difference of logits (N, K) of some levels as a share, 0 to 1, of their
+    level's range: the largest difference between two nodes for one image.
+    """
+    changes = []
+    for level, other in zip(logits, others, strict=True):
+        logit_range = (level.amax(1) - level.amin(1)).amax()
+        change = (level - other).abs().amax() / logit_range.clamp(min=EPS)
+        changes.append(change.nan_to_num(0.0).clamp(max=1))
+    return round(float(torch.stack(changes).amax()), 6)
+
+
+def _is_softmax(logits: Tensor) -> Tensor:
+    return (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-4)
+
+
+@torch.no_grad()
+def _in_float64(classifier: Classifier, images: Tensor) -> Classifier | None:
+    """Return a copy in float64; None without parameters, or where it cannot read images so."""
+    if next(classifier.parameters(), None) is None:
+        return None
+    x = images.to(classifier.device).double()
+    try:
+        double = copy.deepcopy(classifier).double()
+        for model in (double, getattr(double, "surrogate", None) or double):
+            model(x, [0])
+    except (RuntimeError, TypeError):
+        return None
+    return double
 
 
 def _check_goal(
@@ -162,8 +267,10 @@ def _check_goal(
         through = _moved(matrix, goal, budget, surrogate)
         values[name] = _share(_breaks(matrix, goal, through) & ~by_stronger)
     subset = replace(matrix, images=matrix.images[torch.arange(min(FEW, len(images)))])
-    double = _moved(subset, goal, budget, copy.deepcopy(classifier).double())
-    values["float64"] = _share(_breaks(subset, goal, double.float()) & ~by_stronger[:FEW])
+    double = _in_float64(classifier, images[:1])
+    if double is not None:
+        through = _moved(subset, goal, budget, double, torch.float64).float()
+        values["float64"] = _share(_breaks(subset, goal, through) & ~by_stronger[:FEW])
     return values, {
         "budgets": {f"{n}/255": 1 - shares["eps", n] for n in BUDGETS},
         "steps": {str(n): 1 - shares["steps", n] for n in (steps, 2 * steps, 4 * steps)},
@@ -172,7 +279,11 @@ def _check_goal(
 
 
 def _moved(
-    matrix: LevelMatrix, goal: AttackGoal, budget: Budget, through: Classifier | None = None
+    matrix: LevelMatrix,
+    goal: AttackGoal,
+    budget: Budget,
+    through: Classifier | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return the images moved by an attack that sees the gradient of the classifier, or `through`.
 
@@ -180,18 +291,19 @@ def _moved(
     """
     attacked_model = through or matrix.classifier
     budget = replace(budget, stop_margin=inf) if through else budget
-    images = matrix.images.floats().to(attacked_model.text_points[0].dtype)
     settings = goal, budget, matrix.seed, matrix.batch
+    images = matrix.images.floats().to(dtype)
     return attacked(attacked_model, images, matrix.images.labels, *settings)[0]
 
 
 @torch.no_grad()
 def _breaks(matrix: LevelMatrix, goal: AttackGoal, images: Tensor) -> Tensor:
     """Return (N,) bool: whether the classifier misclassifies these images in place of its own."""
-    classifier, levels = matrix.classifier, list(goal.levels)
-    parts = images.split(matrix.batch)
-    scores = torch.cat([classifier(x.to(classifier.device), levels)[0].cpu() for x in parts])
-    return margin(scores, goal.masks(matrix.images.labels)[0]) < 0
+    classifier, scores = matrix.classifier, []
+    for x in images.split(matrix.batch):
+        read = partial(classifier, x.to(classifier.device), list(goal.levels))
+        scores.append(mean_of_calls(read, matrix.budget.eot)[0].cpu())
+    return margin(torch.cat(scores), goal.masks(matrix.images.labels)[0]) <= 0
 
 
 def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
@@ -201,11 +313,16 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
     without_gradient = []
     for rows in torch.arange(len(matrix.images)).split(matrix.batch):
         images = matrix.images[rows]
-        x = images.floats().to(classifier.device).requires_grad_(True)
-        (scores,) = classifier(x, list(goal.levels))
-        mask = goal.masks(images.labels.to(classifier.device))[0]
-        (gradient,) = torch.autograd.grad(margin(scores, mask).sum(), x)
+        x = images.floats().to(classifier.device)
+        masks = goal.masks(images.labels.to(classifier.device))
+        surrogate = surrogate_score(classifier, goal)
+        score = partial(classifier, levels=goal.levels)
+        state = AttackState(score, x, masks, budget, grad_score=surrogate)
+        _, _, gradient = state.loss_and_grad(
+            torch.arange(len(x)), x, over_levels(state, margin_loss)
+        )
         rise = budget.eps * (gradient * NORMS[budget.norm].steepest(gradient)).flatten(1).sum(1)
+        scores = state.clean_logits[0]
         rounding = scores.abs().amax(1) * torch.finfo(scores.dtype).eps
         without_gradient.append(~(rise > rounding).cpu())
     return torch.cat(without_gradient)
@@ -260,7 +377,7 @@ def surrogates(classifier: Classifier) -> dict[str, Classifier]:
     """Return other ways to the model's gradient, which show whether its own hides something.
 
     unclamped: the same model without clamps, if it has any. cosine: the same encoder and the texts'
-    directions, read by cosine, if the model is not read so itself.
+    directions, read by cosine, if the model is not read so itself. A model without a head has none.
     """
     head, texts = classifier.head, classifier.text_points
     out = {}
@@ -268,7 +385,7 @@ def surrogates(classifier: Classifier) -> dict[str, Classifier]:
         free = Unclamped(**vars(head))
         tangents = [free.tangents_of(points) for points in texts]
         out["unclamped"] = Classifier(classifier.encoder, free, tangents)
-    if not isinstance(head, CosineHead):
+    if head is not None and not isinstance(head, CosineHead):
         directions = [F.normalize(points, dim=-1) for points in texts]
         out["cosine"] = Classifier(classifier.encoder, CosineHead(20.0), directions)
     return out

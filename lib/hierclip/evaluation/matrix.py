@@ -16,6 +16,7 @@ from hierclip.attacks import (
     AttackGoal,
     AttackState,
     Budget,
+    Score,
     frozen,
     largest_margin,
     level_goals,
@@ -265,9 +266,17 @@ def attack_part(
     """
     device = classifier.device
     score, masks = partial(classifier, levels=goal.levels), goal.masks(labels.to(device))
-    return run_attacks(
-        score, images.to(device), masks, budget, seed, sample_ids.tolist(), clean_margin
-    )
+    settings = budget, seed, sample_ids.tolist(), clean_margin, surrogate_score(classifier, goal)
+    return run_attacks(score, images.to(device), masks, *settings)
+
+
+def surrogate_score(classifier: Classifier, goal: AttackGoal) -> Score | None:
+    """Return the goal's logits as the surrogate gives them that a classifier may carry (BPDA).
+
+    It is the attribute `surrogate`: called as the classifier is, but differentiable.
+    """
+    surrogate = getattr(classifier, "surrogate", None)
+    return None if surrogate is None else partial(surrogate, levels=goal.levels)
 
 
 def _in_parts(

@@ -66,6 +66,7 @@ class ThreatModel(Section):
     restarts: int
     queries: int  # of Square
     prune: float = 0.0  # fraction of the way below which an image gets no second gradient attack
+    eot: int = 1  # calls that logits and gradients are averaged over
     resolution: int  # pixels a side, at which the attack moves pixels
     prompt: str
     precision: str  # of the attack's arithmetic

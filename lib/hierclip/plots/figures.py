@@ -114,7 +114,7 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
         **accuracy,
     )
     axes["checks"].set(
-        xlabel="share of images (%)\nbar: limit; filled: failed",
+        xlabel="share (%)\nbar: limit; filled: failed",
         yticks=range(len(rows)),
         yticklabels=rows,
         ylim=(len(rows) - 0.5, -0.5),

@@ -49,6 +49,8 @@ def attack_words(threat: ThreatModel) -> str:
     if threat.prune:
         least = f"{100 * threat.prune:.0f} % of the way at least"
         words += f", the next on images that the one before moved {least}"
+    if threat.eot > 1:
+        words += f", means over {threat.eot} calls of the model (EOT)"
     return words
 
 
