@@ -15,9 +15,9 @@ from hierclip.attacks.state import (
     targeted_losses,
 )
 
-ALPHA_MAX = 0.1  # most of a step that starts from the image
-ETA = 1.05  # overshoots the linearised boundary
-BETA = 0.9  # of the way from the image to a misclassified point, where the search goes on
+ALPHA_MAX = 0.1  # most that the step from the image weighs
+ETA = 1.05  # how far a step goes, 1 at the linearised boundary
+BETA = 0.9  # where the search goes on, of the way from the image to a misclassified point
 
 
 def fab_t(state: AttackState, rng: PerSampleRNG) -> None:
@@ -59,8 +59,8 @@ def _seek_boundary(state: AttackState, loss: Loss) -> None:
 def _step(x: Tensor, images: Tensor, rise: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     """Step beyond the hyperplane where the linearised loss at x has risen by `rise` (n,).
 
-    The step starts mostly at x, and the more at the images the nearer they are. Source: algorithm 1
-    and equations 9 to 11.
+    It is a mean of the steps from x and from the images, and the latter weighs the more the farther
+    x is from the hyperplane, to stay near the images. Source: algorithm 1.
     """
     # Scaled as in `_l2_unit`: squares must not underflow.
     scale = per_image(gradient.abs().amax((1, 2, 3)).clamp(min=torch.finfo(x.dtype).tiny))
@@ -69,8 +69,9 @@ def _step(x: Tensor, images: Tensor, rise: Tensor, gradient: Tensor, norm: Norm)
     from_x = move_to_plane(x, slope, rise, norm)
     risen = _total(slope * (images - x))
     from_image = move_to_plane(images, slope, rise - risen, norm)
-    near, far = norm.size(from_x), norm.size(from_image)
-    alpha = per_image((near / (near + far).clamp(min=EPS)).clamp(max=ALPHA_MAX))
+    distance = norm.size(from_x)
+    alpha = distance / (distance + norm.size(from_image)).clamp(min=EPS)
+    alpha = per_image(alpha.clamp(max=ALPHA_MAX))
     step = (1 - alpha) * (x + ETA * from_x) + alpha * (images + ETA * from_image)
     return step.clamp(0, 1)
 
