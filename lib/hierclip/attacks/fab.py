@@ -84,18 +84,19 @@ def move_to_plane(x: Tensor, slope: Tensor, rise: Tensor, norm: Norm) -> Tensor:
     Newton's method from the left finds it exactly: pixels only ever reach the end of their room.
     """
     direction = slope.sign() * rise.sign()
-    slope = slope.abs()
+    slope, rise = slope.abs(), rise.abs()
     room = torch.where(direction > 0, 1 - x, x)
     capacity = slope * room
-    rise = torch.minimum(rise.abs(), _total(capacity))
     rate = norm.rate(slope)
-    at_end = torch.zeros_like(slope, dtype=torch.bool)
+    t = torch.zeros_like(rise)
+    at_end = (rise >= _total(capacity)).expand_as(slope)
     while True:
-        rest = _total((slope * rate).masked_fill(at_end, 0)).clamp(min=EPS)
-        t = (rise - _total(capacity.masked_fill(~at_end, 0))) / rest
+        missing = rise - _total(capacity.masked_fill(~at_end, 0))
+        speed = _total((slope * rate).masked_fill(at_end, 0))
+        t = torch.maximum(t, missing / speed.clamp(min=EPS))
         now_at_end = at_end | (t * rate >= room)
         if torch.equal(now_at_end, at_end):
-            return direction * torch.minimum(t * rate, room)
+            return direction * torch.where(at_end, room, t * rate)
         at_end = now_at_end
 
 
