@@ -238,6 +238,21 @@ def test_where_the_boundary_is_out_of_reach_the_budget_s_edge_is_asked_for(norm)
     close(state.clean_margin - state.best_margin, (few.eps * dual).expand(3), rtol=1e-3, atol=0.0)
 
 
+def test_a_search_goes_back_from_the_boundary_itself():
+    """The margin is 0 from a mean of 0.52 on: nothing is misclassified, and no step leads away."""
+    points = []
+
+    def score(x):
+        if x.requires_grad:
+            points.append(float(x.detach().mean()) - 0.5)
+        margin = 100 * (0.02 - (x - 0.5).mean((1, 2, 3))).relu()
+        return [torch.stack([margin, 0 * margin], dim=1)]
+
+    few = budget(("fab_t",), eps=0.1, steps=2)
+    _, worst = attack(score, torch.full((1, *SHAPE), 0.5), own(1), few, 0)
+    assert points == pytest.approx([0, 0.9 * 1.05 * 0.02], abs=1e-6) and worst.item() == 0
+
+
 def test_the_standard_suite_is_autoattack_s():
     assert STANDARD == ("apgd_ce", "apgd_t", "fab_t", "square")
 

@@ -47,7 +47,8 @@ def _seek_boundary(state: AttackState, loss: Loss) -> None:
         x = _step(x, images, -value, gradient, norm)
         within = norm.size(x - images) <= eps
         margins = state.query(rows, x, within)
-        x = torch.where(per_image(margins < 0), images + BETA * (x - images), x)
+        # From the boundary itself, margin 0, no step would lead away.
+        x = torch.where(per_image(margins <= 0), images + BETA * (x - images), x)
         keep = ~(state.best_margin[rows] < -state.budget.stop_margin)
         if not keep.all():
             rows, images, x = (part[keep] for part in (rows, images, x))
