@@ -37,12 +37,12 @@ def groups(classes, forest):
     return paths[:, 0] if classes == 150 else alive[paths[:, -1]].long()
 
 
-def standard_judge(autoattack, model, classes, eps):
+def standard_judge(autoattack, model, classes, eps, seed):
     """Return pyautoattack's standard suite, with no more targets than there are other classes.
 
     It has no targeted APGD for fewer than four classes, which DLR needs.
     """
-    judge = autoattack.AutoAttack(model, norm="Linf", eps=eps, seed=0, version="standard")
+    judge = autoattack.AutoAttack(model, norm="Linf", eps=eps, seed=seed, version="standard")
     judge.fab.n_target_classes = judge.apgd_targeted.n_target_classes = min(9, classes - 1)
     if classes < 4:
         judge.attacks_to_run.remove("apgd-t")
@@ -50,8 +50,11 @@ def standard_judge(autoattack, model, classes, eps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("classes", "eps"), [(2, 8 / 255), (8, 8 / 255), (150, 4 / 255)])
-def test_the_suite_leaves_as_many_images_robust_as_autoattack_does(classes, eps):
+@pytest.mark.parametrize(
+    ("classes", "eps", "seeds"), [(2, 8 / 255, 3), (8, 8 / 255, 1), (150, 4 / 255, 1)]
+)
+def test_the_suite_leaves_as_many_images_robust_as_autoattack_does(classes, eps, seeds):
+    """Compare means over seeds: with 2 classes, random starts alone change 2 % of the outcomes."""
     autoattack = pytest.importorskip("pyautoattack", reason='needs pip install -e ".[peers]"')
     root, params = find_root(), load_params()
     if not (root / "data/models/tecoa-0").exists():
@@ -68,8 +71,7 @@ def test_the_suite_leaves_as_many_images_robust_as_autoattack_does(classes, eps)
     )
     of_leaf = groups(classes, forest)
     model, labels = Groups(classifier, of_leaf), of_leaf[leaves]
-    suite = tuple(name for name in STANDARD if classes > 3 or name != "apgd_t")
-    budget = Budget(eps=eps, step=eps, steps=100, restarts=1, suite=suite, queries=5000)
+    budget = Budget(eps=eps, step=eps, steps=100, restarts=1, suite=STANDARD, queries=5000)
 
     @torch.no_grad()
     def count_right(x) -> int:
@@ -77,15 +79,17 @@ def test_the_suite_leaves_as_many_images_robust_as_autoattack_does(classes, eps)
 
     with frozen(classifier):
         mask = labels[:, None] == torch.arange(classes)
-        ours = count_right(attack(lambda x: [model(x)], images, [mask], budget, 0)[0])
-        judge = standard_judge(autoattack, model, classes, eps)
-        theirs = count_right(
-            judge.run_standard_evaluation(images.contiguous(), labels, batch_size=COUNT)[0]
-        )
+        ours = theirs = 0.0
+        for seed in range(seeds):
+            ours += count_right(attack(lambda x: [model(x)], images, [mask], budget, seed)[0])
+            judge = standard_judge(autoattack, model, classes, eps, seed)
+            x_adv, _ = judge.run_standard_evaluation(images.contiguous(), labels, batch_size=COUNT)
+            theirs += count_right(x_adv)
+        ours, theirs = ours / seeds, theirs / seeds
         clean = count_right(images)
     print(
         f"\n{classes} classes, {COUNT} images at {255 * eps:g}/255: right without attack {clean}, "
-        f"under ours {ours}, under AutoAttack {theirs}"
+        f"under ours {ours:.1f}, under AutoAttack {theirs:.1f}"
     )
     assert 0.05 * COUNT < ours < clean - 0.05 * COUNT  # or agreement would show nothing
     assert abs(ours - theirs) <= 0.005 * COUNT
