@@ -45,7 +45,7 @@ report: $(READY)
 test: $(READY)
 	@$(BIN)/pytest
 
-# What takes minutes: our suite against pyautoattack's, on the model that `make repro` trained.
+# What takes an hour: our suite against pyautoattack's, on the model that `make repro` trained.
 slow: $(READY)
 	@$(BIN)/pytest -m slow -s
 

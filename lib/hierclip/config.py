@@ -263,7 +263,10 @@ class AttackParams(Section):
     norm: Literal["Linf", "L2"]
     eps: Eps
     suite: tuple[
-        Literal["pgd_ce", "pgd_margin", "apgd_ce", "apgd_margin", "apgd_t", "cw", "square"], ...
+        Literal[
+            "pgd_ce", "pgd_margin", "apgd_ce", "apgd_margin", "apgd_t", "fab_t", "cw", "square"
+        ],
+        ...,
     ] = Field(min_length=1)
     step: Step  # of PGD and CW
     steps: PositiveInt  # gradients that a run of a gradient attack takes

@@ -33,7 +33,7 @@ from hierclip.errors import HierclipError
 
 ATTACKS = BY_GRADIENT | {"square": square}
 GRADIENT = ("apgd_ce", "apgd_t")
-STANDARD = (*GRADIENT, "square")  # with 100 steps and 5000 queries, AutoAttack without FAB
+STANDARD = (*GRADIENT, "fab_t", "square")  # with 100 steps and 5000 queries, AutoAttack's
 
 
 def budget_of(params: object) -> Budget:

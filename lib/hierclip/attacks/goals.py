@@ -127,14 +127,19 @@ def targets(scores: Tensor, true_class_mask: Tensor, rank: int) -> Tensor:
     return order.gather(1, (others.clamp(max=rank) - 1)[:, None])[:, 0]
 
 
+def target_gap(scores: Tensor, true_class_mask: Tensor, target: Tensor) -> Tensor:
+    """Return (N,): the target's logit minus the best true one."""
+    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
+    return scores.gather(1, target[:, None])[:, 0] - best_true
+
+
 def targeted_dlr(scores: Tensor, true_class_mask: Tensor, target: Tensor) -> Tensor:
     """Return (N,): (z_t - best true logit) / (z_1 - (z_3 + z_4) / 2), z_k the k-th largest logit.
 
     With fewer than four classes the quotient is left out. Source: Croce and Hein, ICML 2020,
     equation 7.
     """
-    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
-    gap = scores.gather(1, target[:, None])[:, 0] - best_true
+    gap = target_gap(scores, true_class_mask, target)
     if scores.shape[1] < 4:
         return gap
     z = scores.topk(4, dim=1).values

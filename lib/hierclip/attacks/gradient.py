@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hierclip.attacks.goals import LOSSES, margin_loss, targeted_dlr, targets
+from hierclip.attacks.fab import fab_t
+from hierclip.attacks.goals import LOSSES, margin_loss, targeted_dlr
 from hierclip.attacks.state import (
     NORMS,
     AttackState,
@@ -16,6 +17,7 @@ from hierclip.attacks.state import (
     over_levels,
     per_image,
     select_rows,
+    targeted_losses,
 )
 from hierclip.distributed import mean
 
@@ -23,7 +25,6 @@ from hierclip.distributed import mean
 Step = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 MOMENTUM = 0.75  # alpha of Auto-PGD
 RHO = 0.75  # the share of steps that must raise the loss, or Auto-PGD halves its step size
-TARGETS = 9
 
 
 @contextmanager
@@ -153,11 +154,8 @@ def apgd_t(state: AttackState, rng: PerSampleRNG) -> None:
 
     Targets take the place of restarts.
     """
-    pairs = list(zip(state.clean_logits, state.true_class_masks, strict=True))
-    others = max((int((~mask).sum(1).max()) for _, mask in pairs if len(mask)), default=0)
-    for rank in range(1, min(TARGETS, others) + 1):
-        ranked = [targets(logits, mask, rank) for logits, mask in pairs]
-        _ascend(state, rng, over_levels(state, targeted_dlr, ranked), _AutoStep(state))
+    for loss in targeted_losses(state, targeted_dlr):
+        _ascend(state, rng, loss, _AutoStep(state))
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -243,5 +241,6 @@ BY_GRADIENT: dict[str, Callable[[AttackState, PerSampleRNG], None]] = {
     "apgd_ce": partial(apgd, loss="ce"),
     "apgd_margin": partial(apgd, loss="margin"),
     "apgd_t": apgd_t,
+    "fab_t": fab_t,
     "cw": cw,
 }

@@ -1,7 +1,7 @@
 """What the attacks of a suite share: norms, budgets, random numbers and each image's best point."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hierclip.attacks.goals import cross_entropy, margin
+from hierclip.attacks.goals import cross_entropy, margin, targets
 
 EPS = 1e-12
+TARGETS = 9  # of a targeted attack, at most
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class Norm:
 
     size: of each perturbation, (N,). inside: the perturbation clipped or scaled to a size of at
     most eps. steepest: a gradient's direction, of size 1. noise: a perturbation of size at most 1
-    from uniform numbers in [-1, 1].
+    from uniform numbers in [-1, 1]. rate: how fast pixels move on the shortest way to a
+    hyperplane, up to a factor, from its absolute slopes.
     """
 
     size: Callable[[Tensor], Tensor]
     inside: Callable[[Tensor, float], Tensor]
     steepest: Callable[[Tensor], Tensor]
     noise: Callable[[Tensor], Tensor]
+    rate: Callable[[Tensor], Tensor]
 
     def project(self, x: Tensor, images: Tensor, eps: float) -> Tensor:
         """Move x into the budget around `images`, then into [0, 1], which stays in the budget."""
@@ -60,6 +63,7 @@ NORMS: dict[str, Norm] = {
         inside=lambda delta, eps: delta.clamp(-eps, eps),
         steepest=torch.sign,
         noise=lambda uniform: uniform,
+        rate=torch.ones_like,
     ),
     "L2": Norm(
         size=l2_size,
@@ -68,6 +72,7 @@ NORMS: dict[str, Norm] = {
         ),
         steepest=_l2_unit,
         noise=lambda uniform: _l2_unit(uniform.clamp(-1 + 1e-6, 1 - 1e-6).erfinv()),  # Gaussian
+        rate=lambda slope: slope,
     ),
 }
 
@@ -189,12 +194,17 @@ class AttackState:
         self.skipped = distant & ~self.zero_gradient & self.clean_margin.isfinite()
 
     @torch.no_grad()
-    def query(self, rows: Tensor, x: Tensor) -> Tensor:
-        """Return the margins (n,) of the images `rows` at x; keep the more adversarial points."""
-        logits = mean_of_calls(partial(self._padded_logits, self.score, x), self.budget.eot)
-        return self._keep_best(rows, x, logits)
+    def query(self, rows: Tensor, x: Tensor, within: Tensor | bool = True) -> Tensor:
+        """Return the margins (n,) of the images `rows` at x; keep the more adversarial points.
 
-    def loss_and_grad(self, rows: Tensor, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        within: whether x lies in the budget, for all or each (n,); a point outside is never kept.
+        """
+        logits = mean_of_calls(partial(self._padded_logits, self.score, x), self.budget.eot)
+        return self._keep_best(rows, x, logits, within)
+
+    def loss_and_grad(
+        self, rows: Tensor, x: Tensor, loss: Loss, within: Tensor | bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Do as `query`; return margins (n,), the loss (n,) and its gradient at x.
 
         Loss and gradient are means over `budget.eot` calls, of the surrogate where there is one.
@@ -203,9 +213,9 @@ class AttackState:
         differentiate = partial(self._differentiate, rows, x, loss)
         *scores, values, gradient = mean_of_calls(differentiate, self.budget.eot)
         if self.grad_score is self.score:
-            margins = self._keep_best(rows, x.detach(), scores)
+            margins = self._keep_best(rows, x.detach(), scores, within)
         else:
-            margins = self.query(rows, x.detach())
+            margins = self.query(rows, x.detach(), within)
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # a NaN gradient moves nothing
         if self.budget.prune:
             self.zero_gradient[rows] |= ~gradient.flatten(1).any(1)
@@ -234,10 +244,12 @@ class AttackState:
             x = torch.cat([x, x[:1].expand(size - n, *x.shape[1:])])
         return [scores[:n] for scores in score(x)]
 
-    def _keep_best(self, rows: Tensor, x: Tensor, scores: Sequence[Tensor]) -> Tensor:
+    def _keep_best(
+        self, rows: Tensor, x: Tensor, scores: Sequence[Tensor], within: Tensor | bool
+    ) -> Tensor:
         masks = [select_rows(mask, rows) for mask in self.true_class_masks]
         margins = largest_margin(scores, masks).to(self.best_margin)
-        better = margins < self.best_margin[rows]
+        better = (margins < self.best_margin[rows]) & within
         self.x_adv[rows[better]] = x[better]
         self.best_margin[rows[better]] = margins[better]
         return margins
@@ -269,21 +281,21 @@ def common_size(count: int) -> int:
 
 
 def over_levels(
-    state: AttackState, loss: Callable[..., Tensor], targets: Sequence[Tensor] | None = None
+    state: AttackState, loss: Callable[..., Tensor], target: Sequence[Tensor] | None = None
 ) -> Loss:
     """Return a loss summed over levels.
 
     A level that is misclassified contributes a constant and no gradient, so that the attack works
     on the others: the largest loss of a true class that wins, log K for the cross-entropy and 0 for
-    margins. targets: for each level one more argument of the loss, (N,).
+    margins. target: for each level one more argument of the loss, (N,).
     """
 
     def total(scores: Sequence[Tensor], rows: Tensor) -> Tensor:
         values = []
         for level, (logits, mask) in enumerate(zip(scores, state.true_class_masks, strict=True)):
             mask = select_rows(mask, rows)
-            target = [] if targets is None else [targets[level][rows]]
-            value = loss(logits, mask, *target)
+            towards = [] if target is None else [target[level][rows]]
+            value = loss(logits, mask, *towards)
             if len(scores) > 1:
                 at_boundary = math.log(logits.shape[1]) if loss is cross_entropy else 0.0
                 value = value.masked_fill(margin(logits.detach(), mask) <= 0, at_boundary)
@@ -291,3 +303,15 @@ def over_levels(
         return torch.stack(values).sum(0)
 
     return total
+
+
+def targeted_losses(state: AttackState, loss: Callable[..., Tensor]) -> Iterator[Loss]:
+    """Yield a targeted loss over levels for each of at most nine best other classes in turn.
+
+    The classes are ranked by the clean logits, at each level.
+    """
+    pairs = list(zip(state.clean_logits, state.true_class_masks, strict=True))
+    others = max((int((~mask).sum(1).max()) for _, mask in pairs if len(mask)), default=0)
+    for rank in range(1, min(TARGETS, others) + 1):
+        ranked = [targets(logits, mask, rank) for logits, mask in pairs]
+        yield over_levels(state, loss, ranked)

@@ -91,9 +91,9 @@ def audit(
     and PDF) and a page, report.html: notebook 95_audit, executed. The tree: a file (an outline in
     YAML or JSON, a CSV of paths), or WordNet's. Without --tree it is WordNet's if every class
     folder is a WordNet id, a synset (dog.n.01) or a name of one sense there, else there are no
-    levels but the leaves; `hierclip tree` shows it beforehand. The suite "standard" is APGD-CE,
-    targeted APGD-DLR and Square, 100 steps and 5000 queries: it wants a GPU. "quick" is two APGDs
-    of 8 steps.
+    levels but the leaves; `hierclip tree` shows it beforehand. The suite "standard" is
+    AutoAttack's (APGD-CE, targeted APGD-DLR, targeted FAB and Square, 100 steps and 5000 queries):
+    it wants a GPU. "quick" is two APGDs of 8 steps.
 
     The same command resumes an audit that was stopped. Exit code: 0; 1 where a gradient-masking
     check failed, so that the accuracies cannot be trusted yet; 2 where something given is not
