@@ -181,7 +181,7 @@ def openmoji(params, tmp_path_factory) -> Dataset:
 def openmoji_forest(openmoji, params):
     """WordNet's tree, and one that groups leaves by the first letter of their names."""
     names = {leaf.id: leaf.name for leaf in openmoji.leaves}
-    letters = nx.DiGraph((name[0], leaf) for leaf, name in names.items())
+    letters = nx.DiGraph((name[0].lower(), leaf) for leaf, name in names.items())
     return [
         wordnet_tree("wordnet", names, params.trees.widths),
         graph_tree(letters, "letters", names),

@@ -499,7 +499,7 @@ def quantised(score):
     return lambda images: score((4 * images).round() / 4)
 
 
-@pytest.mark.parametrize("name", BY_GRADIENT)
+@pytest.mark.parametrize("name", sorted({*BY_GRADIENT} - {"fab_t"}))  # which stops at a boundary
 def test_a_surrogate_gives_the_gradient_and_the_model_itself_decides(name):
     """Each pixel is 0.01 from 0.625, where rounding to quarters turns it to its worse value."""
     score, weight = linear()

@@ -387,28 +387,28 @@ def open_images(
     if len(names) < len(given):
         raise HierclipError(f"classes: {len(given)} names, some of them twice; a class has its own")
     if isinstance(images, str | Path):
-        found = image_folder(Path(images), names)
+        opened = image_folder(Path(images), names)
     elif isinstance(images, Tensor):
-        found = Images("tensor", names, pixels_of(images, labels, len(names)))
+        opened = Images("tensor", names, pixels_of(images, labels, len(names)))
     else:
         name = type(images).__name__
         source = dataset_source(images, name, names or None)
-        found = Images(name, source.classes, source)
-    counts = Counter(map(int, found.content.labels))
-    empty = [each for k, each in enumerate(found.classes) if not counts[k]]
-    words = Counter(found.classes.values())
-    twins = [each for each, word in found.classes.items() if words[word] > 1]
+        opened = Images(name, source.classes, source)
+    counts = Counter(map(int, opened.content.labels))
+    empty = [each for k, each in enumerate(opened.classes) if not counts[k]]
+    words = Counter(opened.classes.values())
+    twins = [each for each, word in opened.classes.items() if words[word] > 1]
     _refuse(
         {
-            f"{found.name}: one class only ({', '.join(words)}); there must be two or more to tell "
-            "apart": len(found.classes) < 2,
-            f"{found.name}: no images in class {', '.join(empty[:5])}; put some there or "
+            f"{opened.name}: one class only ({', '.join(words)}); there must be two or more to "
+            "tell apart": len(opened.classes) < 2,
+            f"{opened.name}: no images in class {', '.join(empty[:5])}; put some there or "
             "remove it": empty,
-            f"{found.name}: {', '.join(twins[:5])} have one name; give each its own in classes.csv "
-            "(id, name)": twins,
+            f"{opened.name}: {', '.join(twins[:5])} have one name; give each its own in "
+            "classes.csv (id, name)": twins,
         }
     )
-    return found
+    return opened
 
 
 def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
@@ -430,7 +430,7 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
 
 def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
     """Check images in memory, (N, 3, H, W), and their labels (N,), below the number of classes."""
-    found = torch.as_tensor(labels if labels is not None else ())
+    numbers = torch.as_tensor(labels if labels is not None else ())
     low, high = images.aminmax() if images.numel() else (0, 0)
     outside = images.is_floating_point() and not (low >= 0 and high <= 1)  # NaN is neither
     _refuse(
@@ -441,16 +441,16 @@ def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
             or not (images.is_floating_point() or images.dtype == torch.uint8),
             f"images: values from {float(low):g} to {float(high):g}; pixels in [0, 1] are needed, "
             "not normalised (the model normalises them itself), or uint8": outside,
-            f"labels: {tuple(found.shape)} for {len(images)} images; one whole number each is "
-            "needed": found.shape != images.shape[:1] or found.is_floating_point(),
+            f"labels: {tuple(numbers.shape)} for {len(images)} images; one whole number each is "
+            "needed": numbers.shape != images.shape[:1] or numbers.is_floating_point(),
             "classes: their names are needed, in the order of the labels": not classes,
-            f"labels: {found.unique().tolist()[-1:]} and {classes} classes; a label is "
-            "a class's number, from 0": bool(len(found))
-            and (int(found.min()) < 0 or int(found.max()) >= classes),
+            f"labels: {numbers.unique().tolist()[-1:]} and {classes} classes; a label is "
+            "a class's number, from 0": bool(len(numbers))
+            and (int(numbers.min()) < 0 or int(numbers.max()) >= classes),
         }
     )
     pixels = images if images.dtype == torch.uint8 else images.float()
-    return ImageSet(pixels.detach().cpu(), found.long().cpu())
+    return ImageSet(pixels.detach().cpu(), numbers.long().cpu())
 
 
 def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path) -> Folder:
@@ -470,14 +470,14 @@ def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path)
         readable = _stored(images.content, images.name, cut, limit, path, unreadable)
     count = limit or len(readable)
     rows = [torch.nonzero(readable.labels == k)[:, 0] for k in range(len(images.classes))]
-    lost = [each for each, found in zip(images.classes, rows, strict=True) if not len(found)]
+    lost = [each for each, group in zip(images.classes, rows, strict=True) if not len(group)]
     if lost:
         raise HierclipError(
             f"{images.name}: no image of class {', '.join(lost[:5])} can be read; "
             f"mend or remove {', '.join(unreadable[:5])}"
         )
-    test = readable[torch.cat([found[:count] for found in rows])]
-    rest = torch.cat([found[count:] for found in rows])
+    test = readable[torch.cat([group[:count] for group in rows])]
+    rest = torch.cat([group[count:] for group in rows])
     val = readable[rest] if len(rest) else test
     leaves = tuple(Leaf(each, name, "seen") for each, name in images.classes.items())
     return Folder(images.name, leaves, {"test": test, "val": val}, unreadable)

@@ -172,8 +172,8 @@ class LevelMatrix:
     @torch.no_grad()
     def sample_outputs(self) -> str:
         """Hash the logits of a few images: they stand for a function whose weights are hidden."""
-        few = self.images[self.images.evenly_spaced(SAMPLE)].floats()
-        return fingerprint(*self.classifier(few.to(self.classifier.device)))
+        images = self.images[self.images.evenly_spaced(SAMPLE)].floats()
+        return fingerprint(*self.classifier(images.to(self.classifier.device)))
 
     def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""

@@ -55,8 +55,8 @@ def weights_in(folder: Path) -> Path:
     endings = (".safetensors", ".bin", ".pt", ".pth")
     files = sorted(file for file in folder.iterdir() if file.suffix in endings)
     if not preferred and len(files) != 1:
-        found = f"which of {', '.join(f.name for f in files)}?" if files else "no file of weights"
-        raise ModelError(f"{folder}: {found}; they belong into {PREFERRED[0]}")
+        problem = f"which of {', '.join(f.name for f in files)}?" if files else "no file of weights"
+        raise ModelError(f"{folder}: {problem}; they belong into {PREFERRED[0]}")
     return [*preferred, *files][0]
 
 

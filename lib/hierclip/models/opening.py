@@ -179,7 +179,7 @@ def published_preprocess(name: str) -> dict[str, Any]:
         published = asdict(PreprocessCfg(**preprocess_of(open_clip.get_pretrained_cfg(name, tag))))
         for key in PREPROCESS:
             values[key].add(published[key])
-    return {key: found.pop() for key, found in values.items() if len(found) == 1}
+    return {key: shared.pop() for key, shared in values.items() if len(shared) == 1}
 
 
 def preprocess_of(config: Mapping[str, Any]) -> dict[str, Any]:
