@@ -33,7 +33,7 @@ from hierclip.data import (
     write_images,
 )
 from hierclip.data.tasks import Task
-from hierclip.distributed import rank
+from hierclip.distributed import broadcast, rank
 from hierclip.errors import HierclipError
 from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
 from hierclip.evaluation.records import git_revision, parse_record
@@ -90,6 +90,7 @@ def audit(
     text_weights: str | None = None,
     texts: Any = None,
     scale: float = 100.0,
+    surrogate: Any = None,
     processor: Any = None,
     size: int | None = None,
     classes: Sequence[str] | Mapping[str, str] | None = None,
@@ -102,6 +103,7 @@ def audit(
     steps: int | None = None,
     queries: int | None = None,
     restarts: int = 1,
+    eot: int = 1,
     batch: int = 64,
     limit: int | None = None,
     checks: int = 20,
@@ -113,13 +115,14 @@ def audit(
     """Measure how robust a model is at every level of a tree over the classes of images.
 
     model: what `open_model` opens, with `pretrained` and, from mean to text_weights, `Overrides`;
-    or what `wrap` takes, with texts, scale and processor. try_quick_gelu: open it with GELU and
-    with QuickGELU, and keep what is right on more clean images. images, labels, classes: as
-    `open_images` takes them. size: pixels a side that images are cut to for a model that does not
-    say. tree, synsets, widths: as `audit_trees` takes them. eps, suite, steps, queries: as
-    `attack_params`. limit: images of a class; None: all. checks: number of images that the attack
-    is checked on, and that all trees are attacked on. template: a prompt; None: the one that a
-    model of this project was trained with, else TEMPLATE.
+    or what `wrap` takes, with texts, scale, surrogate and processor. try_quick_gelu: open it with
+    GELU and with QuickGELU, and keep what is right on more clean images. images, labels, classes:
+    as `open_images` takes them. size: pixels a side that images are cut to for a model that does
+    not say. tree, synsets, widths: as `audit_trees` takes them. eps, suite, steps, queries: as
+    `attack_params`. eot: calls of a randomised model that its logits and gradients are averaged
+    over. limit: images of a class; None: all. checks: number of images that the attack is checked
+    on, and that all trees are attacked on. template: a prompt; None: the one that a model of this
+    project was trained with, else TEMPLATE.
 
     Writes the record and, in `outcomes`, the outcome of every image to the folder `out`. A stopped
     audit resumes from there; the record of a finished one is read. Raises HierclipError for every
@@ -131,7 +134,7 @@ def audit(
     if isinstance(model, str | Path):
         audited: Model | Wrapped = open_model(str(model), pretrained, overrides)
     else:
-        audited = wrap(model, list(source.classes), texts, scale, processor)
+        audited = wrap(model, list(source.classes), texts, scale, surrogate, processor)
     cut = audited.cut or (square(size) if size else None)
     template = template or audited.template or TEMPLATE
     if device == "auto":
@@ -162,12 +165,15 @@ def audit(
         identity = evaluation.identity()
         if not (out / RECORD).exists():
             try:
-                record = evaluation.record()
+                pgd_20 = evaluation.pgd_20()
+                record = evaluation.record().model_copy(update={"pgd_20": pgd_20})
             except torch.OutOfMemoryError:
                 raise HierclipError(
                     f"{device} has no memory for {batch} images at a time; ask for a smaller batch"
                 ) from None
-            _move_results(record, out / WORK, out)
+            if rank() == 0:
+                _move_results(record, out / WORK, out)
+            broadcast(None)  # the other processes wait until all is there
     record = parse_record((out / RECORD).read_text(encoding="utf8"), str(out / RECORD))
     odd = [key for key, value in identity.items() if getattr(record, key) != value]
     if odd:
@@ -286,7 +292,9 @@ def attack_params(given: Mapping[str, Any]) -> AttackParams:
         }
     )
     asked = {key: given[key] for key in ("steps", "queries") if given[key] is not None}
-    settings = settings | asked | {key: given[key] for key in ("norm", "restarts", "batch", "seed")}
+    settings = (
+        settings | asked | {key: given[key] for key in ("norm", "restarts", "eot", "batch", "seed")}
+    )
     n = 255 * share
     settings |= {
         "eps": f"{n}/255",

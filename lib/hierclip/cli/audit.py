@@ -66,6 +66,9 @@ def audit(
         int | None, typer.Option(min=1, show_default="the suite's", help="of Square")
     ] = None,
     restarts: Annotated[int, typer.Option(min=1, help="random starts")] = 1,
+    eot: Annotated[
+        int, typer.Option(min=1, help="calls of a randomised model that are averaged over")
+    ] = 1,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
     limit: Annotated[
         int | None, typer.Option(min=1, help="images of a class", show_default="all")

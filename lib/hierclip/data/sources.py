@@ -332,7 +332,7 @@ def dataset_source(images: Any, what: str, names: Mapping[str, str] | None = Non
     Pillow's.
     """
     features = getattr(images, "features", None)
-    picture, label = _columns(features, what) if features else (0, 1)
+    column, label = _columns(features, what) if features else (0, 1)
     if features:
         given, listed = images[label], features[label].names
     else:
@@ -350,7 +350,7 @@ def dataset_source(images: Any, what: str, names: Mapping[str, str] | None = Non
         rows.sort(key=images._image_files.__getitem__)
 
     def read(row: int) -> Image.Image:
-        image = images[row][picture]
+        image = images[row][column]
         if not isinstance(image, Image.Image):
             raise DataError(
                 f"{what} {row}: a {type(image).__name__}; pictures of Pillow are needed, "
@@ -363,14 +363,14 @@ def dataset_source(images: Any, what: str, names: Mapping[str, str] | None = Non
 
 
 def _columns(features: Mapping[str, Any], what: str) -> tuple[str, str]:
-    """Find the columns of pictures and of labels in the features of a Hugging Face dataset."""
-    pictures = [key for key, kind in features.items() if type(kind).__name__ == "Image"]
+    """Find the columns of images and of labels in the features of a Hugging Face dataset."""
+    images = [key for key, kind in features.items() if type(kind).__name__ == "Image"]
     labels = [key for key, kind in features.items() if hasattr(kind, "names")]
-    if not pictures or not labels:
+    if not images or not labels:
         raise DataError(
             f"{what}: no column of images, or none of class labels, among {', '.join(features)}"
         )
-    return pictures[0], labels[0]
+    return images[0], labels[0]
 
 
 SETS: dict[str, Opener] = {

@@ -164,16 +164,18 @@ class LevelMatrix:
         modules = [type(module).__name__ for module in self.classifier.modules()]
         settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
         images = self.images.fingerprint(), self.images.labels, self.paths
-        weights = [*self.classifier.parameters()]
-        outputs = "" if weights else self.sample_outputs()
-        tensors = [*weights, *self.classifier.buffers()]
+        hidden = not list(self.classifier.encoder.parameters())
+        outputs = self.sample_outputs() if hidden else ""
+        tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
         return cache_key(READ, settings, self.classifier.head, outputs, *images, *tensors)
 
     @torch.no_grad()
     def sample_outputs(self) -> str:
         """Hash the logits of a few images: they stand for a function whose weights are hidden."""
         images = self.images[self.images.evenly_spaced(SAMPLE)].floats()
-        return fingerprint(*self.classifier(images.to(self.classifier.device)))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # so that a randomised function has a hash, too
+            return fingerprint(*self.classifier(images.to(self.classifier.device)))
 
     def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""

@@ -119,6 +119,7 @@ class Record(Section):
     ]  # as robust, by attacks on one reading, never stopping
     mistakes: dict[str, dict[str, Triple | None]]  # "clean", and "attacked" at the leaves
     forest: dict[str, TreeMetrics]  # by tree, all of them on the same images
+    pgd_20: Triple | None = None  # leaf accuracy under PGD-20, of an audit
     audit: MaskingChecks
     settings: dict[str, Any]  # the section `attack` of params.yaml
     hashes: dict[str, str]  # of the model's parts (`Classifier.hashes`) and of the test images
@@ -276,7 +277,7 @@ class Evaluation:
         resolution = test.images.pixels.shape[-1]
         hashes = self.matrices["forest"].classifier.hashes()
         hashes["images"] = test.images.fingerprint()
-        if not list(test.classifier.parameters()):  # a function's weights cannot be seen
+        if not list(test.classifier.encoder.parameters()):  # a function's weights cannot be seen
             hashes["outputs"] = test.sample_outputs()
         return {
             "method": self.model.method,
@@ -322,6 +323,17 @@ class Evaluation:
             save_record(record, self.root / RECORDS)
             shutil.rmtree(self._kept)
         return broadcast(record)  # the other processes wait until all is written
+
+    def pgd_20(self) -> Triple:
+        """Return the leaf accuracy under PGD of 20 steps, the attack that most papers report."""
+        test = self.matrices["test"]
+        step = 2.5 * test.budget.eps / 20
+        budget = replace(test.budget, suite=("pgd_ce",), steps=20, step=step, restarts=1)
+        matrix = replace(test, budget=budget, kept=None, what="PGD-20")
+        nodes = matrix.attack(matrix.goals[0])["nodes"][:, 0]
+        right = int((nodes == test.images.labels.numpy()).sum())
+        interval = binomtest(right, len(nodes)).proportion_ci()
+        return right / len(nodes), interval.low, interval.high
 
     def _superclass_metrics(self) -> dict[str, Triple]:
         """Return for each goal beside the readings the share of images on which it failed."""

@@ -71,18 +71,18 @@ def load_weights(clip: Any, path: Path) -> Loaded:
     sets = [*sets_of_weights(read_file(path))]
     if not sets:
         raise ModelError(f"{path}: no weights in it; a state_dict of a model is needed")
-    own = clip.state_dict()
-    vision = {name.removeprefix(VISUAL) for name in own if name.startswith(VISUAL)}
-    text = {name for name in own if not name.startswith((VISUAL, "logit_"))}
+    entries = clip.state_dict()
+    vision = {name.removeprefix(VISUAL) for name in entries if name.startswith(VISUAL)}
+    text = {name for name in entries if not name.startswith((VISUAL, "logit_"))}
     state = max(sets, key=lambda each: len(vision & behind(prefix_of(each, vision), each).keys()))
     prefix = prefix_of(state, vision)
     given = behind(prefix, state)
     root = prefix.removesuffix(VISUAL)
     if _missing(vision, given):  # named otherwise, as `converted` may know
-        root = prefix_of(state, own.keys())
+        root = prefix_of(state, entries.keys())
     whole = converted(clip, behind(root, state))
     image_only = not _missing(vision, given) and (root == prefix or not text & whole.keys())
-    module, expected = (clip.visual, vision) if image_only else (clip, own.keys())
+    module, expected = (clip.visual, vision) if image_only else (clip, entries.keys())
     given = given if image_only else whole
     missing = _missing(expected, given)
     left = _missing(given, expected)

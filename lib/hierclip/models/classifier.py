@@ -58,13 +58,15 @@ class Classifier(nn.Module):
     def hashes(self) -> dict[str, str]:
         """Hash all that its logits depend on, each by itself.
 
-        weights: of the image encoder. input: what else it holds, such as mean and std. texts: the
-        text tower and the tokens of all prompts; where these are not known, the text points.
+        weights, layers: of the image encoder. input: what else it holds, such as mean and std.
+        texts: the text tower and the tokens of all prompts; where these are not known, the text
+        points.
         """
         persistent = self.encoder.state_dict()
         others = [each for name, each in self.encoder.named_buffers() if name not in persistent]
         return {
             "weights": fingerprint(*persistent.values()),
+            "layers": fingerprint([type(layer).__name__ for layer in self.encoder.modules()]),
             "input": fingerprint(*others),
             "texts": self.text_hash or fingerprint(*self.text_points),
             "head": fingerprint(self.head),

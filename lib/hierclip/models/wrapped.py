@@ -1,7 +1,7 @@
 """Any model in the place of one of open_clip: a function, a module, a model of transformers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Wrapped:
     classes: Sequence[str]
     texts: Texts | Tensor | None = None
     scale: float = 100.0  # of cosines, as CLIP ends its training
+    surrogate: nn.Module | None = None  # what gives gradients in the place of `encoder` (BPDA)
     cut: Cut | None = None  # how it wants images; None: it does not say
     template: str | None = None
     notes: Sequence[str] = ()
@@ -37,6 +38,13 @@ class Wrapped:
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
         """Make a classifier of a tree, or of the levels of a forest."""
         trees = [trees] if isinstance(trees, Tree) else trees
+        classifier = self._classifier(trees, template)
+        if self.surrogate is not None:
+            differentiable = replace(self, encoder=self.surrogate)
+            classifier.surrogate = differentiable._classifier(trees, template)
+        return classifier
+
+    def _classifier(self, trees: Sequence[Tree], template: str) -> Classifier:
         head = CosineHead(self.scale)
         if isinstance(self.texts, Texts):
             return zero_shot(self.encoder, head, self.texts, trees, template)
@@ -75,10 +83,18 @@ class Leaves(nn.Module):
         return self.classifier(images, [0])[0]
 
 
-def wrap(model: Any, classes: Sequence[str], texts: Any, scale: float, processor: Any) -> Wrapped:
+def wrap(
+    model: Any,
+    classes: Sequence[str],
+    texts: Any = None,
+    scale: float = 100.0,
+    surrogate: Any = None,
+    processor: Any = None,
+) -> Wrapped:
     """Wrap a function or module, as `Wrapped` has it, or a CLIP or SigLIP of transformers.
 
-    texts: None, a tensor (K, D), or a function from n prompts to embeddings (n, D). processor: of
+    texts: None, a tensor (K, D), or a function from n prompts to embeddings (n, D). surrogate: a
+    function or module like the model, whose gradients stand for its own. processor: of
     transformers; None: the one that was saved with the model. Raises ModelError for what is none of
     these.
     """
@@ -89,11 +105,16 @@ def wrap(model: Any, classes: Sequence[str], texts: Any, scale: float, processor
             f"a {type(model).__name__} is no model; give a name, a file, a folder, a module or a "
             "function from images (N, 3, H, W) in [0, 1] to logits (N, K)"
         )
-    encoder = model if isinstance(model, nn.Module) else Function(model)
     name = getattr(model, "__name__", type(model).__name__)
     if texts is not None and not isinstance(texts, Tensor):
         texts = Texts(texts)
-    return Wrapped(encoder, name, classes, texts, scale)
+    gradients = None if surrogate is None else as_module(surrogate)
+    return Wrapped(as_module(model), name, classes, texts, scale, gradients)
+
+
+def as_module(function: Any) -> nn.Module:
+    """Return a function as a module, and a module as it is."""
+    return function if isinstance(function, nn.Module) else Function(function)
 
 
 class TransformersTower(nn.Module):
@@ -143,4 +164,4 @@ def wrap_transformers(model: Any, classes: Sequence[str], processor: Any) -> Wra
     scale = float(model.logit_scale.detach().exp())
     tower = TransformersTower(model, images)
     texts = Texts(encode, tokenize, [*model.text_model.parameters()])
-    return Wrapped(tower, type(model).__name__, classes, texts, scale, cut)
+    return Wrapped(tower, type(model).__name__, classes, texts, scale, cut=cut)
