@@ -334,8 +334,10 @@ def test_a_wheel_has_the_notebook_and_what_makes_it_a_page(tmp_path):
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for file in ("95_audit.ipynb", "nbconvert_config.py", "page/conf.json", "page/index.html.j2"):
+    notebooks = ("95_audit.ipynb", "96_compare.ipynb", "nbconvert_config.py")
+    for file in (*notebooks, "page/conf.json", "page/index.html.j2"):
         assert f"hierclip/notebooks/{file}" in names
+    assert "hierclip/models/hierclip-tiny.json" in names
     assert "hierclip/notebooks/70_report.ipynb" not in names
 
 

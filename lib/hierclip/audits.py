@@ -33,7 +33,7 @@ from hierclip.data import (
     write_images,
 )
 from hierclip.data.tasks import Task
-from hierclip.distributed import broadcast, rank
+from hierclip.distributed import broadcast, join_processes, rank
 from hierclip.errors import HierclipError
 from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
 from hierclip.evaluation.records import git_revision, parse_record
@@ -137,10 +137,9 @@ def audit(
         audited = wrap(model, list(source.classes), texts, scale, surrogate, processor)
     cut = audited.cut or (square(size) if size else None)
     template = template or audited.template or TEMPLATE
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = join_processes(device)
     out = Path(out)
-    disk = next(place for place in (out, *out.parents) if place.is_dir())
+    disk = next(folder for folder in (out, *out.parents) if folder.is_dir())
     with TemporaryDirectory(prefix="hierclip-", dir=disk) as folder:
         dataset = read_dataset(source, cut, limit, Path(folder, "images"))
         task = Task(dataset.name, dataset, trees, template)
@@ -161,7 +160,7 @@ def audit(
         ]
         if rank() == 0:
             print("\n".join(notes), flush=True)
-        evaluation = Evaluation(audited, task, 0, attack, out / WORK, device)
+        evaluation = Evaluation(audited, task, 0, attack, out / WORK, place)
         identity = evaluation.identity()
         if not (out / RECORD).exists():
             try:
@@ -169,7 +168,7 @@ def audit(
                 record = evaluation.record().model_copy(update={"pgd_20": pgd_20})
             except torch.OutOfMemoryError:
                 raise HierclipError(
-                    f"{device} has no memory for {batch} images at a time; ask for a smaller batch"
+                    f"{place} has no memory for {batch} images at a time; ask for a smaller batch"
                 ) from None
             if rank() == 0:
                 _move_results(record, out / WORK, out)

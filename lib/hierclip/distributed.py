@@ -64,6 +64,22 @@ def make_fabric(params: ModelParams, machine: MachineParams | None = None) -> Fa
     return fabric
 
 
+def join_processes(device: str) -> torch.device:
+    """Join the processes that torchrun started, if it did, each with a device of its own.
+
+    device: "auto", or as torch names it. Returns this process's.
+    """
+    kind = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = kind if device == "auto" else torch.device(device)
+    if not dist.is_torchelastic_launched():
+        return kind
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["WORLD_SIZE"]) // here
+    fabric = Fabric(accelerator=kind.type, devices=here, num_nodes=nodes, strategy="ddp")
+    fabric.launch()
+    return fabric.device
+
+
 def device_of(params: ModelParams) -> torch.device:
     """Return the device that `params.accelerator` means here."""
     return Fabric(accelerator=params.accelerator, devices=1).device

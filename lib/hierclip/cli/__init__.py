@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hierclip.cli.audit import audit
+from hierclip.cli.audit import audit, compare
 from hierclip.cli.export import export
 from hierclip.cli.project import DEFAULT, RESULTS, SUMMARY, readme, verify, write_readme
 from hierclip.cli.run import run
@@ -21,7 +21,7 @@ from hierclip.errors import HierclipError
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # raised for a wrong command line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (audit, tree, run, export, verify, readme):
+for command in (audit, compare, tree, run, export, verify, readme):
     app.command()(command)
 
 

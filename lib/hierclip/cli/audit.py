@@ -1,13 +1,19 @@
 """How robust a model is, asked by somebody who has no project."""
 
+import os
+import re
+from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hierclip.cli.run import run_notebook
 from hierclip.cli.tree import Synsets, Widths, parse_widths
 from hierclip.errors import HierclipError
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 Channels = Annotated[
     str | None, typer.Option(help="of red, green, blue, such as 0,0,0", show_default="the model's")
@@ -18,14 +24,24 @@ PAGE = "report.html"
 
 def audit(
     model: Annotated[
-        str,
-        typer.Option(help="an architecture of open_clip, hf-hub:NAME, or the folder of a model"),
+        list[str],
+        typer.Option(
+            help="an architecture of open_clip, hf-hub:NAME, or the folder of a model; may be "
+            "given again"
+        ),
     ],
     images: Annotated[
-        Path, typer.Option(help="a folder of images for each class, the folder named by the class")
+        list[Path],
+        typer.Option(
+            help="a folder of images for each class, the folder named by the class; or of shards; "
+            "may be given again"
+        ),
     ],
     pretrained: Annotated[
-        str | None, typer.Option(help="a published tag, or a checkpoint file")
+        list[str] | None,
+        typer.Option(
+            help="a published tag, or a checkpoint file; for several models one of each, in turn"
+        ),
     ] = None,
     text_weights: Annotated[
         str | None,
@@ -98,9 +114,12 @@ def audit(
     AutoAttack's (APGD-CE, targeted APGD-DLR, targeted FAB and Square, 100 steps and 5000 queries):
     it wants a GPU. "quick" is two APGDs of 8 steps.
 
-    The same command resumes an audit that was stopped. Exit code: 0; 1 where a gradient-masking
-    check failed, so that the accuracies cannot be trusted yet; 2 where something given is not
-    right.
+    Of several models or folders of images every pair is audited, into a folder of its own in --out,
+    and compared as `hierclip compare` does. Under torchrun the processes share the images.
+
+    The same command resumes an audit that was stopped; what is finished is read. Exit code: 0; 1
+    where a gradient-masking check failed, so that the accuracies cannot be trusted yet; 2 where
+    something given is not right.
 
     \b
     Examples:
@@ -108,25 +127,99 @@ def audit(
       hierclip audit --model ViT-B-32 --pretrained mine.pt --images my-images --tree zoo.yaml
       hierclip audit --model ViT-B-32 --pretrained openai --images val --limit 5 --suite quick
       hierclip audit --model my-clip --images my-images --tree wordnet --synsets which.yaml
+      hierclip audit --model ViT-L-14 --pretrained fare.pt --pretrained tecoa.pt --images my-images
+      torchrun --nproc-per-node 4 -m hierclip audit --model my-clip --images my-images
     """
     given = locals() | {"tree": tree or [], "widths": parse_widths(widths)}
     given |= {"mean": parse_channels("--mean", mean), "std": parse_channels("--std", std)}
+    pairs = model_pairs(model, pretrained or [])
+    several = len(pairs) * len(images) > 1
+    worst = 0
+    for (name, weights), place in product(pairs, images):
+        parts = name, Path(weights or "").stem, place.resolve().name
+        folder = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, parts)))
+        changes = {"model": name, "pretrained": weights, "images": place}
+        changes["out"] = out / folder if several else out
+        try:
+            code = audit_one(given | changes)
+        except HierclipError as error:
+            if not several:
+                raise
+            typer.echo(f"hierclip: {error}", err=True)
+            code = 2
+        worst = max(worst, code)
+    if several:
+        compare(out)
+    raise typer.Exit(worst)
+
+
+def model_pairs(models: list[str], weights: list[str]) -> list[tuple[str, str | None]]:
+    """Pair models and weights, of either of which there may be one for all of the other."""
+    if not weights:
+        return [(model, None) for model in models]
+    count = max(len(models), len(weights))
+    if {len(models), len(weights)} - {1, count}:
+        raise HierclipError(
+            f"{len(models)} of --model and {len(weights)} of --pretrained; give one of either, or "
+            "as many of one as of the other"
+        )
+    pairs = zip(models * (count // len(models)), weights * (count // len(weights)), strict=True)
+    return list(pairs)
+
+
+def audit_one(given: dict[str, Any]) -> int:
+    """Audit a model on a folder of images, print its table, and return the exit code."""
+    from torch import distributed as dist
+
     from hierclip.audits import RECORD, read_arguments
     from hierclip.evaluation.records import parse_record
 
     read_arguments(given | {"labels": None, "classes": None})
-    executed = run_notebook(NOTEBOOKS / "95_audit.ipynb", given)
+    notebook, out = NOTEBOOKS / "95_audit.ipynb", given["out"]
+    if dist.is_torchelastic_launched():
+        from hierclip.distributed import run_script
+
+        run_script(notebook, given)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)  # the notebook is no part of the group
+    write_page(run_notebook(notebook, given), out / PAGE)
+    typer.echo((out / "table.md").read_text(encoding="utf8"))
+    typer.echo(f"{out / PAGE}: all of it, with figures")
+    record = parse_record((out / RECORD).read_text(encoding="utf8"), RECORD)
+    return int(bool(record.audit.failed))
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(help="with a folder for each audit")],
+    claims: Annotated[
+        Path | None, typer.Option(help="a CSV of what papers say: model, images, claimed (percent)")
+    ] = None,
+) -> None:
+    """Put audits beside one another: a page, a CSV and a table.
+
+    For each model and its images: the claimed accuracy, accuracy without an attack, under PGD-20
+    and under the suite, the worst level, path-robust accuracy, and the checks of the attack.
+
+    \b
+    Examples:
+      hierclip compare hierclip-audit
+      hierclip compare audits --claims papers.csv
+    """
+    given = {"folder": folder, "claims": claims}
+    write_page(run_notebook(NOTEBOOKS / "96_compare.ipynb", given), folder / "compare.html")
+    typer.echo((folder / "compare.md").read_text(encoding="utf8"))
+    typer.echo(f"{folder / 'compare.html'}: the same as a page, beside compare.csv")
+
+
+def write_page(executed: "NotebookNode", path: Path) -> None:
+    """Turn an executed notebook into a page of one file, which loads nothing."""
     from nbconvert import HTMLExporter
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbconvert_config.py", str(NOTEBOOKS)).load_config()
-    page, _ = HTMLExporter(config=config).from_notebook_node(executed)  # it loads nothing
-    (out / PAGE).write_text(page, encoding="utf8")
-    typer.echo((out / "table.md").read_text(encoding="utf8"))
-    typer.echo(f"{out / PAGE}: all of it, with figures")
-    record = parse_record((out / RECORD).read_text(encoding="utf8"), RECORD)
-    if record.audit.failed:
-        raise typer.Exit(1)
+    page, _ = HTMLExporter(config=config).from_notebook_node(executed)
+    path.write_text(page, encoding="utf8")
 
 
 def parse_channels(option: str, text: str | None) -> list[float] | None:

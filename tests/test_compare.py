@@ -1,0 +1,112 @@
+"""Several models and folders at once: every pair is audited, and all stand in one table."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hierclip.cli.audit import model_pairs
+from hierclip.errors import HierclipError
+from hierclip.evaluation.records import parse_record
+from tests.conftest import LEAVES
+from tests.miniatures import folders, lines
+from tests.test_cli import ARCHITECTURE, QUICK, place, run, weights
+
+__all__ = ["place", "run", "weights"]  # fixtures
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "pairs"),
+    [
+        (["a"], [], [("a", None)]),
+        (["a", "b"], [], [("a", None), ("b", None)]),
+        (["a"], ["x", "y"], [("a", "x"), ("a", "y")]),
+        (["a", "b"], ["x"], [("a", "x"), ("b", "x")]),
+        (["a", "b"], ["x", "y"], [("a", "x"), ("b", "y")]),
+    ],
+)
+def test_models_and_weights_are_paired_in_turn(models, weights, pairs):
+    assert model_pairs(models, weights) == pairs
+
+
+def test_models_and_weights_that_make_no_pairs_are_refused():
+    with pytest.raises(HierclipError, match="2 of --model and 3 of --pretrained; give one"):
+        model_pairs(["a", "b"], ["x", "y", "z"])
+
+
+@pytest.fixture
+def compared(place, run, weights):
+    """Two checkpoints and one that is none, on a folder of images."""
+    state = load_file(weights)
+    torch.save(state, place / "one.pt")
+    torch.save({key: value * 1.01 for key, value in state.items()}, place / "two.pt")
+    (place / "three.pt").write_bytes(b"")
+    folders(place / "small", list(LEAVES)[:3])
+    files = ["--pretrained", "one.pt", "--pretrained", "three.pt", "--pretrained", "two.pt"]
+    given = ["--model", ARCHITECTURE, *files, "--images", "small", "--limit", 1, *QUICK]
+    return place, run("audit", *given, "--out", "all")
+
+
+def test_every_pair_is_audited_what_is_refused_is_said_and_the_others_are_compared(compared):
+    folder, (code, out, err) = compared
+    assert code == 2 and "three.pt is empty" in err
+    made = sorted(file.parent.name for file in (folder / "all").rglob("record.json"))
+    assert made == [f"{ARCHITECTURE}-one-small", f"{ARCHITECTURE}-two-small"]
+    table = pd.read_csv(folder / "all/compare.csv")
+    assert table["model"].tolist() == [f"{ARCHITECTURE}-one", f"{ARCHITECTURE}-two"]
+    for row in table.itertuples():
+        path = folder / f"all/{row.model}-small/record.json"
+        record = parse_record(path.read_text(encoding="utf8"), "record.json")
+        assert row.n == record.images == 3
+        assert row.suite == pytest.approx(record.robust["direct"][0][0], abs=1e-6)
+        assert [row.checks] == [
+            f"{len(record.audit.checks) - len(record.audit.failed)} of {len(record.audit.checks)}"
+        ]
+        assert table["PGD-20"][row.Index] == pytest.approx(record.pgd_20[0], abs=1e-6)
+    assert (folder / "all/compare.md").read_text(encoding="utf8") in out
+    page = (folder / "all/compare.html").read_text(encoding="utf8")
+    assert f"{ARCHITECTURE}-two" in page and "<script" not in page
+
+
+def test_claims_stand_beside_what_was_measured_or_are_refused(compared, run):
+    folder, _ = compared
+    lines(folder / "claims.csv", "model,images,claimed", f"{ARCHITECTURE}-one,small,44.1")
+    code, out, _ = run("compare", "all", "--claims", "claims.csv")
+    assert code == 0 and " 44.1 " in out
+    table = pd.read_csv(folder / "all/compare.csv")
+    assert table["claimed"].tolist()[0] == 44.1 and table["claimed"].isna().tolist()[1]
+    for content, words in {
+        ("model,claimed", "a,1"): "columns model, images and claimed are needed",
+        ("model,images,claimed", "a,small,1"): "no audit of a, small in all",
+        ("model,images,claimed", "a,b,1", "a,b,2"): "stands there twice",
+    }.items():
+        lines(folder / "claims.csv", *content)
+        code, _, err = run("compare", "all", "--claims", "claims.csv")
+        assert code == 2 and words in err.splitlines()[-1]
+
+
+def test_a_folder_without_an_audit_has_nothing_to_compare(place, run):
+    code, _, err = run("compare", "zoo")
+    assert code == 2 and "zoo: no record.json in it; `hierclip audit` writes one" in err
+
+
+def test_processes_share_the_images_of_an_audit_and_find_the_same(place, weights):
+    given = ["--model", ARCHITECTURE, "--pretrained", weights, "--images", "zoo", "--tree"]
+    given = [*map(str, given), "tree.json", *map(str, QUICK), "--device", "cpu", "--out"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    records = []
+    for name, start in {"alone": [], "two": torchrun}.items():
+        command = [sys.executable, *start, "-m", "hierclip", "audit", *given, name]
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stderr[-2000:]
+        text = (place / name / "record.json").read_text(encoding="utf8")
+        records.append(parse_record(text, name))
+        assert (place / name / "report.html").exists()
+    alone, two = records
+    assert two.robust == alone.robust and two.pgd_20 == alone.pgd_20
+    assert two.hashes == alone.hashes and two.audit.checks.keys() == alone.audit.checks.keys()
+    for name, check in two.audit.checks.items():  # of which some are as small as rounding
+        assert check.value == pytest.approx(alone.audit.checks[name].value, abs=1e-5), name
