@@ -76,14 +76,7 @@ def run(monkeypatch, capsys):
     return call
 
 
-IN_PYTHON = {
-    "labels",
-    "classes",
-    "texts",
-    "scale",
-    "processor",
-    "size",
-}  # for what no command names
+IN_PYTHON = {"labels", "classes", "texts", "scale", "surrogate", "processor", "size"}  # objects
 BAD = {  # what is given instead, and what the line has to say
     "architecture": (
         {"--model": "ViT-Z-99"},
