@@ -79,7 +79,11 @@ def test_a_function_from_images_to_logits(here):
     assert record.method == "logits" and record.images == 10 and record.levels == [5, 4, 2]
     assert record.clean["direct"] == record.clean["roll_up"] == [1, 1, 1]
     assert record.origin == {} and "cosine" not in record.audit.checks
-    assert record.hashes["outputs"] and 0 < record.pgd_20[0] <= 1
+    assert (
+        record.threat_model.prompt == "none"
+        and record.hashes["outputs"]
+        and 0 < record.pgd_20[0] <= 1
+    )
 
 
 def test_the_columns_of_logits_are_the_classes_whatever_the_order_of_the_tree(here):
@@ -137,6 +141,12 @@ def test_an_architecture_with_a_checkpoint_file(here, saved):
     record = audit(VIT, "zoo", pretrained="mine.pt", limit=1)
     assert record.method == f"{VIT}-mine" and record.images == 5
     assert record.origin["file"] == "mine.pt" and record.threat_model.resolution == 32
+
+
+def test_images_in_memory_have_the_size_that_the_model_takes(here, saved):
+    models.save(saved, here / "model")
+    with pytest.raises(HierclipError, match=r"images of \(8, 8\) pixels; model takes \(32, 32\)"):
+        on_tensors("model")
 
 
 def test_a_folder_of_a_model(here, saved):

@@ -57,6 +57,7 @@ SUITES: dict[str, dict[str, Any]] = {  # what the name of a suite means
 }
 READING_IMAGES = 32  # that choose the reading
 TEMPLATE = "a photo of a(n) {}"
+NO_PROMPT = "none"  # of a model that reads no texts
 RESIZING = {  # open_clip's
     "resize_mode": ("shortest", "longest", "squash"),
     "interpolation": ("bicubic", "bilinear"),
@@ -137,6 +138,7 @@ def audit(
         audited = wrap(model, list(source.classes), texts, scale, surrogate, processor)
     cut = audited.cut or (square(size) if size else None)
     template = template or audited.template or TEMPLATE
+    template = template if audited.reads_texts else NO_PROMPT
     place = join_processes(device)
     out = Path(out)
     disk = next(folder for folder in (out, *out.parents) if folder.is_dir())
@@ -147,9 +149,14 @@ def audit(
         if try_quick_gelu:
             quick = open_model(str(model), pretrained, replace(overrides, quick_gelu=True))
             plain = open_model(str(model), pretrained, replace(overrides, quick_gelu=False))
-            audited, note = better_activation({"QuickGELU": quick, "GELU": plain}, task, device)
+            audited, note = better_activation({"QuickGELU": quick, "GELU": plain}, task, place)
             tried = [note]
         test = dataset.splits["test"]
+        taken = audited.size
+        if taken and taken != tuple(test.pixels.shape[-2:]):
+            raise HierclipError(
+                f"images of {tuple(test.pixels.shape[-2:])} pixels; {audited.method} takes {taken}"
+            )
         notes = [
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
@@ -183,7 +190,9 @@ def audit(
     return Audited(record, trees, notes)
 
 
-def better_activation(models: Mapping[str, Model], task: Task, device: str) -> tuple[Model, str]:
+def better_activation(
+    models: Mapping[str, Model], task: Task, device: torch.device
+) -> tuple[Model, str]:
     """Choose the model that reads more clean images right at the leaves; say both shares."""
     images = task.dataset.images("val")
     images = images.select_classes(class_indices(task.dataset, task.trees[0].ids))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,14 @@ class Model:
     head: Head
     method: str
     template: str | None = None  # the prompt of its training, where that is known
+
+    reads_texts: ClassVar[bool] = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the height and width of the images that it takes."""
+        size = self.backbone.preprocess["size"]
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
     def cut(self) -> Cut:

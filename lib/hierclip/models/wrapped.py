@@ -34,6 +34,12 @@ class Wrapped:
     template: str | None = None
     notes: Sequence[str] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+    size: tuple[int, int] | None = None  # height and width of the images; None: it does not say
+
+    @property
+    def reads_texts(self) -> bool:
+        """Tell whether it has a prompt for every level."""
+        return isinstance(self.texts, Texts)
 
     def classifier(self, trees: Tree | Sequence[Tree], template: str) -> Classifier:
         """Make a classifier of a tree, or of the levels of a forest."""
