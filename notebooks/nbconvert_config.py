@@ -1,4 +1,4 @@
-"""How `make report` turns notebook 70 into a page: without code, and with all that it shows
+"""How notebooks 70, 95 and 96 become pages: without code, and with all that it shows
 inside.
 """
 
@@ -11,3 +11,5 @@ c.TemplateExporter.extra_template_basedirs = [str(Path(__file__).resolve().paren
 c.TemplateExporter.template_name = "page"
 c.HTMLExporter.embed_images = True
 c.HTMLExporter.mathjax_url = c.HTMLExporter.require_js_url = c.HTMLExporter.jquery_url = ""
+c.TagRemovePreprocessor.enabled = True
+c.TagRemovePreprocessor.remove_cell_tags = ["notebook"]  # what only who runs it wants to know

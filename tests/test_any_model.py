@@ -81,7 +81,7 @@ def test_a_function_from_images_to_logits(here):
     assert record.origin == {} and "cosine" not in record.audit.checks
     assert (
         record.threat_model.prompt == "none"
-        and record.hashes["outputs"]
+        and len(record.outputs) == 10
         and 0 < record.pgd_20[0] <= 1
     )
 
@@ -374,6 +374,76 @@ def test_the_result_of_another_function_does_not_come_back(here):
         on_tensors(lambda x: 2 * logits(x))
 
 
+class Rounded(nn.Module):
+    """A model whose attribute, which is no weight, decides."""
+
+    def __init__(self, mean=0.0):
+        super().__init__()
+        self.scale, self.mean = nn.Parameter(torch.ones(())), torch.tensor(mean)
+
+    def forward(self, x):
+        return self.scale * logits(x - self.mean)
+
+
+def test_the_result_of_other_attributes_or_labels_or_a_surrogate_does_not_come_back(here):
+    on_tensors(Rounded())
+    for model, labels, changes in (
+        (Rounded(0.3), LABELS, {}),
+        (Rounded(), LABELS.roll(1), {}),
+        (Rounded(), LABELS, {"surrogate": Rounded(0.1)}),
+        (Rounded(), LABELS, {"texts": COLOURS[:, :1].expand(5, 5)}),
+    ):
+        with pytest.raises(HierclipError, match="holds another audit"):
+            audit(model, images(), labels, classes=LEAVES, **changes)
+
+
+def test_a_function_with_random_numbers_of_its_own_gets_a_result(here):
+    rng = torch.Generator().manual_seed(0)
+
+    def noisy(x):
+        return logits(x) + 0.1 * torch.randn(x.shape[0], 5, generator=rng)
+
+    assert on_tensors(noisy, eot=2).outputs == []
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "words"),
+    [
+        (
+            logits,
+            {"mean": [0.5] * 3, "quick_gelu": True},
+            "mean, quick_gelu: a function takes none",
+        ),
+        (logits, {"pretrained": "openai"}, "pretrained: a function takes none"),
+        (VIT, {"pretrained": "mine.pt", "size": 32}, "size: a model with a name takes none"),
+        (
+            VIT,
+            {"pretrained": "mine.pt", "mean": [123.7, 116.3, 103.5]},
+            "three numbers from 0 to 1",
+        ),
+    ],
+)
+def test_what_does_not_belong_to_a_kind_of_model_is_refused(here, model, changes, words):
+    with pytest.raises(HierclipError, match=words):
+        on_tensors(model, **changes)
+
+
+def test_logits_that_are_no_number_under_attack_are_refused(here):
+    clean = images()
+
+    def torn(x):
+        moved = (x - clean[: len(x)]).abs().amax() > 0 if len(x) == len(clean) else True
+        return logits(x) + (torch.nan if moved and x.requires_grad else 0)
+
+    with pytest.raises(HierclipError, match=r"no number \(nan\) on \d+ attacked images"):
+        on_tensors(torn)
+
+
+def test_a_model_that_gives_several_things_is_refused(here):
+    with pytest.raises(HierclipError, match="the model gives a tuple; a tensor of logits"):
+        on_tensors(lambda x: (logits(x), x))
+
+
 def test_both_activations_are_tried_where_that_is_asked_for(here, saved):
     """The labels are what the model with QuickGELU takes the images for, and GELU does not."""
     torch.save(saved.clip.state_dict(), here / "mine.pt")
@@ -428,6 +498,8 @@ def test_every_line_of_classes_csv_names_one_folder_and_every_folder_has_a_line(
         ("001,cat",): "no line for folder 002",
         ("001,cat", "002,dog", "003,eel"): "no folder for id 003",
         ("001,cat", "001,dog", "002,dog"): "id 001 stands twice",
+        ("001,", "002,dog"): "no name for '001'",
+        ("001", "002,dog"): "no name for '001'",
     }.items():
         lines(here / "zoo/classes.csv", "id,name", *content)
         with pytest.raises(HierclipError, match=words):

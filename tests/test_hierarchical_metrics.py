@@ -16,6 +16,11 @@ DOG, CAT, EAGLE, CAR, BUS = range(5)
 PERFECT = ("h_precision", "h_recall", "h_f1", "jaccard", "top_down")
 
 
+def zeros(scores):
+    """Return true leaves, which matter for equal logits alone."""
+    return torch.zeros(len(scores), dtype=torch.int64)
+
+
 def predict(paths, labels, leaves, greedy=None) -> Outcomes:
     """Outcomes of one condition in which `leaves` are predicted, and `greedy` from the root."""
     labels, leaves = np.array(labels), np.array(leaves)
@@ -110,7 +115,7 @@ def test_top_down_walks_networkxs_tree_from_the_root_by_the_best_child(tree, see
             here = [child for child in (node, *graph.successors(node)) if child in index[level]]
             node = max(here, key=lambda child: logits[level][n, index[level][child]])
         expected.append(tree.ids.index(node))
-    assert top_down(logits, torch.from_numpy(tree.paths)).tolist() == expected
+    assert top_down(logits, torch.from_numpy(tree.paths), zeros(logits[0])).tolist() == expected
 
 
 def test_top_down_keeps_to_the_superclass_that_it_chose_first():
@@ -118,14 +123,14 @@ def test_top_down_keeps_to_the_superclass_that_it_chose_first():
     paths = torch.tensor([[0, 0], [1, 0], [2, 1]])
     leaves = torch.tensor([[-5.0, -4.0, 9.0], [-5.0, -4.0, 9.0]])
     superclasses = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert top_down([leaves, superclasses], paths).tolist() == [1, 2]
+    assert top_down([leaves, superclasses], paths, zeros(leaves)).tolist() == [1, 2]
 
 
 def test_in_a_flat_tree_all_are_accuracy_or_its_complement():
     labels, leaves = [0, 1, 2, 3, 3], [0, 1, 0, 1, 3]  # three of five are right
     scores = torch.eye(4)[leaves]
     paths = np.arange(4)[:, None]
-    greedy = top_down([scores], torch.from_numpy(paths)).numpy()
+    greedy = top_down([scores], torch.from_numpy(paths), zeros(scores)).numpy()
     found = values(predict(paths, labels, leaves, greedy))
     assert [found[name] for name in PERFECT] == pytest.approx([3 / 5] * 5)
     assert found["lca_height"] == pytest.approx(2 / 5)
@@ -174,3 +179,10 @@ def test_intervals_are_quantiles_over_images_drawn_again(tree, name):
         for k in again
     ]
     assert [low, high] == pytest.approx(np.quantile(each, [0.025, 0.975]).tolist())
+
+
+def test_of_equal_children_the_wrong_one_is_taken_from_the_root_down():
+    paths = torch.tensor([[0, 0], [1, 0], [2, 1], [3, 1]])
+    same = [torch.zeros(4, 4), torch.zeros(4, 2)]
+    found = top_down(same, paths, torch.arange(4))
+    assert not (found == torch.arange(4)).any() and (paths[found, 1] != paths[:, 1]).all()

@@ -138,7 +138,8 @@ def test_an_archive_of_torchscript_is_read_and_runs_with_quickgelu(tmp_path):
     torch.jit.script(Both()).save(str(tmp_path / "ViT.pt"))
     found = open_backbone(VIT, str(tmp_path / "ViT.pt"))
     assert same(found, saved) and found.config["quick_gelu"]
-    assert found.origin["activation"] == "QuickGELU" and not any("GELU" in n for n in found.notes)
+    assert found.origin["activation"] == "QuickGELU"
+    assert any("QuickGELU, as OpenAI's archives do; --no-quick-gelu" in n for n in found.notes)
 
 
 REFUSED = {
@@ -157,6 +158,18 @@ REFUSED = {
     "another resolution": (
         lambda state: state | {"visual.positional_embedding": torch.ones(26, 64)},
         "size mismatch for visual.positional_embedding",
+    ),
+    "two models": (
+        lambda state: {f"{k}{n}": v for k in ("model.", "ema.") for n, v in state.items()},
+        r"several models fit: model\.visual\.\*, ema\.visual\.\*; keep one",
+    ),
+    "two sets": (lambda state: {"model": state, "original": state}, "several sets of weights fit"),
+    "a text tower of other names": (
+        lambda state: {
+            "visual": {k[7:]: v for k, v in state.items() if k.startswith("visual.")},
+            "text": {k: v for k, v in state.items() if not k.startswith("visual.")},
+        },
+        "an image tower, and a text tower under other names",
     ),
     "no number": (
         lambda state: state | {"visual.proj": torch.full((64, 32), torch.nan)},
@@ -190,6 +203,11 @@ def test_a_folder_without_the_weights_that_are_meant_is_refused(tmp_path):
         file.rename(file.with_suffix(".txt"))
     with pytest.raises(ModelError, match="no file of weights; they belong into open_clip_model"):
         models.load(tmp_path / "one")
+
+
+def test_a_folder_whose_path_has_a_colon_is_a_folder(tmp_path):
+    models.save(new(), tmp_path / "12:30:05/model")
+    assert same(models.load(tmp_path / "12:30:05/model"), new())
 
 
 def test_a_hub_that_has_the_configuration_alone_is_refused(tmp_path, monkeypatch):
@@ -235,7 +253,7 @@ def test_published_weights_get_the_activation_that_they_were_trained_with(monkey
     monkeypatch.setattr(open_clip, "create_model", create)
     with pytest.raises(ModelError, match="no network; a checkpoint file needs no network"):
         open_backbone("ViT-B-32", tag)
-    assert made["quick_gelu"] is quick and made["require_pretrained"] is True
+    assert made.get("quick_gelu", False) is quick and made["require_pretrained"] is True
 
 
 def test_preprocessing_of_a_file_is_what_is_said_or_published_or_assumed_and_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from PIL import Image
@@ -47,6 +49,7 @@ from hierclip.models import (
     open_backbone,
 )
 from hierclip.models.classifier import HEAD
+from hierclip.models.opening import SCHEMAS
 from hierclip.models.wrapped import Wrapped, wrap
 from hierclip.trees import Tree
 from hierclip.trees.chosen import audit_trees
@@ -58,6 +61,8 @@ SUITES: dict[str, dict[str, Any]] = {  # what the name of a suite means
 READING_IMAGES = 32  # that choose the reading
 TEMPLATE = "a photo of a(n) {}"
 NO_PROMPT = "none"  # of a model that reads no texts
+IN_MEMORY = ("texts", "scale", "surrogate", "processor", "size")  # of models without a name
+NAMED = ("pretrained", *(each.name for each in fields(Overrides)), "try_quick_gelu")
 RESIZING = {  # open_clip's
     "resize_mode": ("shortest", "longest", "squash"),
     "interpolation": ("bicubic", "bilinear"),
@@ -65,6 +70,10 @@ RESIZING = {  # open_clip's
 RECORD = "record.json"
 WORK = "work"  # folder for what a stopped audit resumes from
 CHECKOUT = Path(__file__).parents[2]
+
+
+class FailedChecks(UserWarning):
+    """Warn that an audit's accuracies cannot be trusted yet."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def audit(
     try_quick_gelu: bool = False,
     text_weights: str | None = None,
     texts: Any = None,
-    scale: float = 100.0,
+    scale: float | None = None,
     surrogate: Any = None,
     processor: Any = None,
     size: int | None = None,
@@ -126,8 +135,8 @@ def audit(
     project was trained with, else TEMPLATE.
 
     Writes the record and, in `outcomes`, the outcome of every image to the folder `out`. A stopped
-    audit resumes from there; the record of a finished one is read. Raises HierclipError for every
-    mistake in what is given.
+    audit resumes from there; the record of a finished one is read. Warns with FailedChecks where a
+    check of the attack failed. Raises HierclipError for every mistake in what is given.
     """
     given = dict(locals())
     attack, trees, about_trees, source = read_arguments(given)
@@ -153,10 +162,11 @@ def audit(
             tried = [note]
         test = dataset.splits["test"]
         taken = audited.size
-        if taken and taken != tuple(test.pixels.shape[-2:]):
-            raise HierclipError(
-                f"images of {tuple(test.pixels.shape[-2:])} pixels; {audited.method} takes {taken}"
-            )
+        shape = tuple(test.pixels.shape[-2:])
+        if taken and taken != shape:
+            raise HierclipError(f"images of {shape} pixels; {audited.method} takes {taken}")
+        if shape[0] != shape[1]:
+            raise HierclipError(f"images of {shape} pixels; Square, a check, needs square ones")
         notes = [
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
@@ -168,7 +178,7 @@ def audit(
         if rank() == 0:
             print("\n".join(notes), flush=True)
         evaluation = Evaluation(audited, task, 0, attack, out / WORK, place)
-        identity = evaluation.identity()
+        identity = evaluation.identity
         if not (out / RECORD).exists():
             try:
                 pgd_20 = evaluation.pgd_20()
@@ -181,11 +191,24 @@ def audit(
                 _move_results(record, out / WORK, out)
             broadcast(None)  # the other processes wait until all is there
     record = parse_record((out / RECORD).read_text(encoding="utf8"), str(out / RECORD))
+    same_outputs = len(record.outputs) == len(identity["outputs"]) and np.allclose(
+        record.outputs, identity["outputs"], rtol=1e-3, atol=1e-4
+    )
+    identity = identity | {"outputs": record.outputs if same_outputs else None}
     odd = [key for key, value in identity.items() if getattr(record, key) != value]
     if odd:
         raise HierclipError(
             f"{out} holds another audit ({', '.join(odd)} differ); "
             "name another folder, or remove that"
+        )
+    failed = record.audit.failed
+    if failed and rank() == 0:
+        warnings.warn(
+            f"{len(failed)} of {len(record.audit.checks)} checks of the attack failed "
+            f"({', '.join(failed)}): no accuracy of {record.method} is to be trusted before it is "
+            "known why; record.audit has their numbers",
+            FailedChecks,
+            stacklevel=2,
         )
     return Audited(record, trees, notes)
 
@@ -252,7 +275,16 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
             **_preprocess_mistakes(given),
         }
     )
-    if isinstance(model, str | Path):
+    named = isinstance(model, str | Path)
+    odd = [
+        key
+        for key in (IN_MEMORY if named else NAMED)
+        if given[key] is not None and given[key] is not False
+    ]
+    if odd:
+        kind = "a model with a name" if named else f"a {type(model).__name__}"
+        raise HierclipError(f"{', '.join(odd)}: {kind} takes none; leave it out")
+    if named:
         _refuse(_model_mistakes(str(model), given["pretrained"]))
     chosen = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
     images = open_images(given["images"], given["labels"], given["classes"])
@@ -265,8 +297,10 @@ def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
     """Map a message for each mistake in preprocessing to whether it was made."""
     mean, std = given["mean"], given["std"]
     mistakes: dict[str, object] = {
-        f"mean {mean}: three numbers, of red, green and blue, are needed": mean and len(mean) != 3,
-        f"std {std}: three numbers above 0 are needed": std and (len(std) != 3 or min(std) <= 0),
+        f"mean {mean}: three numbers from 0 to 1, of red, green and blue, are needed": mean
+        and not (len(mean) == 3 and 0 <= min(mean) <= max(mean) <= 1),
+        f"std {std}: three numbers above 0, up to 1, are needed": std
+        and not (len(std) == 3 and 0 < min(std) <= max(std) <= 1),
     }
     for name, known in RESIZING.items():
         chosen = given[name]
@@ -325,7 +359,7 @@ def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUB
     or what has weights of its own: open_clip's hf-hub:NAME, or a folder in its layout, which
     notebook 40 and `hierclip export` write. Raises ModelError for what cannot be loaded.
     """
-    folder = Path(model)
+    folder = Path(model.removeprefix("local-dir:"))
     name = folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
     name = _file_name(name)
     if (folder / HEAD).exists():
@@ -333,6 +367,8 @@ def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUB
     backbone = (
         load(folder, overrides) if folder.is_dir() else open_backbone(model, pretrained, overrides)
     )
+    if "sha256" not in backbone.origin:
+        raise HierclipError(f"{model}: no weights were loaded")
     return Model(backbone, CosineHead(backbone.logit_scale), name)
 
 
@@ -342,7 +378,7 @@ def _model_mistakes(model: str, pretrained: str | None) -> dict[str, object]:
     published = f"published are {', '.join(tags)}" if tags else "none are published for it"
     right = f"{published}; a checkpoint file will do"
     weights = pretrained or ""
-    if Path(model).is_dir() or ":" in model:
+    if Path(model).is_dir() or model.startswith(SCHEMAS):
         return {f"{model} has weights of its own; leave out {weights!r}": weights}
     return {
         f"no folder {model!r} with a model in it; one of the hub is hf-hub:NAME": (
@@ -408,7 +444,7 @@ def open_images(
         opened = Images("tensor", names, pixels_of(images, labels, len(names)))
     else:
         name = type(images).__name__
-        source = dataset_source(images, name, names or None)
+        source = dataset_source(images, name, classes)
         opened = Images(name, source.classes, source)
     counts = Counter(map(int, opened.content.labels))
     empty = [each for k, each in enumerate(opened.classes) if not counts[k]]
@@ -437,7 +473,8 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
             f"{folder}: classes are the folders; name them in classes.csv (id, name)": classes,
         }
     )
-    parts = (folder / "test", folder / "val", folder)
+    named = (folder / part for part in ("test", "val", "valid", "validation"))
+    parts = (*named, folder)
     part = next(place for place in parts if place.is_dir())
     sharded = any(part.glob("*.tar"))
     source = shards_source(part, folder) if sharded else class_folders(part)
@@ -446,7 +483,10 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
 
 def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
     """Check images in memory, (N, 3, H, W), and their labels (N,), below the number of classes."""
-    numbers = torch.as_tensor(labels if labels is not None else ())
+    try:
+        numbers = torch.as_tensor(labels if labels is not None else ())
+    except (TypeError, ValueError):
+        raise HierclipError("labels: whole numbers are needed, of the classes from 0") from None
     low, high = images.aminmax() if images.numel() else (0, 0)
     outside = images.is_floating_point() and not (low >= 0 and high <= 1)  # NaN is neither
     _refuse(

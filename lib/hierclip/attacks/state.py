@@ -163,6 +163,7 @@ class AttackState:
         self.attackable = ~torch.stack([mask.all(1) for mask in true_class_masks]).any(0)
         self.skipped = torch.zeros_like(self.attackable)  # by the next attack
         self.zero_gradient = torch.zeros_like(self.attackable)  # at some point of the image
+        self.met_nan = torch.zeros_like(self.attackable)  # for a margin
         if clean_margin is None:
             clean_margin = largest_margin(self.clean_logits, true_class_masks)
         self.clean_margin = clean_margin.to(images)
@@ -249,6 +250,7 @@ class AttackState:
     ) -> Tensor:
         masks = [select_rows(mask, rows) for mask in self.true_class_masks]
         margins = largest_margin(scores, masks).to(self.best_margin)
+        self.met_nan[rows] |= margins.isnan()
         better = (margins < self.best_margin[rows]) & within
         self.x_adv[rows[better]] = x[better]
         self.best_margin[rows[better]] = margins[better]

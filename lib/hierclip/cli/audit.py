@@ -133,11 +133,10 @@ def audit(
     given = locals() | {"tree": tree or [], "widths": parse_widths(widths)}
     given |= {"mean": parse_channels("--mean", mean), "std": parse_channels("--std", std)}
     pairs = model_pairs(model, pretrained or [])
-    several = len(pairs) * len(images) > 1
+    every = list(product(pairs, images))
+    several = len(every) > 1
     worst = 0
-    for (name, weights), place in product(pairs, images):
-        parts = name, Path(weights or "").stem, place.resolve().name
-        folder = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, parts)))
+    for ((name, weights), place), folder in zip(every, folder_names(every), strict=True):
         changes = {"model": name, "pretrained": weights, "images": place}
         changes["out"] = out / folder if several else out
         try:
@@ -148,9 +147,17 @@ def audit(
             typer.echo(f"hierclip: {error}", err=True)
             code = 2
         worst = max(worst, code)
-    if several:
+    if several and os.environ.get("RANK", "0") == "0":
         compare(out)
     raise typer.Exit(worst)
+
+
+def folder_names(every: list[tuple[tuple[str, str | None], Path]]) -> list[str]:
+    """Return the name of a folder for each audit: of the whole paths where the files' are alike."""
+    short = [(name, Path(weights or "").stem, place.name) for (name, weights), place in every]
+    whole = [(name, weights or "", str(place)) for (name, weights), place in every]
+    parts = short if len(set(short)) == len(short) else whole
+    return [re.sub(r"[^\w.-]+", "-", "-".join(filter(None, each))) for each in parts]
 
 
 def model_pairs(models: list[str], weights: list[str]) -> list[tuple[str, str | None]]:
@@ -182,8 +189,11 @@ def audit_one(given: dict[str, Any]) -> int:
         run_script(notebook, given)
     if os.environ.get("RANK", "0") != "0":
         return 0
-    os.environ.pop("TORCHELASTIC_RUN_ID", None)  # the notebook is no part of the group
-    write_page(run_notebook(notebook, given), out / PAGE)
+    group = os.environ.pop("TORCHELASTIC_RUN_ID", None)  # of which the notebook is no part
+    try:
+        write_page(run_notebook(notebook, given), out / PAGE)
+    finally:
+        os.environ |= {"TORCHELASTIC_RUN_ID": group} if group else {}
     typer.echo((out / "table.md").read_text(encoding="utf8"))
     typer.echo(f"{out / PAGE}: all of it, with figures")
     record = parse_record((out / RECORD).read_text(encoding="utf8"), RECORD)

@@ -103,11 +103,20 @@ def number(path: Path) -> tuple[int, str]:
 def given_names(file: Path) -> dict[str, str]:
     """Read classes' names by identifier, as text in Unicode's composed form (NFC), from a CSV.
 
-    Raises DataError for a file without columns id and name, and for an identifier given twice.
+    Raises DataError for a file without columns id and name, a class without a name, and an
+    identifier given twice.
     """
-    rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not in UTF-8; save it so") from None
     if not rows or {"id", "name"} - set(rows[0]):
         raise DataError(f"{file}: columns id and name are needed")
+    bare = [row["id"] for row in rows if not (row["id"] and (row["name"] or "").strip())]
+    if bare:
+        raise DataError(
+            f"{file}: no name for {', '.join(map(repr, bare[:5]))}; each class needs one"
+        )
     ids = Counter(normalize("NFC", row["id"]) for row in rows)
     twice = [identifier for identifier, count in ids.items() if count > 1]
     if twice:
@@ -323,13 +332,15 @@ LABELS = ("targets", "labels", "y", "_labels")
 CLASS_LISTS = ("classes", "categories")
 
 
-def dataset_source(images: Any, what: str, names: Mapping[str, str] | None = None) -> Source:
+def dataset_source(
+    images: Any, what: str, names: Mapping[str, str] | Sequence[str] | None = None
+) -> Source:
     """Take the images of a dataset as torchvision's and Hugging Face's `datasets` are, unread.
 
-    what: a message calls its images so. names: of the classes, by the dataset's words for them;
-    None: those words. Images of a class whose name is empty, such as Caltech-256's clutter, are
-    left out. Raises DataError where no list of classes is found, and where an image is none of
-    Pillow's.
+    what: a message calls its images so. names: of the classes, by the dataset's words for them or
+    in the order of the labels; None: those words. Images of a class whose name is empty, such as
+    Caltech-256's clutter, are left out. Raises DataError where no list of classes is found, and
+    where an image is none of Pillow's.
     """
     features = getattr(images, "features", None)
     column, label = _columns(features, what) if features else (0, 1)
@@ -342,9 +353,19 @@ def dataset_source(images: Any, what: str, names: Mapping[str, str] | None = Non
         given = [item[label] for item in images]
     if listed is None:
         raise DataError(f"{what}: it does not list its classes; give them as classes=[...]")
-    labels, classes = [int(label) for label in given], [str(identifier) for identifier in listed]
+    listed = getattr(images, "wnids", listed)  # ImageNet's classes are lists of words
+    labels, classes = [int(label) for label in given], list(map(str, listed))
+    if not all(isinstance(identifier, str | int) for identifier in listed):
+        raise DataError(f"{what}: its classes are no words; give them as classes=[...]")
     if names is None:
         names = {identifier: class_name(identifier, None) for identifier in classes}
+    elif not isinstance(names, Mapping):
+        if len(names) != len(classes):
+            raise DataError(f"{what}: {len(names)} names for {len(classes)} classes")
+        names = dict(zip(classes, names, strict=True))
+    odd = sorted(set(classes) - set(names))
+    if odd:
+        raise DataError(f"{what}: no name for class {', '.join(odd[:5])}")
     rows = [row for row, label in enumerate(labels) if names[classes[label]]]
     if what == "sun397":  # whose files torchvision takes as the disk lists them
         rows.sort(key=images._image_files.__getitem__)

@@ -53,6 +53,10 @@ FLAGS = {
         0.0,
         "1 where a forward pass trains, changes weights or differentiates; attack a surrogate too",
     ),
+    "none right": (
+        0.0,
+        "1 where no image is right without an attack, so that nothing is checked; more --checks",
+    ),
     "no gradient": (0.0, "1 where logits carry no gradient to the image; give a surrogate (BPDA)"),
 }
 CHECKS = FLAGS | {
@@ -86,7 +90,13 @@ CHECKS = FLAGS | {
 }
 # Also checked at a level above the leaves.
 ABOVE = ("large budget", "steps", "suite", "gradient-free", "cosine", "zero gradients")
-CHECKS |= {f"above: {k}": (CHECKS[k][0], CHECKS[k][1].replace("leaf", "its")) for k in ABOVE}
+CHECKS |= {
+    f"above: {k}": (
+        CHECKS[k][0],
+        CHECKS[k][1].replace("leaf accuracy", "accuracy halfway up the tree"),
+    )
+    for k in ABOVE
+}
 
 
 class Check(Section):
@@ -128,6 +138,7 @@ def gradient_masking_checks(matrix: LevelMatrix, count: int) -> MaskingChecks:
         flags = model_flags(matrix.classifier, sample.floats(), [0, *above[-1:]])
         values, curves = _check_goal(subset, GOALS["direct"](paths, 0))
         values |= flags
+        values["none right"] = float(not curves["budgets"]["0/255"])
         if above:
             others, _ = _check_goal(subset, GOALS["direct"](paths, above[-1]))
             values |= {f"above: {name}": others[name] for name in ABOVE if name in others}

@@ -26,7 +26,7 @@ from hierclip.data import ImageSet
 from hierclip.distributed import broadcast, merge_by_index, rank, world
 from hierclip.errors import HierclipError
 from hierclip.models import READINGS, Classifier
-from hierclip.progress import cache_key, fingerprint, kept_under, progress
+from hierclip.progress import cache_key, kept_under, progress
 
 CLEAN = "clean"  # the condition without an attack
 READ = ("nodes", "confidence", "ranked", "top_down")  # kept of each image in each condition
@@ -164,18 +164,29 @@ class LevelMatrix:
         modules = [type(module).__name__ for module in self.classifier.modules()]
         settings = self.budget, self.prune, PRUNE_THRESHOLD, self.seed, self.batch, names, modules
         images = self.images.fingerprint(), self.images.labels, self.paths
-        hidden = not list(self.classifier.encoder.parameters())
-        outputs = self.sample_outputs() if hidden else ""
+        outputs = [float(f"{value:.3g}") for value in self.sample_outputs()]
         tensors = [*self.classifier.parameters(), *self.classifier.buffers()]
         return cache_key(READ, settings, self.classifier.head, outputs, *images, *tensors)
 
     @torch.no_grad()
-    def sample_outputs(self) -> str:
-        """Hash the logits of a few images: they stand for a function whose weights are hidden."""
-        images = self.images[self.images.evenly_spaced(SAMPLE)].floats()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # so that a randomised function has a hash, too
-            return fingerprint(*self.classifier(images.to(self.classifier.device)))
+    def sample_outputs(self) -> list[float]:
+        """Return a number for each of a few images, a mixture of its logits, of a wrapped model.
+
+        They stand for what its weights do not show. None for other models, and for one whose
+        numbers change from call to call.
+        """
+        if not getattr(self.classifier, "opaque", False):
+            return []
+        images = self.images[self.images.evenly_spaced(SAMPLE)].floats().to(self.classifier.device)
+        surrogate = getattr(self.classifier, "surrogate", None)
+        values = []
+        for _ in range(2):
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                logits = [*self.classifier(images), *(surrogate(images) if surrogate else ())]
+            mixed = torch.cat([level.double().cpu() for level in logits], dim=1)
+            values.append(mixed @ torch.cos(torch.arange(mixed.shape[1])).double())
+        return values[0].tolist() if torch.allclose(*values, rtol=1e-4) else []
 
     def _resumed(self, name: str, compute: Callable[[], Readout]) -> Readout:
         """Return the readout of a condition: from memory, from the folder `kept`, or computed."""
@@ -221,6 +232,11 @@ class LevelMatrix:
             images = self.images[rows]
             given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
             state = attack_part(self.classifier, *given)
+            if state.met_nan.any():
+                raise HierclipError(
+                    f"{goal.name}: the model gives logits that are no number (nan) on "
+                    f"{int(state.met_nan.sum())} attacked images; no accuracy can be read from them"
+                )
             fraction = state.fraction_to_boundary().float().cpu()
             read = read_logits(self.classifier(state.x_adv), self.paths, images.labels)
             return {**read, FRACTION: fraction}
@@ -331,7 +347,7 @@ def read_logits(logits: Sequence[Tensor], paths: Tensor, labels: Tensor) -> dict
         "nodes": torch.stack(nodes, dim=1).int(),  # (n, L + 1)
         "confidence": confidence,
         "ranked": ranked[:, :RANKED].int(),
-        "top_down": top_down(logits, paths).int(),
+        "top_down": top_down(logits, paths, labels).int(),
     }
 
 
@@ -342,16 +358,19 @@ def _ranked(scores: Tensor, wrong: Tensor) -> Tensor:
     return order.gather(1, by_score)
 
 
-def top_down(logits: Sequence[Tensor], paths: Tensor) -> Tensor:
+def top_down(logits: Sequence[Tensor], paths: Tensor, labels: Tensor) -> Tensor:
     """Return (n,) the leaf that is reached from the root by the best child of each node in turn.
 
-    logits: (n, K_l) by level. paths: (leaves, L + 1). Where the levels of several trees are listed,
-    the leaf lies below every node chosen before. Source: Silla and Freitas, DMKD 2011.
+    logits: (n, K_l) by level. paths: (leaves, L + 1). labels: (n,), true leaves. Where the levels
+    of several trees are listed, the leaf lies below every node chosen before. Source: Silla and
+    Freitas, DMKD 2011.
     """
     below = torch.ones(len(logits[0]), len(paths), dtype=torch.bool)  # all nodes chosen
     for level in reversed(range(paths.shape[1])):
         nodes = paths[:, level]
-        best = logits[level][:, nodes].masked_fill(~below, -torch.inf).argmax(1)  # its first leaf
+        scores = logits[level][:, nodes].masked_fill(~below, -torch.inf)
+        # The first leaf of the best child; of equal ones, of one that is not the true leaf's.
+        best = _ranked(scores, (nodes != nodes[labels][:, None]).int())[:, 0]
         below &= nodes == nodes[best, None]
     return below.int().argmax(1)
 

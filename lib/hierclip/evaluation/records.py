@@ -32,6 +32,7 @@ from hierclip.evaluation.masking import MaskingChecks, gradient_masking_checks
 from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluation.metrics import ALL, Levels, intervals, level_metrics, mistakes
 from hierclip.models import READINGS, Model, Wrapped
+from hierclip.progress import fingerprint
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
@@ -123,6 +124,7 @@ class Record(Section):
     audit: MaskingChecks
     settings: dict[str, Any]  # the section `attack` of params.yaml
     hashes: dict[str, str]  # of the model's parts (`Classifier.hashes`) and of the test images
+    outputs: list[float] = []  # of a few images, by a model whose weights do not show all
     origin: dict[str, str] = {}  # the file of the weights, its SHA-256, and how images are made
     versions: dict[str, str]
     hardware: str = ""  # that attacked
@@ -271,20 +273,21 @@ class Evaluation:
         name = f"attack-{self.model.method}-{self.seed}-{self.task.name}"
         return self.root / "data/checkpoints" / name
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Return those entries of the record that say what is measured, before it is."""
         test = self.matrices["test"]
         resolution = test.images.pixels.shape[-1]
         hashes = self.matrices["forest"].classifier.hashes()
         hashes["images"] = test.images.fingerprint()
-        if not list(test.classifier.encoder.parameters()):  # a function's weights cannot be seen
-            hashes["outputs"] = test.sample_outputs()
+        hashes["labels"] = fingerprint(test.images.labels)
         return {
             "method": self.model.method,
             "threat_model": threat_model(self.params, self.task.template, resolution),
             "trees": {tree.name: tree.hash for tree in self.task.trees},
             "settings": self.params.model_dump(mode="json"),
             "hashes": hashes,
+            "outputs": test.sample_outputs(),
         }
 
     def record(self) -> Record:
@@ -292,7 +295,7 @@ class Evaluation:
         outcomes = {part: matrix.outcomes() for part, matrix in self.matrices.items()}
         test, params, trees = self.matrices["test"], self.params, self.task.trees
         entries = {
-            **self.identity(),
+            **self.identity,
             "dataset": self.task.dataset.name,
             "subset": self.task.name,
             "seed": self.seed,

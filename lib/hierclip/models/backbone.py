@@ -66,7 +66,7 @@ class Backbone:
     @property
     def text_projection(self) -> nn.Parameter:
         """Return the text tower's last, linear map: (width, D). Raises ModelError for another."""
-        projection = text_tower(self.clip).text_projection
+        projection = getattr(text_tower(self.clip), "text_projection", None)
         if isinstance(self.clip, CoCa) or not isinstance(projection, nn.Parameter):
             raise ModelError(
                 f"a {type(self.clip).__name__} whose text tower does not end as open_clip's CLIP "
@@ -205,9 +205,9 @@ def tree_prompts(
     """
     levels = level_prompts(tree, template)
     for level, prompts in enumerate(levels):
-        first: dict[bytes, str] = {}
-        for prompt, row in zip(prompts, tokenize(prompts), strict=True):
-            other = first.setdefault(row.detach().cpu().numpy().tobytes(), prompt)
+        first: dict[tuple, str] = {}
+        for prompt, row in zip(prompts, tokenize(prompts).flatten(1).tolist(), strict=True):
+            other = first.setdefault(tuple(row), prompt)
             if other is not prompt:
                 raise ModelError(
                     f"tree {tree.name}, level {level}: {other!r} and {prompt!r} are the same to "

@@ -74,14 +74,20 @@ def load_weights(clip: Any, path: Path) -> Loaded:
     entries = clip.state_dict()
     vision = {name.removeprefix(VISUAL) for name in entries if name.startswith(VISUAL)}
     text = {name for name in entries if not name.startswith((VISUAL, "logit_"))}
-    state = max(sets, key=lambda each: len(vision & behind(prefix_of(each, vision), each).keys()))
-    prefix = prefix_of(state, vision)
+    state, prefix = best_set(path, sets, vision)
     given = behind(prefix, state)
     root = prefix.removesuffix(VISUAL)
     if _missing(vision, given):  # named otherwise, as `converted` may know
-        root = prefix_of(state, entries.keys())
+        state, root = best_set(path, sets, entries.keys())
     whole = converted(clip, behind(root, state))
     image_only = not _missing(vision, given) and (root == prefix or not text & whole.keys())
+    others = {k: v for each in sets for k, v in each.items() if each is not state}
+    others |= {k: v for k, v in state.items() if not k.startswith(prefix)}
+    if image_only and len(text & behind(prefix_of(others, text)[0], others).keys()) > len(text) / 2:
+        raise ModelError(
+            f"{path}: an image tower, and a text tower under other names; save the state_dict of "
+            "the whole model, or the image tower alone"
+        )
     module, expected = (clip.visual, vision) if image_only else (clip, entries.keys())
     given = given if image_only else whole
     missing = _missing(expected, given)
@@ -101,7 +107,15 @@ def load_weights(clip: Any, path: Path) -> Loaded:
     except RuntimeError as error:  # another shape
         reason = shorten(str(error), 200, placeholder=" ...")
         raise ModelError(f"{path}: weights of another model: {reason}") from None
-    return Loaded(image_only, left)
+    check_finite(clip, path)
+    return Loaded(image_only, [*left, *(k for k in state if not k.startswith(root))])
+
+
+def check_finite(clip: Any, path: Path | None) -> None:
+    """Raise ModelError where a weight is not finite."""
+    bad = [key for key, values in clip.state_dict().items() if not values.isfinite().all()]
+    if bad:
+        raise ModelError(f"{path}: not finite: {', '.join(bad[:3])} ({len(bad)} weights)")
 
 
 def _missing(names: Collection[str], present: Collection[str]) -> list[str]:
@@ -151,15 +165,34 @@ def sets_of_weights(content: Any) -> Iterator[State]:
             yield from sets_of_weights(value)
 
 
-def prefix_of(state: State, expected: Collection[str]) -> str:
-    """Find the prefix behind which most of the expected names stand."""
+def best_set(path: Path, sets: Sequence[State], expected: Collection[str]) -> tuple[State, str]:
+    """Choose the set of weights with most of the expected names, and the prefix they stand behind.
+
+    Raises ModelError where two fit as well: which is meant, a file does not say.
+    """
+    choices = []
+    for state in sets:
+        prefix, fits = prefix_of(state, expected)
+        choices.append((fits[prefix], state, prefix))
+        twins = [f"{each}*" for each, count in fits.items() if count == fits[prefix]]
+        if len(twins) > 1 and fits[prefix] > len(expected) / 2:
+            raise ModelError(f"{path}: several models fit: {', '.join(twins)}; keep one of them")
+    most, state, prefix = max(choices, key=lambda choice: choice[0])
+    if sum(count == most for count, _, _ in choices) > 1 and most:
+        raise ModelError(f"{path}: several sets of weights fit the model; keep one of them")
+    return state, prefix
+
+
+def prefix_of(state: State, expected: Collection[str]) -> tuple[str, Counter[str]]:
+    """Find the prefix behind which most of the expected names stand; count them by prefix."""
     prefixes: Counter[str] = Counter()
     for name in state:
         parts = name.split(".")
         for k in range(len(parts)):
             if ".".join(parts[k:]) in expected:
                 prefixes["".join(part + "." for part in parts[:k])] += 1
-    return max(prefixes, key=lambda each: (prefixes[each], -len(each)), default="")
+    best = max(prefixes, key=lambda each: (prefixes[each], -len(each)), default="")
+    return best, prefixes
 
 
 def behind(prefix: str, state: State) -> State:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hierclip.data import Cut
 from hierclip.models.backbone import Backbone, ImageEncoder, encode_texts, save, tree_prompts
 from hierclip.models.checkpoint import VISUAL, ModelError
-from hierclip.models.heads import Head, head_from_dict, head_to_dict
+from hierclip.models.heads import Head, at_least_float32, head_from_dict, head_to_dict
 from hierclip.models.opening import AS_PUBLISHED, Overrides, load
 from hierclip.progress import fingerprint
 from hierclip.trees import Tree, forest_levels
@@ -31,6 +31,8 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.head: Any = head  # None, where a model has logits of its own
         self.text_hash = ""  # of what the points were computed from, where that is known
+        self.config: object = None  # of the layers, where it is known
+        self.opaque: Any = False  # whether attributes that are no weights may matter
         self.count = len(points)
         for level, texts in enumerate(points):
             self.register_buffer(f"texts_{level}", texts, persistent=False)
@@ -48,8 +50,14 @@ class Classifier(nn.Module):
 
     def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Return the same from the images' embeddings (N, D)."""
+        need_tensor(embeddings)
         points = self.head.image_points(embeddings)
         texts = self.text_points
+        if points.shape[1:] != texts[0].shape[1:]:
+            raise ModelError(
+                f"the model gives {tuple(embeddings.shape)}; embeddings (N, {texts[0].shape[1]}), "
+                "as long as those of the texts, are needed"
+            )
         return [
             self.head.logits(points, texts[level])
             for level in (range(self.count) if levels is None else levels)
@@ -66,7 +74,9 @@ class Classifier(nn.Module):
         others = [each for name, each in self.encoder.named_buffers() if name not in persistent]
         return {
             "weights": fingerprint(*persistent.values()),
-            "layers": fingerprint([type(layer).__name__ for layer in self.encoder.modules()]),
+            "layers": fingerprint(
+                self.config, [type(layer).__name__ for layer in self.encoder.modules()]
+            ),
             "input": fingerprint(*others),
             "texts": self.text_hash or fingerprint(*self.text_points),
             "head": fingerprint(self.head),
@@ -86,6 +96,7 @@ class LogitClassifier(Classifier):
         self.encoder = encoder
         self.head = None
         self.text_hash = ""
+        self.config = None
         self.count = 0
         self.order: Tensor
         self.paths: Tensor
@@ -95,14 +106,24 @@ class LogitClassifier(Classifier):
     def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Return the logits of levels from those of the leaves."""
         count = len(self.order)
+        need_tensor(embeddings)
         if embeddings.ndim != 2 or embeddings.shape[1] != count:
             raise ModelError(
                 f"the model gives {tuple(embeddings.shape)}; logits (N, {count}), a column for "
                 "each class, are needed"
             )
-        leaves = embeddings[:, self.order]
+        leaves = at_least_float32(embeddings)[:, self.order]
         chosen = range(self.paths.shape[1]) if levels is None else levels
         return [_masses(leaves, self.paths[:, level]) if level else leaves for level in chosen]
+
+
+def need_tensor(output: Any) -> None:
+    """Raise ModelError where a model gives something else, such as several tensors."""
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"the model gives a {type(output).__name__}; a tensor of logits or embeddings is "
+            "needed: wrap it in a function that takes it out"
+        )
 
 
 def _masses(leaves: Tensor, column: Tensor) -> Tensor:
@@ -160,7 +181,9 @@ class Model:
             self.backbone.tokenizer,
             [v for k, v in self.backbone.clip.state_dict().items() if not k.startswith(VISUAL)],
         )
-        return zero_shot(encoder, self.head, texts, trees, template)
+        classifier = zero_shot(encoder, self.head, texts, trees, template)
+        classifier.config = json.dumps(self.backbone.config, sort_keys=True)
+        return classifier
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hierclip.models.backbone import CONFIG, Backbone
 from hierclip.models.checkpoint import (
     Loaded,
     ModelError,
+    check_finite,
     is_torchscript,
     load_weights,
     sha256,
@@ -24,6 +25,7 @@ from hierclip.models.checkpoint import (
 )
 
 PREPROCESS = ("mean", "std", "resize_mode", "interpolation")
+SCHEMAS = ("hf-hub:", "local-dir:")  # of names that bring their weights
 OPENAI = "openai"  # the tag whose text tower most robust image towers were trained beside
 
 open_clip.add_model_config(Path(__file__).parent)  # hierclip-tiny and hierclip-tiny-64
@@ -61,18 +63,19 @@ def open_backbone(
     text tower is that of `overrides.text_weights`, or OpenAI's. Raises ModelError for what
     open_clip cannot make, and for weights that are not there or are another model's.
     """
-    schema, _, place = name.rpartition(":")
+    schema, _, place = name.partition(":") if name.startswith(SCHEMAS) else ("", "", name)
     tag = open_clip.get_pretrained_cfg(name, pretrained or "")
     path = Path(pretrained) if pretrained and not tag else None
     path = weights_in(Path(place)) if schema == "local-dir" else path
     if path and not path.is_file():
         raise ModelError(f"{name}: no published weights {pretrained!r}, and no such file")
     preprocess, quick = preprocess_of(vars(overrides)), overrides.quick_gelu
-    if tag and quick is None:  # open_clip would run OpenAI's weights with GELU, and warn
-        quick = bool(tag.get("quick_gelu"))
+    if quick is None:  # open_clip would run OpenAI's weights with GELU, and warn
+        quick = tag.get("quick_gelu")
     if path and not schema:
         preprocess = published_preprocess(name) | preprocess
-        quick = True if quick is None and is_torchscript(path) else quick
+        archive = has_variant(name) and is_torchscript(path)  # as OpenAI publishes its models
+        quick = True if quick is None and archive else quick
     by_open_clip = bool(tag) or schema == "hf-hub"
     settings: dict[str, Any] = {} if quick is None else {"quick_gelu": quick}
     try:
@@ -100,9 +103,7 @@ def open_backbone(
         loaded = load_weights(clip, path)
         if loaded.image_only and not schema:
             return with_text_tower(name, path, overrides)
-    bad = [key for key, values in clip.state_dict().items() if not values.isfinite().all()]
-    if bad:
-        raise ModelError(f"{path}: not finite: {', '.join(bad[:3])} ({len(bad)} weights)")
+    check_finite(clip, path)
     clip.visual.to(memory_format=torch.channels_last)
     preprocess = dict(open_clip.get_model_preprocess_cfg(clip))
     notes = left_over(path, loaded) if path else []
@@ -198,12 +199,19 @@ def assumptions(
     assumed = {key: preprocess[key] for key in PREPROCESS if getattr(overrides, key) is None}
     words = ", ".join(f"{key} {numbers(value)}" for key, value in assumed.items())
     notes = [f"assumed of {path.name}: {words}"] if words else []
-    if quick is None and f"{name}-quickgelu" in open_clip.list_models():
+    if quick and overrides.quick_gelu is None:
+        notes.append(f"{path.name} runs with QuickGELU, as OpenAI's archives do; --no-quick-gelu")
+    if quick is None and has_variant(name):
         notes.append(
             f"{path.name} runs with GELU; what comes from OpenAI's weights needs --quick-gelu, "
             "and --try-quick-gelu finds out which of the two is right"
         )
     return notes
+
+
+def has_variant(name: str) -> bool:
+    """Tell whether open_clip knows the architecture with QuickGELU, too."""
+    return f"{name}-quickgelu" in open_clip.list_models()
 
 
 def numbers(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from hierclip.models.checkpoint import ModelError
 from hierclip.models.classifier import Classifier, LogitClassifier, Texts, zero_shot
 from hierclip.models.heads import CosineHead
 from hierclip.trees import Tree, forest_paths
+
+SCALE = 100.0  # of cosines, as CLIP ends its training
+TRANSFORMERS = ("clip", "siglip", "siglip2")  # types of models that are wrapped whole
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Wrapped:
     method: str
     classes: Sequence[str]
     texts: Texts | Tensor | None = None
-    scale: float = 100.0  # of cosines, as CLIP ends its training
+    scale: float = SCALE
     surrogate: nn.Module | None = None  # what gives gradients in the place of `encoder` (BPDA)
     cut: Cut | None = None  # how it wants images; None: it does not say
     template: str | None = None
@@ -45,6 +49,7 @@ class Wrapped:
         """Make a classifier of a tree, or of the levels of a forest."""
         trees = [trees] if isinstance(trees, Tree) else trees
         classifier = self._classifier(trees, template)
+        classifier.opaque = True  # its attributes may hold what no weight shows
         if self.surrogate is not None:
             differentiable = replace(self, encoder=self.surrogate)
             classifier.surrogate = differentiable._classifier(trees, template)
@@ -93,7 +98,7 @@ def wrap(
     model: Any,
     classes: Sequence[str],
     texts: Any = None,
-    scale: float = 100.0,
+    scale: float | None = None,
     surrogate: Any = None,
     processor: Any = None,
 ) -> Wrapped:
@@ -105,6 +110,13 @@ def wrap(
     these.
     """
     if hasattr(model, "get_text_features"):
+        given = {"texts": texts, "scale": scale, "surrogate": surrogate}
+        odd = [name for name, value in given.items() if value is not None]
+        if odd or model.config.model_type not in TRANSFORMERS:
+            raise ModelError(
+                f"a {type(model).__name__}: CLIP and SigLIP of transformers have texts and a scale "
+                "of their own; another model is given as a module to embeddings, with texts="
+            )
         return wrap_transformers(model, classes, processor)
     if not callable(model):
         raise ModelError(
@@ -112,10 +124,18 @@ def wrap(
             "function from images (N, 3, H, W) in [0, 1] to logits (N, K)"
         )
     name = getattr(model, "__name__", type(model).__name__)
-    if texts is not None and not isinstance(texts, Tensor):
-        texts = Texts(texts)
+    if callable(texts):
+        texts = Texts(partial(tensor_from, texts))
+    elif texts is not None:
+        texts = torch.as_tensor(texts)
     gradients = None if surrogate is None else as_module(surrogate)
+    scale = SCALE if scale is None else scale
     return Wrapped(as_module(model), name, classes, texts, scale, gradients)
+
+
+def tensor_from(encode: Callable[[list[str]], Any], prompts: list[str]) -> Tensor:
+    """Return what a function makes of prompts as a tensor."""
+    return torch.as_tensor(encode(prompts))
 
 
 def as_module(function: Any) -> nn.Module:
