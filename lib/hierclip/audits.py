@@ -276,18 +276,15 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
         }
     )
     named = isinstance(model, str | Path)
-    odd = [
-        key
-        for key in (IN_MEMORY if named else NAMED)
-        if given[key] is not None and given[key] is not False
-    ]
+    others = {key: given.get(key) for key in (IN_MEMORY if named else NAMED)}
+    odd = [key for key, value in others.items() if value is not None and value is not False]
     if odd:
         kind = "a model with a name" if named else f"a {type(model).__name__}"
         raise HierclipError(f"{', '.join(odd)}: {kind} takes none; leave it out")
     if named:
         _refuse(_model_mistakes(str(model), given["pretrained"]))
     chosen = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
-    images = open_images(given["images"], given["labels"], given["classes"])
+    images = open_images(given["images"], given.get("labels"), given.get("classes"))
     synsets = Path(synsets) if synsets else None
     trees, about = audit_trees(images.classes, chosen, synsets, given["widths"])
     return attack, trees, about, images

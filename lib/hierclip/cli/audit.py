@@ -181,7 +181,7 @@ def audit_one(given: dict[str, Any]) -> int:
     from hierclip.audits import RECORD, read_arguments
     from hierclip.evaluation.records import parse_record
 
-    read_arguments(given | {"labels": None, "classes": None})
+    read_arguments(given)
     notebook, out = NOTEBOOKS / "95_audit.ipynb", given["out"]
     if dist.is_torchelastic_launched():
         from hierclip.distributed import run_script
