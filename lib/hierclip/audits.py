@@ -559,7 +559,7 @@ def dataset_notes(dataset: Folder) -> list[str]:
     """List what a reader of the result should know about its images."""
     more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
     notes = {
-        "the better reading is chosen on the audited images: there are no others": (
+        "direct or roll-up, the better is chosen on the audited images: there are no others": (
             dataset.splits["val"] is dataset.splits["test"]
         ),
         f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}": (
