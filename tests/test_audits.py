@@ -436,5 +436,8 @@ def test_the_one_image_of_a_class_also_chooses_the_reading_and_it_is_said(place,
     for leaf in LEAVES:
         put(place / f"few/{leaf}/1.png", 0)
     found = audit(ARCHITECTURE, "few", pretrained=str(weights), **SETTINGS)
-    assert "direct or roll-up, the better is chosen on the audited images: there are no others" in found.notes
+    assert (
+        "direct or roll-up, the better is chosen on the audited images: there are no others"
+        in found.notes
+    )
     assert "\n".join(found.notes) in capsys.readouterr().out
