@@ -3,6 +3,7 @@
 import json
 import tarfile
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchvision.datasets import ImageFolder
 
 import hierclip
 from hierclip import models
+from hierclip.cli.audit import folder_names
 from hierclip.errors import HierclipError
 from tests.conftest import LEAVES
 from tests.miniatures import COUNT, folders, lines
@@ -38,6 +40,10 @@ def images() -> torch.Tensor:
 def logits(x):
     """Of the class by colour: right on every image, until pixels move far."""
     return -60 * torch.cdist(x.mean((2, 3)), COLOURS.to(x.dtype))
+
+
+def of_two(x):
+    return logits(x)[:, :2]
 
 
 class Towers(nn.Module):
@@ -492,7 +498,6 @@ def test_a_randomised_model_is_averaged_over_and_said_to_be_random(here):
 def test_every_line_of_classes_csv_names_one_folder_and_every_folder_has_a_line(here):
     folders(here / "zoo", ["001", "002"])
     settings = {"size": 8, "tree": ()}
-    two = lambda x: logits(x)[:, :2]  # noqa: E731
     for content, words in {
         ("1,cat", "2,dog"): "no folder for id 1, 2; no line for folder 001, 002",
         ("001,cat",): "no line for folder 002",
@@ -503,16 +508,15 @@ def test_every_line_of_classes_csv_names_one_folder_and_every_folder_has_a_line(
     }.items():
         lines(here / "zoo/classes.csv", "id,name", *content)
         with pytest.raises(HierclipError, match=words):
-            audit(two, "zoo", **settings)
+            audit(of_two, "zoo", **settings)
     lines(here / "zoo/classes.csv", "id,name", "001,cat", "002,dog")
-    assert audit(two, "zoo", **settings).images == 2 * COUNT
+    assert audit(of_two, "zoo", **settings).images == 2 * COUNT
 
 
 def test_folders_named_in_another_form_of_unicode_are_those_of_the_lines(here):
     folders(here / "zoo", ["cafe\u0301", "the\u0301"])  # decomposed, as a Mac writes them
     lines(here / "zoo/classes.csv", "id,name", "caf\u00e9,coffee", "th\u00e9,tea")
-    two = lambda x: logits(x)[:, :2]  # noqa: E731
-    assert audit(two, "zoo", size=8, tree=()).images == 2 * COUNT
+    assert audit(of_two, "zoo", size=8, tree=()).images == 2 * COUNT
 
 
 def test_pixels_as_bytes_are_the_same_as_in_floats(here):
@@ -521,3 +525,19 @@ def test_pixels_as_bytes_are_the_same_as_in_floats(here):
     other = audit(logits, pixels / 255, LABELS, classes=LEAVES, out="other")
     assert one.robust == other.robust and one.hashes["images"] != other.hashes["images"]
     assert np.isclose(one.pgd_20[0], other.pgd_20[0])
+
+
+def test_audits_whose_files_have_one_name_go_to_folders_of_their_own():
+    every = [(("RN50", f"{run}/model.pt"), Path("a/val")) for run in ("run3", "run4")]
+    assert folder_names(every) == ["RN50-run3-model.pt-a-val", "RN50-run4-model.pt-a-val"]
+    assert folder_names(every[:1]) == ["RN50-model-val"]
+
+
+def test_a_dataset_whose_classes_are_lists_of_words_is_named_by_who_audits_it(here):
+    folders(here / "zoo", ["n02084071", "n02121620"])
+    images = ImageFolder(str(here / "zoo"))
+    images.classes = [("dog", "domestic dog"), ("cat",)]
+    with pytest.raises(HierclipError, match="its classes are no words; give them as classes="):
+        audit(of_two, images, size=8, tree=())
+    names = audit(of_two, images, size=8, tree=(), classes=["dog", "cat"])
+    assert names.images == 2 * COUNT

@@ -355,7 +355,7 @@ def dataset_source(
         raise DataError(f"{what}: it does not list its classes; give them as classes=[...]")
     listed = getattr(images, "wnids", listed)  # ImageNet's classes are lists of words
     labels, classes = [int(label) for label in given], list(map(str, listed))
-    if not all(isinstance(identifier, str | int) for identifier in listed):
+    if names is None and not all(isinstance(identifier, str | int) for identifier in listed):
         raise DataError(f"{what}: its classes are no words; give them as classes=[...]")
     if names is None:
         names = {identifier: class_name(identifier, None) for identifier in classes}
