@@ -391,16 +391,24 @@ class Rounded(nn.Module):
         return self.scale * logits(x - self.mean)
 
 
-def test_the_result_of_other_attributes_or_labels_or_a_surrogate_does_not_come_back(here):
+def test_the_result_of_other_attributes_or_a_surrogate_does_not_come_back(here):
     on_tensors(Rounded())
     for model, labels, changes in (
         (Rounded(0.3), LABELS, {}),
-        (Rounded(), LABELS.roll(1), {}),
         (Rounded(), LABELS, {"surrogate": Rounded(0.1)}),
         (Rounded(), LABELS, {"texts": COLOURS[:, :1].expand(5, 5)}),
     ):
         with pytest.raises(HierclipError, match="holds another audit"):
             audit(model, images(), labels, classes=LEAVES, **changes)
+
+
+def test_the_result_of_other_labels_of_the_same_images_does_not_come_back(here):
+    """The images, which are grouped by label, stay in the same order."""
+    labels = torch.arange(10) // 2
+    audit(logits, images(), labels, classes=LEAVES)
+    labels[1] = 1
+    with pytest.raises(HierclipError, match=r"holds another audit \(hashes differ\)"):
+        audit(logits, images(), labels, classes=LEAVES)
 
 
 def test_a_function_with_random_numbers_of_its_own_gets_a_result(here):
