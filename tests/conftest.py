@@ -6,7 +6,6 @@ import ast
 import shutil
 from pathlib import Path
 
-import nbformat
 import networkx as nx
 import pytest
 import torch
@@ -85,6 +84,8 @@ def notebook_functions(name: str, **given) -> dict:
 
     given: names that the functions use.
     """
+    import nbformat  # only here: benchmarks/gpu.py runs tests where there are no notebooks
+
     cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
     tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
     tree.body = [

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections import Counter
 
 import pytest
 import yaml
@@ -54,6 +55,7 @@ def test_every_published_set_has_a_tree_over_all_of_its_classes(name, excerpt):
     tree = set_tree(ROOT, name, classes, wordnet=excerpt)
     assert len(classes) == (LISTED | OUTLINED)[name] and set(tree.ids) == set(classes)
     assert {leaf.id: leaf.name for leaf in tree.leaves} == classes
+    assert not named_twice(tree)
     assert tree.max_level >= 1 and (
         name == "pcam" or all(a > b for a, b in zip(tree.sizes, tree.sizes[1:], strict=False))
     )
@@ -64,6 +66,16 @@ def test_every_published_set_has_a_tree_over_all_of_its_classes(name, excerpt):
         if (tree.paths[:, l] == k).sum() == 1
     )
     assert name in LISTED or name == "pcam" or not singles
+
+
+def named_twice(tree) -> list[str]:
+    """The names that two nodes of a level share, as a tokenizer sees them."""
+    return [
+        name
+        for level in tree.levels
+        for name, count in Counter(" ".join(node.name.lower().split()) for node in level).items()
+        if count > 1
+    ]
 
 
 def test_flowers_are_torchvisions():
@@ -96,6 +108,7 @@ def test_imagenets_get_wordnets(name, count, excerpt):
             names = {row["wnid"]: row["name"] for row in csv.DictReader(lines)}
     tree = set_tree(ROOT, name, names, wordnet=excerpt)
     widths = yaml.safe_load((ROOT / SETS / WIDTHS).read_text(encoding="utf8"))[name]
+    assert not named_twice(tree)
     assert len(tree.ids) == count and all(
         size <= most for size, most in zip(tree.sizes[1:], widths, strict=True)
     )
