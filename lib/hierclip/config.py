@@ -29,6 +29,17 @@ from hierclip.errors import HierclipError
 
 FILE = "params.yaml"
 SUBSETS = ("seen", "unseen")  # classes seen in fine-tuning, and the others
+STYLES = (  # of drawing, those of data/source/emoji/styles.csv
+    "openmoji",
+    "noto",
+    "twemoji",
+    "fluent-emoji-flat",
+    "fluent-emoji",
+    "noto-v1",
+    "emojione",
+    "emojione-v1",
+    "fxemoji",
+)
 
 
 class ParamsError(HierclipError):
@@ -62,6 +73,7 @@ Eps = Annotated[
     float, BeforeValidator(parse_budget), PlainSerializer(format_budget, when_used="json")
 ]
 Step = Annotated[Eps, Field(gt=0)]
+Style = Literal[STYLES]
 Seed = Annotated[int, Field(ge=0, lt=10**8)]
 TreeName = Annotated[str, Field(pattern=r"^[\w-]+$")]  # "wordnet", or a file's in data/source/trees
 Template = Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name
@@ -74,12 +86,26 @@ class Section(BaseModel):
 # Data, trees and the model
 
 
-class OpenMojiParams(Section):
-    name: Literal["openmoji"]
+class EmojiParams(Section):
+    """Some of the 200 nouns of data/source/emoji in some drawing styles."""
+
+    name: Literal["emoji"]
     size: PositiveInt  # pixels a side
     seed: Seed
-    val_per_class: PositiveInt
-    test_per_class: PositiveInt
+    styles: tuple[Style, ...] = Field(min_length=1)
+    subset: Literal["seen", "unseen"] | None  # of the nouns; null: all
+    level: NonNegativeInt = 0  # of the first tree, whose nodes are the classes; of zero_shot
+    val_per_drawing: PositiveInt  # a drawing is a noun in a style
+    test_per_drawing: PositiveInt
+
+    @property
+    def pretraining(self) -> "EmojiParams":
+        """Return the data that pre-training sees: every noun in every style."""
+        return self.model_copy(update={"styles": STYLES, "subset": None})
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        return SUBSETS if self.subset is None else (self.subset,)
 
 
 class PhotoParams(Section):
@@ -97,25 +123,39 @@ class PhotoParams(Section):
     stream: bool  # read training images when they are needed instead of keeping them
     strict: bool  # an image that cannot be read is an error, not a warning
 
+    @property
+    def pretraining(self) -> "PhotoParams":
+        """Return the data that pre-training sees: the same."""
+        return self
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        return SUBSETS[: 1 if self.holdout_every is None else 2]
+
 
 KINDS = ("drawn", "photos")  # of datasets, which differ in their keys
 
 
 def _kind(data: Any) -> str:
     name = data.get("name") if isinstance(data, dict) else getattr(data, "name", None)
-    return KINDS[name != "openmoji"]
+    return KINDS[name != "emoji"]
 
 
 DataParams = Annotated[
-    Annotated[OpenMojiParams, Tag(KINDS[0])] | Annotated[PhotoParams, Tag(KINDS[1])],
+    Annotated[EmojiParams, Tag(KINDS[0])] | Annotated[PhotoParams, Tag(KINDS[1])],
     Discriminator(_kind),
 ]
+
+
+def _identity(data: DataParams) -> object:
+    """Return what tells a set of images from another: photographs' name, drawings' choices."""
+    return data.name if isinstance(data, PhotoParams) else data
 
 
 class ZeroShotParams(Section):
     """A set of images that no stage trains on."""
 
-    data: PhotoParams
+    data: DataParams
     template: Template | None = None  # null: model.template
     widths: tuple[PositiveInt, ...] | None = (
         None  # of its WordNet tree; null: those of data/source/sets/widths.yaml
@@ -360,19 +400,29 @@ class Params(Section):
                 raise ValueError(f"plots.palette lacks a colour for {name}")
         if self.margin.method not in self.methods or self.margin.seed not in self.seeds:
             raise ValueError("margin.method and margin.seed must be among methods and seeds")
+        if getattr(self.data, "level", 0):
+            raise ValueError("data.level is for zero_shot alone; write 0")
         if getattr(self.data, "holdout_every", None) == 1:
             raise ValueError(
                 "data.holdout_every is 1, which leaves no class to fine-tune on; "
                 "write 2, more or null"
             )
-        sets = [self.data.name]
+        sets = [_identity(self.data)]
         for name, entry in self.zero_shot.items():
-            if name in SUBSETS or entry.data.name in sets or entry.data.size != self.data.size:
+            identity = _identity(entry.data)
+            if name in SUBSETS or identity in sets or entry.data.size != self.data.size:
                 raise ValueError(
                     f"zero_shot.{name} has {entry.data.name} at {entry.data.size} pixels; it must "
                     f"be a set of its own, at data.size ({self.data.size}), and no subset's name"
                 )
-            sets.append(entry.data.name)
+            if entry.data.name == "emoji" and self.data.name != "emoji":
+                raise ValueError(
+                    f"zero_shot.{name} has emoji, whose tree is a part of that of data.name: emoji"
+                )
+            top = len(self.trees.widths)
+            if getattr(entry.data, "level", 0) >= top:
+                raise ValueError(f"zero_shot.{name}.data.level must be below {top}, the coarsest")
+            sets.append(identity)
         for name, grid in self.sweep.grid.items():
             for key, values in grid.items():
                 for value in values:
@@ -394,7 +444,7 @@ class Params(Section):
     @property
     def subsets(self) -> tuple[str, ...]:
         """Return the class subsets of `data`: seen in fine-tuning, and unseen where any are."""
-        return SUBSETS if getattr(self.data, "holdout_every", 0) is not None else SUBSETS[:1]
+        return self.data.subsets
 
     @property
     def tasks(self) -> tuple[str, ...]:

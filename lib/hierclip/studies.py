@@ -15,14 +15,21 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hierclip.attacks import budget_of
-from hierclip.config import SUBSETS, AblationParams, MethodParams, NoneParams, Params, StudyParams
+from hierclip.config import (
+    AblationParams,
+    EmojiParams,
+    MethodParams,
+    NoneParams,
+    Params,
+    StudyParams,
+)
 from hierclip.data import Dataset, class_indices, ids_of, load_dataset
 from hierclip.data.tasks import BASE, TREES, Task
 from hierclip.distributed import device_of, make_fabric
 from hierclip.evaluation import LevelMatrix, level_metrics
 from hierclip.evaluation.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.losses import make_head
-from hierclip.models import READINGS, Model, load_model
+from hierclip.models import Model, load_model
 from hierclip.progress import cache_key, progress
 from hierclip.training import fit, model_key, set_up
 from hierclip.trees import Tree, load_forest
@@ -34,22 +41,16 @@ SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning, and what it is measured on.
+    """One fine-tuning without some of the classes (and a style), which stand in for unseen ones.
 
-    With `holdout_every` it chooses settings: every `holdout_every`-th fine-tuning class is not
-    trained on and stands in for unseen classes, and only leaves are measured, on validation images.
-    Without, all levels are measured on test images.
+    levels: whether all levels are attacked, or the leaves alone.
     """
 
     labels: Mapping[str, object]  # columns that tell it from the others
     settings: MethodParams
-    gradients: int
+    steps: int
     seed: int
-    holdout_every: int = 0
-
-    @property
-    def split(self) -> str:
-        return "val" if self.holdout_every else "test"
+    levels: bool = False
 
 
 class StudyRecord(BaseModel):
@@ -58,9 +59,8 @@ class StudyRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     threat_model: ThreatModel
-    gradients: int
-    images: int  # of each class subset, at most
-    split: str
+    steps: int
+    images: int  # of each subset, at most
     trees: dict[str, str]  # name to hash
     versions: dict[str, str]
     git: str
@@ -80,9 +80,10 @@ def run_study(
     """
     dataset = load_dataset(params.data, root)
     hashes = {tree.name: tree.hash for tree in load_forest(root / TREES, params.trees.names)}
-    sections = params.data, params.model, params.attack, params.finetune, study.images
+    left_out = study.holdout_every, study.holdout_style
+    sections = params.data, params.model, params.attack, params.finetune, study.images, left_out
     first = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)
-    measured = dataset.images(runs[0].split).fingerprint()
+    measured = dataset.images("val").fingerprint()
     base = model_key(load_model(root / BASE).backbone)
     conditions = cache_key(sections, hashes, measured, *first, base)
     memory = Memory(root / KEPT, verbose=0)
@@ -96,9 +97,8 @@ def run_study(
             rows += next(results)  # pyright: ignore[reportOperatorIssue]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
-        gradients=study.gradients,
+        steps=study.steps,
         images=study.images,
-        split=runs[0].split,
         trees=hashes,
         versions=versions(),
         git=git_revision(root),
@@ -111,14 +111,13 @@ def _cached(key: str, run: Run, params: Params, study: StudyParams, root: Path) 
 
 
 def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
-    """Fine-tune by a run; return a row for each class subset, of accuracies and of costs."""
-    dataset, backbone = load_dataset(params.data, root), load_model(root / BASE).backbone
-    subsets = _subsets(dataset, run.holdout_every)
+    """Fine-tune by a run; return a row for each subset of images, of accuracies and of costs."""
+    backbone = load_model(root / BASE).backbone
+    subsets = divide(params, study, root)
+    dataset, trained = subsets["seen"]
     forest = load_forest(root / TREES, params.trees_of(run.settings))
-    trees = [tree.restrict(subsets["seen"]) for tree in forest]
-    finetune = params.finetune.model_copy(
-        update={"gradients": run.gradients, "checkpoint_every": 10**9}
-    )
+    trees = [tree.restrict(trained) for tree in forest]
+    finetune = params.finetune.model_copy(update={"steps": run.steps, "checkpoint_every": 10**9})
     starts: list[float] = []
     if isinstance(run.settings, NoneParams):
         head, history = make_head(run.settings, backbone.logit_scale, 1.0, 1.0), []
@@ -137,51 +136,74 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
     median = round(float(np.median(seconds)), 4) if history else 0.0
     model, rows = Model(backbone, head, run.settings.label), []
     (first,) = load_forest(root / TREES, params.trees.names[:1])
-    for subset, ids in subsets.items():
-        accuracies = _accuracies(model, dataset, first.restrict(ids), run, params, study)
+    for subset, (part, ids) in subsets.items():
+        accuracies = _accuracies(model, part, first.restrict(ids), run, params, study)
         costs = {"steps": len(history), "seconds": median}
         rows.append({**run.labels, "subset": subset} | accuracies | costs)
     return rows
 
 
-def _subsets(dataset: Dataset, holdout_every: int) -> dict[str, list[str]]:
-    """Return the classes trained on, and those measured beside them: unseen, or left out."""
-    finetuned = ids_of(dataset, "seen")
-    if holdout_every:
-        trained = [leaf for k, leaf in enumerate(finetuned) if k % holdout_every]
-        return {"seen": trained, "unseen": finetuned[::holdout_every]}
-    return {subset: ids for subset in SUBSETS if (ids := ids_of(dataset, subset))}
+def divide(params: Params, study: StudyParams, root: Path) -> dict[str, tuple[Dataset, list[str]]]:
+    """Return the data and classes that a study's runs train on ("seen") and are measured on.
+
+    Every `holdout_every`-th fine-tuning class is left out and, of drawings, the `holdout_style`.
+    """
+    dataset = load_dataset(params.data, root)
+    classes = ids_of(dataset, "seen")
+    trained = [leaf for k, leaf in enumerate(classes) if k % study.holdout_every]
+    left_out = classes[:: study.holdout_every]
+    if study.holdout_style is None or not isinstance(params.data, EmojiParams):
+        return {"seen": (dataset, trained), "unseen": (dataset, left_out)}
+    styles = [style for style in params.data.styles if style != study.holdout_style]
+    seen, unseen = (
+        load_dataset(params.data.model_copy(update={"styles": tuple(each)}), root)
+        for each in (styles, [study.holdout_style])
+    )
+    drawn = {leaf.id for leaf in unseen.leaves}
+    return {
+        "seen": (seen, trained),
+        "unseen style": (unseen, [leaf for leaf in trained if leaf in drawn]),
+        "unseen noun": (seen, left_out),
+        "both unseen": (unseen, [leaf for leaf in left_out if leaf in drawn]),
+    }
 
 
 def _accuracies(
     model: Model, dataset: Dataset, tree: Tree, run: Run, params: Params, study: StudyParams
 ) -> dict[str, float]:
-    """Return leaf accuracy, clean and attacked; of all levels, path-robust accuracy by reading."""
-    if run.holdout_every:
+    """Return leaf accuracy, clean and attacked, on validation images.
+
+    Of all levels also that by prompts of every level l (clean_l, robust_l) and the path-robust
+    accuracy by prompts; roll-ups are not attacked.
+    """
+    if not run.levels:
         tree = replace(tree, levels=tree.levels[:1], parents=())
-    images = dataset.images(run.split).select_classes(class_indices(dataset, tree.ids))
+    images = dataset.images("val").select_classes(class_indices(dataset, tree.ids))
     images, attack = images[images.evenly_spaced(study.images)], params.attack
     classifier = model.classifier(tree, params.model.template).to(device_of(params.model))
     paths, budget = torch.from_numpy(tree.paths), budget_of(attack)
-    matrix = LevelMatrix(classifier, images, paths, budget, seed=attack.seed, batch=attack.batch)
-    outcomes = matrix.outcomes()
-    metrics = {reading: level_metrics(outcomes, reading) for reading in READINGS}
-    direct = metrics["direct"]
+    where = attack.seed, attack.batch
+    matrix = LevelMatrix(classifier, images, paths, budget, *where, readings=("direct",))
+    direct = level_metrics(matrix.outcomes(), "direct")
     row = {"images": len(images), "clean": direct["clean"][0], "robust": direct["robust"][0][0]}
-    if not run.holdout_every:
-        row |= {f"path_{reading}": metrics[reading]["path_robust"] for reading in READINGS}
+    if run.levels:
+        for level in range(1, tree.max_level + 1):
+            row |= {f"clean_{level}": direct["clean"][level]}
+            row |= {f"robust_{level}": direct["robust"][level][level]}
+        row |= {"path_direct": direct["path_robust"]}
     return row
 
 
 def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Return each method's point of the highest robust leaf accuracy; in a tie, the cleaner one.
+    """Return each method's point of the highest sum of clean and robust leaf accuracy.
 
-    Accuracies are means of two class subsets: the classes trained on, and those left out.
+    Accuracies are means over the subsets: what was trained on, and what was left out.
     """
     point = ["method", *(key for key in SETTINGS if key in sweep)]
     groups = sweep.groupby(point, sort=False, dropna=False, as_index=False)
     means = groups.agg({"clean": "mean", "robust": "mean"})
-    ranked = means.sort_values(["robust", "clean"], ascending=False, kind="stable")
+    means["sum"] = means["clean"] + means["robust"]
+    ranked = means.sort_values("sum", ascending=False, kind="stable")
     return ranked.groupby("method", sort=False).head(1).sort_index()
 
 

@@ -16,7 +16,7 @@ from hierclip.data.dataset import (
     ids_of,
     step_seed,
 )
-from hierclip.data.openmoji import OpenMoji
+from hierclip.data.emoji import Emoji
 from hierclip.data.photos import Cut, Photos, square, write_images
 from hierclip.data.sources import (
     SETS,
@@ -30,17 +30,17 @@ from hierclip.data.sources import (
 
 PREPARED = "data/prepared"
 DATASETS: dict[str, Callable[..., PreparedDataset]] = {
-    "openmoji": OpenMoji,
+    "emoji": Emoji,
     **dict.fromkeys(SETS, Photos),
 }
 
 
 def load_dataset(
-    params: DataParams, root: Path, prepared: Path | str = PREPARED
+    params: DataParams, root: Path, prepared: Path | str | None = None
 ) -> PreparedDataset:
     """Open the dataset that `params.name` names: one of DATASETS, or a user's own by its layout.
 
-    prepared: the folder of the project in which notebook 10 keeps the images.
+    prepared: the project's file in which notebook 10 keeps the images, by default its name's.
     Raises DataError, which lists the known names, for another name.
     """
     if params.name not in DATASETS and getattr(params, "layout", "published") == "published":
@@ -49,4 +49,4 @@ def load_dataset(
             "data.layout: folder takes one of your own"
         )
     make = DATASETS.get(params.name, Photos)
-    return make(params, root, root / prepared / f"{params.name}.safetensors")
+    return make(params, root, root / (prepared or f"{PREPARED}/{params.name}.safetensors"))

@@ -1,10 +1,12 @@
 """What models are trained and attacked on: classes, their images and their trees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hierclip.config import Params
-from hierclip.data import Dataset, ids_of, load_dataset
+import torch
+
+from hierclip.config import EmojiParams, Params
+from hierclip.data import Dataset, ImageSet, Leaf, class_indices, ids_of, load_dataset
 from hierclip.errors import HierclipError
 from hierclip.trees import Tree, load_forest, load_tree
 
@@ -22,6 +24,49 @@ class Task:
     template: str
 
 
+@dataclass(frozen=True)
+class Superclasses:
+    """A dataset whose classes are the nodes of a tree's level."""
+
+    dataset: Dataset
+    tree: Tree
+    level: int
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def credit(self) -> str:
+        return self.dataset.credit
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        return tuple(Leaf(node.id, node.name, "unseen") for node in self.tree.levels[self.level])
+
+    def images(self, split: str) -> ImageSet:
+        classes = class_indices(self.dataset, self.tree.ids)
+        images = self.dataset.images(split).select_classes(classes)
+        ancestors = torch.from_numpy(self.tree.paths[:, self.level])
+        return replace(images, labels=ancestors[images.labels])
+
+
+def zero_shot_file(name: str) -> str:
+    """Return the project's file in which notebook 10 keeps the images of a zero-shot set."""
+    return f"{ZERO_SHOT}/images/{name}.safetensors"
+
+
+def load_zero_shot(root: Path, params: Params, name: str) -> Dataset:
+    """Open a zero-shot set, whose classes may be superclasses of the project's first tree."""
+    data = params.zero_shot[name].data
+    dataset = load_dataset(data, root, zero_shot_file(name))
+    level = data.level if isinstance(data, EmojiParams) else 0
+    if not level:
+        return dataset
+    (tree,) = load_forest(root / TREES, params.trees.names[:1])
+    return Superclasses(dataset, tree.restrict([leaf.id for leaf in dataset.leaves]), level)
+
+
 def load_task(root: Path, params: Params, name: str) -> Task:
     """Load a task of a project. Raises HierclipError for a name that is not in `params.tasks`."""
     if name not in params.tasks:
@@ -31,7 +76,6 @@ def load_task(root: Path, params: Params, name: str) -> Task:
         forest = load_forest(root / TREES, params.trees.names)
         trees = [tree.restrict(ids_of(dataset, name)) for tree in forest]
         return Task(name, dataset, trees, params.model.template)
-    entry = params.zero_shot[name]
-    dataset = load_dataset(entry.data, root, f"{ZERO_SHOT}/images")
     tree = load_tree(root / ZERO_SHOT / f"trees/{name}.json")
-    return Task(name, dataset, [tree], entry.template or params.model.template)
+    template = params.zero_shot[name].template or params.model.template
+    return Task(name, load_zero_shot(root, params, name), [tree], template)

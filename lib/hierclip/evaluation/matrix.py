@@ -72,11 +72,11 @@ class Outcomes:
 
     @cached_property
     def robust(self) -> dict[str, np.ndarray]:
-        """Tell by reading, (L + 1, N, L + 1) bool, where a level is right under both attacks.
+        """Tell by reading, (L + 1, N, L + 1) bool, where a level is right under all its attacks.
 
         The attacked level comes first.
         """
-        return self.robust_to(READINGS)
+        return self.robust_to([k for k in READINGS if f"{k}-1" in self.conditions] or READINGS)
 
     def robust_to(self, attacked: Sequence[str]) -> dict[str, np.ndarray]:
         """Return `robust` where only these readings are attacked; at the leaves all are one."""
@@ -105,8 +105,8 @@ def outcomes_path(root: Path, method: str, seed: int, subset: str, part: str = "
 class LevelMatrix:
     """Attack a classifier goal by goal, and read every level of every image after each attack.
 
-    paths: (leaves, L + 1), the tree's; labels of the images are its rows. more: goals beside both
-    readings of every level. kept: a folder to which the readout of each goal goes at once, so that
+    paths: (leaves, L + 1), the tree's; labels of the images are its rows. readings: that are
+    attacked at every level; the leaves' are one. more: goals beside them. kept: a folder to which the readout of each goal goes at once, so that
     a stopped run resumes; removing it is the caller's work. Each goal has random numbers of its
     own, drawn from `seed`.
 
@@ -123,6 +123,7 @@ class LevelMatrix:
     budget: Budget
     seed: int
     batch: int
+    readings: Sequence[str] = READINGS
     more: Sequence[AttackGoal] = ()
     prune: bool = True
     kept: Path | None = None
@@ -133,7 +134,8 @@ class LevelMatrix:
     def goals(self) -> list[AttackGoal]:
         """List the goals in the order of attack."""
         by_level = [level_goals(self.paths, level) for level in range(self.paths.shape[1])]
-        return [*chain(*by_level), *self.more]
+        goals = [goal for goal in chain(*by_level) if not goal.level or goal.kind in self.readings]
+        return [*goals, *self.more]
 
     @property
     def clean(self) -> Readout:
