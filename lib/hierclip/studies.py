@@ -43,7 +43,7 @@ class Run:
 
     labels: Mapping[str, object]  # columns that tell it from the others
     settings: MethodParams
-    gradients: int
+    steps: int
     seed: int
     holdout_every: int = 0
 
@@ -58,7 +58,7 @@ class StudyRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     threat_model: ThreatModel
-    gradients: int
+    steps: int  # of the optimiser
     images: int  # of each class subset, at most
     split: str
     trees: dict[str, str]  # name to hash
@@ -96,7 +96,7 @@ def run_study(
             rows += next(results)  # pyright: ignore[reportOperatorIssue]
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
-        gradients=study.gradients,
+        steps=study.steps,
         images=study.images,
         split=runs[0].split,
         trees=hashes,
@@ -116,9 +116,7 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
     subsets = _subsets(dataset, run.holdout_every)
     forest = load_forest(root / TREES, params.trees_of(run.settings))
     trees = [tree.restrict(subsets["seen"]) for tree in forest]
-    finetune = params.finetune.model_copy(
-        update={"gradients": run.gradients, "checkpoint_every": 10**9}
-    )
+    finetune = params.finetune.model_copy(update={"steps": run.steps, "checkpoint_every": 10**9})
     starts: list[float] = []
     if isinstance(run.settings, NoneParams):
         head, history = make_head(run.settings, backbone.logit_scale, 1.0, 1.0), []
@@ -188,15 +186,14 @@ def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
 def variant(
     params: Params, study: AblationParams, changes: Mapping[str, Any]
 ) -> tuple[MethodParams, int, str]:
-    """Return a table row's settings, its gradient evaluations, and what names both in a study.
+    """Return a table row's settings, its optimiser steps, and what names both in a study.
 
-    `budget_multiplier` in a row: how many times the gradient evaluations of the other rows it
-    takes.
+    `steps_multiplier` in a row: how many times the steps of the other rows it takes.
     """
-    settings_changed = {key: value for key, value in changes.items() if key != "budget_multiplier"}
+    settings_changed = {key: value for key, value in changes.items() if key != "steps_multiplier"}
     settings = params.variant("a study's row", settings_changed)
-    gradients = round(study.gradients * changes.get("budget_multiplier", 1))
-    return settings, gradients, f"{gradients} {settings.model_dump_json(exclude={'label'})}"
+    steps = max(1, round(study.steps * changes.get("steps_multiplier", 1)))
+    return settings, steps, f"{steps} {settings.model_dump_json(exclude={'label'})}"
 
 
 def ablation_table(
