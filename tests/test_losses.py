@@ -12,7 +12,6 @@ from hierclip.losses import (
     PERTURBATIONS,
     Context,
     Perturbation,
-    gradient_evaluations,
     make_head,
     make_nodes,
 )
@@ -269,17 +268,6 @@ def test_perturbations_are_for_the_levels_that_their_names_say():
     assert PERTURBATIONS["universal"](2) == [(None, None)]  # found and learned on all levels
     assert PERTURBATIONS["leaf"](2) == [((0,), None)]  # found on the leaves
     assert PERTURBATIONS["level"](2) == [((0,), (0,)), ((1,), (1,)), ((2,), (2,))]
-
-
-def test_gradients_of_a_step_are_those_of_the_attacks_and_of_the_passes_in_the_weights():
-    attacks = {name: method.attack.steps for name, method in TRAINED.items()}
-    passes = {
-        name: 2 if name in ("pmg_aft", "tga_zsr") else 1 for name in TRAINED
-    }  # these see clean images as well
-    for name, method in TRAINED.items():
-        assert gradient_evaluations(method, 5) == attacks[name] + passes[name], name
-    each = TRAINED["hier"].model_copy(update={"perturbation": "level"})
-    assert gradient_evaluations(each, 5) == 6 * (attacks["hier"] + 1)
 
 
 def test_flat_methods_are_read_by_the_cosine_at_their_share_of_the_scale():

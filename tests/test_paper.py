@@ -32,7 +32,7 @@ CHANGES = {
     "data": {"name": "imagenet-sample", "layout": "folder", "root": "sets", "val_per_class": 1, "stream": False},
     "zero_shot": {},
     "model": {"pretrained": "weights.safetensors", "accelerator": "cpu", "precision": "32-true"},
-    "finetune": {"gradients": 8, "batch": 32, "accumulate": 2},
+    "finetune": {"steps": 2, "batch": 32, "accumulate": 2},
     "attack": {"suite": ["apgd_margin"], "steps": 2, "queries": 2, "batch": 32, "bootstrap": 20, "audit_images": 4,
                "reading_images": 16, "forest_images": 8},
 }  # fmt: skip

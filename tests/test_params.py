@@ -272,11 +272,11 @@ def test_a_row_of_an_ablation_that_is_no_variant_is_one_line_naming_table_and_ro
 
 @pytest.mark.parametrize("times", [0, -1, "six", None])
 def test_a_row_of_an_ablation_costs_a_number_of_times_above_nothing(tmp_path, content, times):
-    content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "budget_multiplier": times}
+    content["ablation"]["tables"]["trees"]["6"] = {"method": "hier", "steps_multiplier": times}
     path = write(tmp_path, content)
     assert (
         message(path)
-        == f"{path}: ablation.tables.trees.6.budget_multiplier is {times!r}; it must be a number above 0"
+        == f"{path}: ablation.tables.trees.6.steps_multiplier is {times!r}; it must be a number above 0"
     )
 
 

@@ -25,7 +25,7 @@ from hierclip.trees import save_tree, wordnet_tree
 from tests.conftest import ROOT, notebook_functions, prepare
 from tests.miniatures import folders
 
-QUICK = {"gradients": 8, "batch": 8, "checkpoint_every": 50}
+QUICK = {"steps": 2, "batch": 8, "checkpoint_every": 50}
 ATTACK = {
     "steps": 1,
     "suite": ["pgd_margin"],

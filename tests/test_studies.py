@@ -56,7 +56,7 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
         assert run.settings.label == content["method"][run.labels["method"]]["label"]
         # Choices are made on validation images of the fine-tuning classes, by their leaves.
         assert (run.split, run.holdout_every) == ("val", params.sweep.holdout_every)
-        assert (run.gradients, run.seed) == (params.sweep.gradients, params.sweep.seed)
+        assert (run.steps, run.seed) == (params.sweep.steps, params.sweep.seed)
 
 
 def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it_stands_in(
@@ -78,8 +78,8 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
-    times = {row.get("budget_multiplier", 1) for row in rows}
-    assert {run.gradients for run in runs} == {params.ablation.gradients * k for k in times}
+    times = {row.get("steps_multiplier", 1) for row in rows}
+    assert {run.steps for run in runs} == {max(1, round(params.ablation.steps * k)) for k in times}
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def small(params):
         "attack": params.attack.model_copy(update={"steps": 1}),
         "sweep": params.sweep.model_copy(
             update={
-                "gradients": 8,
+                "steps": 2,
                 "images": 20,
                 "workers": 1,
                 "grid": {"tecoa": {"lr": (1e-3, 2e-3)}},
@@ -102,7 +102,7 @@ def small(params):
         ),
         "ablation": params.ablation.model_copy(
             update={
-                "gradients": 8,
+                "steps": 2,
                 "images": 20,
                 "workers": 1,
                 "seeds": (0,),
@@ -113,7 +113,7 @@ def small(params):
                     },
                     "other": {
                         "flat again": {"method": "tecoa"},
-                        "dear": {"method": "tecoa", "budget_multiplier": 2},
+                        "dear": {"method": "tecoa", "steps_multiplier": 2},
                     },
                 },
             }
@@ -144,10 +144,10 @@ def untimed(rows):
 
 def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
     *runs, dear = ablation_runs(small, small.ablation)
-    assert [(run.settings.loss, run.gradients) for run in (*runs, dear)] == [
-        ("tecoa", 8),
-        ("hier", 8),
-        ("tecoa", 16),
+    assert [(run.settings.loss, run.steps) for run in (*runs, dear)] == [
+        ("tecoa", 2),
+        ("hier", 2),
+        ("tecoa", 4),
     ]
     record = run_study(
         runs, small, small.ablation.model_copy(update={"workers": 2}), project, "ablation"
@@ -156,15 +156,15 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert list(frame["subset"]) == ["seen", "unseen"] * 2 and list(frame["seed"]) == [0] * 4
     assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
     assert (frame["images"] == 20).all() and (frame["seconds"] > 0).all()
-    assert (frame["steps"] == 2).all()  # the gradients by what a step takes
+    assert (frame["steps"] == 2).all()
     for column in ("clean", "robust", "path_direct", "path_roll_up"):
         assert frame[column].between(0, 1).all()
     assert (frame["robust"] <= frame["clean"]).all() and (
         frame["path_direct"] <= frame["robust"]
     ).all()
-    assert (record.split, record.gradients, record.images, list(record.trees)) == (
+    assert (record.split, record.steps, record.images, list(record.trees)) == (
         "test",
-        8,
+        2,
         20,
         ["wordnet", "letters"],
     )
@@ -199,7 +199,7 @@ def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_
 
 
 @pytest.mark.parametrize(
-    ("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "budget_multiplier": 0.5}, 1)]
+    ("row", "steps"), [({"method": "clip"}, 0), ({"method": "tecoa", "steps_multiplier": 0.5}, 1)]
 )
 def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, row, steps):
     small = small.model_copy(
@@ -245,7 +245,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
 
     def set_up(fabric, method, params, backbone, task, seed):
         trees = [tree.name for tree in task.trees]
-        trained.append((method, params.gradients, trees, set(task.trees[0].ids), seed))
+        trained.append((method, params.steps, trees, set(task.trees[0].ids), seed))
         return Untrained()
 
     def fit(work, step_loss, checkpoint):
@@ -258,10 +258,10 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     )
     runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
-    flat, seen = (8, ["wordnet"]), set(classes["seen"])
+    flat, seen = (2, ["wordnet"]), set(classes["seen"])
     wanted = {
         "sweep": [flat, flat],
-        "ablation": [flat, (8, ["wordnet", "letters"]), (16, ["wordnet"])],
+        "ablation": [flat, (2, ["wordnet", "letters"]), (4, ["wordnet"])],
     }[which]
     assert trained == [
         (run.settings, *own, seen, run.seed) for run, own in zip(runs, wanted, strict=True)
@@ -312,7 +312,7 @@ def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, meas
 @pytest.mark.parametrize(
     "change",
     [
-        lambda p: {"sweep": p.sweep.model_copy(update={"gradients": 5})},
+        lambda p: {"sweep": p.sweep.model_copy(update={"steps": 5})},
         lambda p: {"sweep": p.sweep.model_copy(update={"images": 10})},
         lambda p: {"sweep": p.sweep.model_copy(update={"seed": 7})},
         lambda p: {"attack": p.attack.model_copy(update={"eps": 1 / 255})},
@@ -321,7 +321,7 @@ def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, meas
             | {"tecoa": p.method["tecoa"].model_copy(update={"logit_scale": 9.0})}
         },
     ],
-    ids=["gradients", "images", "seed", "attack", "method"],
+    ids=["steps", "images", "seed", "attack", "method"],
 )
 def test_what_was_kept_under_other_conditions_is_not_used(small, project, measured, change):
     measured.extend([None] * 2)  # past the one that stops

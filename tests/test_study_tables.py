@@ -63,7 +63,7 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
             own = [
                 r
                 for r in rows
-                if r["subset"] == subset and re.match(f'8 .*"loss":"{method}"', r["variant"])
+                if r["subset"] == subset and re.match(f'2 .*"loss":"{method}"', r["variant"])
             ]
             assert len(own) == len(seeds)
             for figure in FIGURES:
@@ -82,7 +82,7 @@ def test_half_an_interval_of_three_seeds_by_hand(small):
     runs = [
         run
         for run in ablation_runs(small, small.ablation)
-        if run.settings.loss == "tecoa" and run.gradients == 8
+        if run.settings.loss == "tecoa" and run.steps == 2
     ]
     rows = [
         {**run.labels, "subset": "seen"} | dict.fromkeys(FIGURES, value)

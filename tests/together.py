@@ -14,7 +14,6 @@ from hierclip import models, training
 from hierclip.config import MachineParams, load_params
 from hierclip.data.tasks import Task
 from hierclip.distributed import all_gather, make_fabric, mean, rank, rank_slice
-from hierclip.losses import gradient_evaluations
 from hierclip.trees import tree_from_graph
 from tests.conftest import (
     LEAVES,
@@ -86,8 +85,7 @@ def seen(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
         tree_from_graph(graph, k, LEAVES)
         for k, graph in {"a": tiny_graph(), "b": sizes_graph()}.items()
     ]
-    few = {"batch": 12, "checkpoint_every": 6, "accumulate": int(parts)}
-    few["gradients"] = STEPS * gradient_evaluations(method, 2)
+    few = {"batch": 12, "checkpoint_every": 6, "accumulate": int(parts), "steps": STEPS}
     settings, backbone = (
         params.finetune.model_copy(update=few),
         models.create(params.model, seed=0, size=32),

@@ -221,9 +221,9 @@ class PretrainParams(OptimParams):
 
 
 class FinetuneParams(OptimParams):
-    """What all methods share. A method takes as many steps as its gradient evaluations allow."""
+    """What all methods share."""
 
-    gradients: PositiveInt  # of a batch: those of the attacks, and those in the weights
+    steps: PositiveInt  # of the optimiser
     eps: Eps
 
 
@@ -333,9 +333,13 @@ class MarginParams(Section):
 class StudyParams(Section):
     """A set of short runs."""
 
-    gradients: PositiveInt  # instead of finetune.gradients
-    images: PositiveInt  # of each subset, evenly spaced
+    steps: PositiveInt  # of the optimiser, instead of finetune.steps
+    images: PositiveInt  # validation images of each subset, evenly spaced
     workers: PositiveInt  # processes, of one thread each
+    holdout_every: int = Field(
+        ge=2
+    )  # every k-th fine-tuning class is not trained on, and measured apart
+    holdout_style: Style | None = None  # of drawings, likewise
 
 
 Values = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
@@ -346,9 +350,6 @@ Rows = Annotated[
 
 class SweepParams(StudyParams):
     seed: Seed
-    holdout_every: int = Field(
-        ge=2
-    )  # every k-th fine-tuning class is not trained on, and measured apart
     grid: dict[str, Annotated[dict[str, Values], Field(min_length=1)]] = Field(
         min_length=1
     )  # by method, by key
@@ -430,14 +431,14 @@ class Params(Section):
         for table, rows in self.ablation.tables.items():
             for row, changes in rows.items():
                 where = f"ablation.tables.{table}.{row}"
-                multiplier = changes.get("budget_multiplier", 1)
+                multiplier = changes.get("steps_multiplier", 1)
                 if not isinstance(multiplier, int | float) or not 0 < multiplier < inf:
                     raise ValueError(
-                        f"{where}.budget_multiplier is {multiplier!r}; it must be a number above 0"
+                        f"{where}.steps_multiplier is {multiplier!r}; it must be a number above 0"
                     )
                 self.variant(
                     where,
-                    {key: value for key, value in changes.items() if key != "budget_multiplier"},
+                    {key: value for key, value in changes.items() if key != "steps_multiplier"},
                 )
         return self
 

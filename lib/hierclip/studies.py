@@ -210,15 +210,14 @@ def best_points(sweep: pd.DataFrame) -> pd.DataFrame:
 def variant(
     params: Params, study: AblationParams, changes: Mapping[str, Any]
 ) -> tuple[MethodParams, int, str]:
-    """Return a table row's settings, its gradient evaluations, and what names both in a study.
+    """Return a table row's settings, its optimiser steps, and what names both in a study.
 
-    `budget_multiplier` in a row: how many times the gradient evaluations of the other rows it
-    takes.
+    `steps_multiplier` in a row: how many times the steps of the other rows it takes.
     """
-    settings_changed = {key: value for key, value in changes.items() if key != "budget_multiplier"}
+    settings_changed = {key: value for key, value in changes.items() if key != "steps_multiplier"}
     settings = params.variant("a study's row", settings_changed)
-    gradients = round(study.gradients * changes.get("budget_multiplier", 1))
-    return settings, gradients, f"{gradients} {settings.model_dump_json(exclude={'label'})}"
+    steps = max(1, round(study.steps * changes.get("steps_multiplier", 1)))
+    return settings, steps, f"{steps} {settings.model_dump_json(exclude={'label'})}"
 
 
 def ablation_table(

@@ -24,7 +24,6 @@ from hierclip.losses import (
     Context,
     Levels,
     Perturbation,
-    gradient_evaluations,
     make_head,
     make_nodes,
 )
@@ -61,13 +60,9 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     from `checkpoint` to the bit; `accumulate` of these steps make an optimiser step. A checkpoint
     of another training is ignored; so is a damaged one, with a warning. The file is removed when
     training is complete; the module is then on the CPU, and needs no gradient.
-    Raises TrainingError where there is no step to take, and where a loss is not finite.
+    Raises TrainingError where a loss is not finite.
     """
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
-    if work.steps < 1:
-        raise TrainingError(
-            f"{work.name}: its gradients do not pay for one step; raise finetune.gradients"
-        )
     rate = optimizer.param_groups[0]["lr"]
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
@@ -234,8 +229,8 @@ def set_up(
 ) -> Finetuning:
     """Make the fine-tuning of `backbone`, in place, on the classes of a task.
 
-    It takes as many optimiser steps as `params.gradients` pays for. BatchNorm keeps its pre-trained
-    statistics. Raises TreeError where the trees have not the same leaves in the same order.
+    BatchNorm keeps its pre-trained statistics. Raises TreeError where the trees have not the same
+    leaves in the same order.
     """
     dataset, trees, template = task.dataset, task.trees, task.template
     check_forest(trees)
@@ -260,7 +255,7 @@ def set_up(
         module=module,
         optimizer=optimizer,
         params=params,
-        steps=params.gradients // gradient_evaluations(method, max_level),
+        steps=params.steps,
         name=f"fine-tuning {method.label}",
         key=cache_key(method, params, hashes, template, seed, dataset.name, images, labels, start),
         method=method,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hierclip.config import HierParams, MethodParams, TrainedParams
+from hierclip.config import HierParams, MethodParams
 from hierclip.losses.baselines import BASELINES
 from hierclip.losses.hierarchical import hierarchical, hita
 from hierclip.losses.levels import Context, Objective, Perturbation, make_nodes
@@ -37,9 +37,3 @@ def make_head(params: MethodParams, scale: float, image_norm: float, text_norm: 
         image_norm=image_norm,
         text_norm=text_norm,
     )
-
-
-def gradient_evaluations(params: TrainedParams, top: int) -> int:
-    """Return the gradients of a batch that one training step takes, in its attack and weights."""
-    perturbations = len(PERTURBATIONS[params.perturbation](top))
-    return perturbations * (params.attack.steps + OBJECTIVES[params.loss].passes)

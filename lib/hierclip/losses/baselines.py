@@ -114,7 +114,7 @@ def agft(
 BASELINES = {
     "tecoa": Objective(tecoa, tecoa),
     "fare": Objective(fare, fare),
-    "pmg_aft": Objective(pmg_aft, tecoa, passes=2),
-    "tga_zsr": Objective(tga_zsr, tecoa, passes=2),  # pyright: ignore
+    "pmg_aft": Objective(pmg_aft, tecoa),
+    "tga_zsr": Objective(tga_zsr, tecoa),  # pyright: ignore
     "agft": Objective(agft, partial(agft, anchored=False)),  # pyright: ignore
 }

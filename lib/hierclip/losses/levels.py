@@ -186,4 +186,3 @@ class Objective:
 
     loss: Loss
     attack: Loss
-    passes: int = 1  # gradients in the weights that a step takes
