@@ -157,6 +157,7 @@ class ZeroShotParams(Section):
 
     data: DataParams
     template: Template | None = None  # null: model.template
+    thorough: bool = False  # gradient-masking checks too, and more attacks, on some of the images
     widths: tuple[PositiveInt, ...] | None = (
         None  # of its WordNet tree; null: those of data/source/sets/widths.yaml
     )

@@ -3,7 +3,7 @@
 An image is a glyph under a random affine map and colour shift, on a smooth background, with noise.
 """
 
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from hierclip.data.dataset import (
     Leaf,
     PreparedDataset,
     step_seed,
-    stored_images,
 )
 
 SOURCE = "data/source/emoji"  # classes.csv, and a sheet of glyphs a style, which render.py makes

@@ -16,12 +16,17 @@ ZERO_SHOT = "data/zero_shot"  # images and trees of the sets that no stage train
 
 @dataclass(frozen=True)
 class Task:
-    """Classes to tell apart. trees: over these classes; template: of their prompts."""
+    """Classes to tell apart. trees: over these classes; template: of their prompts.
+
+    thorough: whether a record of it also has gradient-masking checks, every tree, and attacks
+    inside superclasses and without a stop.
+    """
 
     name: str
     dataset: Dataset
     trees: list[Tree]
     template: str
+    thorough: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,5 +82,6 @@ def load_task(root: Path, params: Params, name: str) -> Task:
         trees = [tree.restrict(ids_of(dataset, name)) for tree in forest]
         return Task(name, dataset, trees, params.model.template)
     tree = load_tree(root / ZERO_SHOT / f"trees/{name}.json")
-    template = params.zero_shot[name].template or params.model.template
-    return Task(name, load_zero_shot(root, params, name), [tree], template)
+    entry = params.zero_shot[name]
+    template = entry.template or params.model.template
+    return Task(name, load_zero_shot(root, params, name), [tree], template, entry.thorough)

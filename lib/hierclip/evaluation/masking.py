@@ -112,10 +112,10 @@ class MaskingChecks(Section):
     """Leaf accuracy of some images under other attacks than the record's own, and its checks."""
 
     images: int
-    budgets: dict[str, float]  # "n/255" to accuracy
-    steps: dict[str, float]
-    restarts: dict[str, float]
-    checks: dict[str, Check]
+    budgets: dict[str, float] = {}  # "n/255" to accuracy
+    steps: dict[str, float] = {}
+    restarts: dict[str, float] = {}
+    checks: dict[str, Check] = {}
 
     @property
     def failed(self) -> list[str]:

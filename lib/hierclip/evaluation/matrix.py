@@ -106,9 +106,9 @@ class LevelMatrix:
     """Attack a classifier goal by goal, and read every level of every image after each attack.
 
     paths: (leaves, L + 1), the tree's; labels of the images are its rows. readings: that are
-    attacked at every level; the leaves' are one. more: goals beside them. kept: a folder to which the readout of each goal goes at once, so that
-    a stopped run resumes; removing it is the caller's work. Each goal has random numbers of its
-    own, drawn from `seed`.
+    attacked at every level; the leaves' are one. more: goals beside them. kept: a folder to which
+    the readout of each goal goes at once, so that a stopped run resumes; removing it is the
+    caller's work. Each goal has random numbers of its own, drawn from `seed`.
 
     Images that are misclassified without an attack are skipped. With `prune`, images are also
     skipped whose prerequisite attack (`AttackGoal.prerequisites`) covered less than PRUNE_THRESHOLD

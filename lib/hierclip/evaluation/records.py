@@ -114,14 +114,14 @@ class Record(Section):
     intervals: dict[str, Intervals]
     superclass: dict[
         str, Triple
-    ]  # share robust to the attack goals "within_superclass" and "all_levels"
+    ] = {}  # share robust to the attack goals "within_superclass" and "all_levels"
     levels_transfer: dict[
         str, list[list[float]]
-    ]  # as robust, by attacks on one reading, never stopping
+    ] = {}  # as robust, by attacks on one reading, never stopping
     mistakes: dict[str, dict[str, Triple | None]]  # "clean", and "attacked" at the leaves
     forest: dict[str, TreeMetrics]  # by tree, all of them on the same images
     pgd_20: Triple | None = None  # leaf accuracy under PGD-20, of an audit
-    audit: MaskingChecks
+    audit: MaskingChecks = MaskingChecks(images=0)  # no checks
     settings: dict[str, Any]  # the section `attack` of params.yaml
     hashes: dict[str, str]  # of the model's parts (`Classifier.hashes`) and of the test images
     outputs: list[float] = []  # of a few images, by a model whose weights do not show all
@@ -236,7 +236,8 @@ class Evaluation:
         test: all test images, the first tree. val: validation images, which choose the reading.
         forest: evenly spaced test images, all trees, and the goals "within_superclass" and
         "all_levels". levels: the same images and the first tree, by attacks that do not stop at
-        their goal. Raises TreeError where the trees have not the same leaves in the same order.
+        their goal. The last two only of a thorough task. Raises TreeError where the trees have not
+        the same leaves in the same order.
         """
         trees, params, budget = self.task.trees, self.params, budget_of(self.params)
         check_forest(trees)
@@ -244,24 +245,26 @@ class Evaluation:
         test, val = (
             self.task.dataset.images(split).select_classes(classes) for split in ("test", "val")
         )
-        forest_test = test[test.evenly_spaced(params.forest_images)]
         few_val = val[val.evenly_spaced(params.reading_images)]
-        paths, forest = torch.from_numpy(trees[0].paths), torch.from_numpy(forest_paths(trees))
-        top = trees[0].max_level
-        goals = [GOALS["within_superclass"](forest, level) for level in range(1, top + 1)]
-        goals.append(GOALS["all_levels"](forest, top))
+        paths = torch.from_numpy(trees[0].paths)
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
-        over_forest = self.model.classifier(trees, self.task.template).to(self.device)
         settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
         settings["prune"] = params.prune > 0
         matrices = {
             "test": LevelMatrix(classifier, test, paths, budget, **settings),
             "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
-            "forest": LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals),
         }
-        unstopped = replace(budget, stop_margin=inf)
-        settings["prune"] = False
-        matrices["levels"] = LevelMatrix(classifier, forest_test, paths, unstopped, **settings)
+        if self.task.thorough:
+            forest_test = test[test.evenly_spaced(params.forest_images)]
+            forest, top = torch.from_numpy(forest_paths(trees)), trees[0].max_level
+            goals = [GOALS["within_superclass"](forest, level) for level in range(1, top + 1)]
+            goals.append(GOALS["all_levels"](forest, top))
+            over_forest = self.model.classifier(trees, self.task.template).to(self.device)
+            more = LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals)
+            unstopped = replace(budget, stop_margin=inf)
+            settings["prune"] = False
+            less = LevelMatrix(classifier, forest_test, paths, unstopped, **settings)
+            matrices |= {"forest": more, "levels": less}
         what = f"attack on {self.model.method}-{self.seed}, {self.task.name}"
         return {
             part: replace(matrix, kept=self._kept / part, what=f"{what}, {part}")
@@ -278,7 +281,7 @@ class Evaluation:
         """Return those entries of the record that say what is measured, before it is."""
         test = self.matrices["test"]
         resolution = test.images.pixels.shape[-1]
-        hashes = self.matrices["forest"].classifier.hashes()
+        hashes = self.matrices.get("forest", test).classifier.hashes()
         hashes["images"] = test.images.fingerprint()
         hashes["labels"] = fingerprint(test.images.labels)
         return {
@@ -303,17 +306,11 @@ class Evaluation:
             "reading": better_reading(outcomes["val"]),
             "levels": list(trees[0].sizes),
             **_metrics(outcomes["test"], params),
-            "superclass": self._superclass_metrics(),
-            "levels_transfer": {
-                reading: outcomes["levels"].robust_to([reading])[reading].mean(1).tolist()
-                for reading in READINGS
-            },
             "mistakes": {
                 "clean": mistakes(outcomes["test"], CLEAN, params.bootstrap, params.seed),
                 "attacked": mistakes(outcomes["test"], "direct-0", params.bootstrap, params.seed),
             },
-            "forest": {tree.name: self._tree_metrics(tree, outcomes["forest"]) for tree in trees},
-            "audit": gradient_masking_checks(test, params.audit_images),
+            **self._thorough(outcomes),
             "origin": getattr(self.model, "origin", {}),
             "versions": versions(),
             "hardware": hardware(self.device),
@@ -337,6 +334,21 @@ class Evaluation:
         right = int((nodes == test.images.labels.numpy()).sum())
         interval = binomtest(right, len(nodes)).proportion_ci()
         return right / len(nodes), interval.low, interval.high
+
+    def _thorough(self, outcomes: dict[str, Outcomes]) -> dict[str, Any]:
+        """Return the entries of a record that only a thorough task fills."""
+        every_tree = outcomes.get("forest", outcomes["test"])
+        forest = {tree.name: self._tree_metrics(tree, every_tree) for tree in self.task.trees}
+        if not self.task.thorough:
+            return {"forest": forest}
+        unstopped = {k: outcomes["levels"].robust_to([k])[k].mean(1).tolist() for k in READINGS}
+        checks = gradient_masking_checks(self.matrices["test"], self.params.audit_images)
+        return {
+            "forest": forest,
+            "superclass": self._superclass_metrics(),
+            "levels_transfer": unstopped,
+            "audit": checks,
+        }
 
     def _superclass_metrics(self) -> dict[str, Triple]:
         """Return for each goal beside the readings the share of images on which it failed."""
