@@ -22,6 +22,15 @@ TRAINED = [name for name, method in METHOD.items() if method.loss != "none"]
 LEARNED = METHOD["hier"].model_copy(
     update={"learned": ("curvature", "image_radius", "tau"), "text_lr": 0.01}
 )
+KEEPING = METHOD["hier"].model_copy(
+    update={
+        "roll_up": "leave_one_out",
+        "zeta_vic": "clean",
+        "soft_targets": 0.5,
+        "anchor_weight": 4.0,
+        "superclass_gradient": 0.1,
+    }
+)
 
 
 @pytest.fixture
@@ -302,16 +311,42 @@ def test_texts_are_moved_only_where_they_have_a_budget(
     assert text_deltas[1].any() and text_deltas[1].abs().max() <= 0.01
 
 
+@pytest.mark.parametrize("method", [LEARNED, KEEPING], ids=["learned", "keeping"])
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
-    fabric, params, backbone, forest, checkpoint, tmp_path
+    fabric, params, backbone, forest, checkpoint, tmp_path, monkeypatch, method
 ):
+    monkeypatch.setattr(training, "CLEAN_BATCHES", 2)
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
-    head, history = tune(fabric, LEARNED, params, whole, forest, tmp_path / "other.ckpt", steps=5)
+    head, history = tune(fabric, method, params, whole, forest, tmp_path / "other.ckpt", steps=5)
     with pytest.raises(KeyboardInterrupt):
-        tune(fabric, LEARNED, params, stopped, forest, checkpoint, Stopping(), steps=5)
+        tune(fabric, method, params, stopped, forest, checkpoint, Stopping(), steps=5)
     assert checkpoint.exists()
-    assert tune(fabric, LEARNED, params, rest, forest, checkpoint, steps=5) == (head, history)
+    assert tune(fabric, method, params, rest, forest, checkpoint, steps=5) == (head, history)
     assert same(whole.clip, rest.clip)
+
+
+def test_a_clean_zeta_is_measured_on_the_first_batches_of_the_model_as_it_was(
+    fabric, params, backbone, forest
+):
+    few = params.finetune.model_copy(update=SHORT | {"steps": 2})
+    method, dataset = KEEPING.model_copy(update={"roll_up": "single"}), Stripes()
+    batches = [dataset.batch(torch.arange(5), SHORT["batch"], 0, step) for step in range(4)]
+    task = Task("seen", dataset, forest, TEMPLATE)
+    towers = Towers(copy.deepcopy(backbone), forest, TEMPLATE).eval()
+    work = set_up(fabric, method, few, backbone, task, 0)
+    head, expected = work.trainee.numbers.fixed(), []
+    with torch.no_grad():
+        images, _, texts = towers(torch.cat([images for images, _ in batches]))
+    labels = torch.cat([labels for _, labels in batches])
+    for tree, levels in zip(forest, towers.by_tree(texts), strict=True):
+        for l, level in enumerate(levels):
+            logits = head.logits(
+                head.image_points(images), head.text_points(level, l, tree.max_level)
+            )
+            true = torch.from_numpy(tree.paths)[labels, l]
+            distances = -logits[torch.arange(len(true)), true] / head.tau
+            expected.append(distances.sort().values[(len(true) - 1) // 2])
+    torch.testing.assert_close(work.trainee.zeta_vic, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_of_other_pictures_is_left_unread(

@@ -27,11 +27,13 @@ from hierclip.losses import (
     make_head,
     make_nodes,
 )
+from hierclip.losses.hierarchical import clean_distances
 from hierclip.losses.levels import Nodes
 from hierclip.models import Backbone, LearnedHead, Towers
 from hierclip.progress import cache_key, fingerprint, kept_under, progress
 from hierclip.trees import check_forest
 
+CLEAN_BATCHES = 4  # that zeta_vic "clean" is measured on
 StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]  # of a step: its loss, what it logs
 History = list[dict[str, float]]  # by optimiser step: the loss, and what else was logged
 
@@ -143,11 +145,16 @@ def model_key(backbone: Backbone) -> str:
 
 
 class Trainee(nn.Module):
-    """What fine-tuning trains: both towers, and the numbers of the head that are learned."""
+    """What fine-tuning trains: both towers, and the numbers of the head that are learned.
+
+    zeta_vic: one for each level of all trees in a row, kept in checkpoints; 0 until it is measured.
+    """
 
     def __init__(self, towers: Towers, head: LearnedHead):
         super().__init__()
         self.towers, self.numbers = towers, head
+        self.zeta_vic: Tensor
+        self.register_buffer("zeta_vic", torch.zeros(sum(map(len, towers.sizes))))
 
     def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return self.towers(images, local)
@@ -177,7 +184,8 @@ class Finetuning(Training):
         images, labels = dataset.batch(classes, size, self.seed, step, rank_slice(size))
         paths = [torch.from_numpy(tree.paths)[labels].to(device) for tree in trees]
         models = self.module, self.original, self.trainee.numbers.head
-        context = Context(images.to(device), paths, self.nodes, *models)
+        zeta_vic = self.trainee.zeta_vic.split([len(tree.levels) for tree in trees])
+        context = Context(images.to(device), paths, self.nodes, *models, zeta_vic=zeta_vic)
         seed = step_seed(self.seed, step) + 1  # the dataset draws by the other
         return context, start_generator(device, seed)
 
@@ -250,7 +258,7 @@ def set_up(
     module, optimizer = fabric.setup(trainee.eval(), optimizer)
     max_level = max(tree.max_level for tree in trees)
     hashes = [tree.hash for tree in trees]
-    return Finetuning(
+    work = Finetuning(
         fabric=fabric,
         module=module,
         optimizer=optimizer,
@@ -267,6 +275,10 @@ def set_up(
         nodes=[make_nodes(tree.parents, tree.sizes[-1], fabric.device) for tree in trees],
         perturbations=PERTURBATIONS[method.perturbation](max_level),
     )
+    if isinstance(method, HierParams) and method.zeta_vic == "clean":
+        contexts = (work.batch(step)[0] for step in range(CLEAN_BATCHES))
+        trainee.zeta_vic.copy_(torch.cat(clean_distances(contexts, method)))
+    return work
 
 
 def start_generator(device: torch.device, seed: int) -> torch.Generator:
