@@ -218,7 +218,7 @@ class PretrainParams(OptimParams):
     leaf_caption_prob: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
     min_accuracy: float = Field(
         ge=0, lt=1
-    )  # accuracy that every level must have, read directly, or the stage fails
+    )  # leaf accuracy that every set must have, and nearly so its superclasses, or the stage fails
 
 
 class FinetuneParams(OptimParams):
