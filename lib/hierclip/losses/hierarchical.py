@@ -125,16 +125,16 @@ def clean_distances(contexts: Iterable[Context], params: HierParams) -> list[Ten
 
     Before training it is the original model's. contexts: batches, whose points are taken together.
     """
-    found = []  # by batch, by tree: the distances of each level
+    batches = []  # by batch, by tree: the distances of each level
     for context in contexts:
         embeddings, _, texts = context.towers(context.images)
         batch = []
         for placed in _place(context, embeddings, texts, params):
             distances = placed.true_distances()
             batch.append([distances[block.points] for block in placed.rolled.blocks])
-        found.append(batch)
+        batches.append(batch)
     medians = []
-    for tree in zip(*found, strict=True):
+    for tree in zip(*batches, strict=True):
         levels = [torch.cat(level).median() for level in zip(*tree, strict=True)]
         medians.append(torch.stack(levels))
     return medians
