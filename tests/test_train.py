@@ -190,9 +190,9 @@ def passes(monkeypatch):
     """How often images go through the model in training, with a graph to take gradients in."""
     counted, real = [], training.Trainee.forward
 
-    def forward(self, images, local=False):
+    def forward(self, images, local=False, token_delta=None):
         counted.append(torch.is_grad_enabled())
-        return real(self, images, local)
+        return real(self, images, local, token_delta)
 
     monkeypatch.setattr(training.Trainee, "forward", forward)
     return counted
@@ -325,6 +325,28 @@ def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
     assert same(whole.clip, rest.clip)
 
 
+def test_tokens_are_moved_and_the_text_tower_stays_as_it_was(
+    fabric, params, backbone, tree, checkpoint, monkeypatch
+):
+    real, deltas = OBJECTIVES["hier"], []
+
+    def loss(context, perturbation, method):
+        deltas.append(perturbation.text_delta)
+        return real.loss(context, perturbation, method)
+
+    monkeypatch.setitem(OBJECTIVES, "hier", Objective(loss, real.attack))
+    before = copy.deepcopy(backbone.clip.state_dict())
+    method = METHOD["hier"].model_copy(update={"text_perturbation": "tokens", "text_eps": 0.01})
+    tune(fabric, method, params, backbone, [tree], checkpoint, steps=2)
+    visual = {key for key, _ in backbone.clip.named_parameters() if key.startswith("visual.")}
+    assert changed(backbone, before) == visual | {"text_projection"}
+    prompts = [TEMPLATE.format(node.name) for level in tree.levels for node in level]
+    words = backbone.tokenizer(prompts).bool()  # padding is 0
+    for delta in deltas:
+        assert delta.shape == (10, 16, 64) and delta.abs().max() <= 0.0101
+        assert delta[words].any(1).all() and not delta[~words].any()
+
+
 def test_a_clean_zeta_is_measured_on_the_first_batches_of_the_model_as_it_was(
     fabric, params, backbone, forest
 ):
@@ -402,8 +424,8 @@ def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float
 ):
     seen, stem, real = [], [], training.Trainee.forward
 
-    def forward(self, images, local=False):
-        out = real(self, images, local)
+    def forward(self, images, local=False, token_delta=None):
+        out = real(self, images, local, token_delta)
         seen.extend(part.dtype for part in (images, *out))
         return out
 

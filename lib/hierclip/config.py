@@ -292,6 +292,8 @@ class HierParams(Section):
     zeta_vic: NonNegativeFloat | Literal["clean"]
     gap: NonNegativeFloat  # lambda_2
     zeta_gap: NonNegativeFloat  # a difference of norms in the ball
+    # What text_eps moves: a text's features, or its tokens' embeddings, for a mean norm of 1.
+    text_perturbation: Literal["features", "tokens"] = "features"
     # What the points above the leaves are: losses.levels.roll_up.
     roll_up: Literal["midpoint", "level_radius", "single", "leave_one_out"] = "midpoint"
     # Share of the original model's softmax on the clean image in the targets of the leaves.

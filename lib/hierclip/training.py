@@ -156,8 +156,10 @@ class Trainee(nn.Module):
         self.zeta_vic: Tensor
         self.register_buffer("zeta_vic", torch.zeros(sum(map(len, towers.sizes))))
 
-    def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        return self.towers(images, local)
+    def forward(
+        self, images: Tensor, local: bool = False, token_delta: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.towers(images, local, token_delta)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Finetuning(Training):
     task: Task
     trainee: Trainee  # in `module`
     original: Towers  # the model as it was
-    texts: Tensor  # (K, D): the original model's embeddings of all prompts
+    texts: Tensor  # of the shape of a perturbation of all prompts: (K, D), tokens' (K, T, width)
     nodes: list[Nodes]  # by tree
     perturbations: list[tuple[Levels, Levels]]  # of a step: levels in the attack, and in the loss
 
@@ -253,7 +255,9 @@ def set_up(
     head = make_head(method, backbone.logit_scale, *norms)
     learned = method.learned if isinstance(method, HierParams) else ()
     backbone.clip.requires_grad_(False)
-    trainee = Trainee(Towers(backbone, trees, template), LearnedHead(head, learned))
+    by_token = isinstance(method, HierParams) and method.text_perturbation == "tokens"
+    towers = Towers(backbone, trees, template, keep_tokens=by_token)
+    trainee = Trainee(towers, LearnedHead(head, learned))
     optimizer = _optimizer(trainee, method, params.weight_decay)
     module, optimizer = fabric.setup(trainee.eval(), optimizer)
     max_level = max(tree.max_level for tree in trees)
@@ -271,7 +275,7 @@ def set_up(
         task=task,
         trainee=trainee,
         original=original,
-        texts=texts,
+        texts=towers.token_zeros() if by_token else texts,
         nodes=[make_nodes(tree.parents, tree.sizes[-1], fabric.device) for tree in trees],
         perturbations=PERTURBATIONS[method.perturbation](max_level),
     )

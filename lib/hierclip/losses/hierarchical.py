@@ -125,16 +125,16 @@ def clean_distances(contexts: Iterable[Context], params: HierParams) -> list[Ten
 
     Before training it is the original model's. contexts: batches, whose points are taken together.
     """
-    found = []  # by batch, by tree: the distances of each level
+    batches = []  # by batch, by tree: the distances of each level
     for context in contexts:
         embeddings, _, texts = context.towers(context.images)
         batch = []
         for placed in _place(context, embeddings, texts, params):
             distances = placed.true_distances()
             batch.append([distances[block.points] for block in placed.rolled.blocks])
-        found.append(batch)
+        batches.append(batch)
     medians = []
-    for tree in zip(*found, strict=True):
+    for tree in zip(*batches, strict=True):
         levels = [torch.cat(level).median() for level in zip(*tree, strict=True)]
         medians.append(torch.stack(levels))
     return medians
@@ -150,7 +150,7 @@ def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
 
 def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
     """Return the sum of `alignment` over the trees, at the levels of `perturbation`."""
-    embeddings, texts = _encode(context, perturbation)
+    embeddings, texts = _encode(context, perturbation, params)
     losses = []
     placed = _place(context, embeddings, texts, params)
     for tree, targets in zip(placed, soft_targets(context, params), strict=True):
@@ -167,7 +167,7 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
     leaves goes on into the image encoder. Logs the share of points that are clipped at the rim and
     of pairs on which each penalty acts.
     """
-    embeddings, texts = _encode(context, perturbation)
+    embeddings, texts = _encode(context, perturbation, params)
     losses = []
     if params.anchor_weight:
         levels = 1 + max(nodes.max_level for nodes in context.nodes)
@@ -203,11 +203,17 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
     return torch.stack(losses).sum()
 
 
-def _encode(context: Context, perturbation: Perturbation) -> tuple[Tensor, Tensor]:
+def _encode(
+    context: Context, perturbation: Perturbation, params: HierParams
+) -> tuple[Tensor, Tensor]:
     """Return the embeddings of perturbed images (B, D) and of perturbed texts (K, D)."""
+    delta = perturbation.text_delta
+    if params.text_perturbation == "tokens" and delta is not None:
+        embeddings, _, texts = context.towers(perturbation.images, token_delta=delta)
+        return embeddings, texts
     embeddings, _, texts = context.towers(perturbation.images)
-    if perturbation.text_delta is not None:
-        texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
+    if delta is not None:
+        texts = texts + texts.norm(dim=-1, keepdim=True) * delta
     return embeddings, texts
 
 

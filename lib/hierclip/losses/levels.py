@@ -219,7 +219,8 @@ class Perturbation:
     """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
 
     images: Tensor
-    text_delta: Tensor | None = None  # in units of each text embedding's own norm
+    # In units of each text embedding's own norm; of tokens (K, T, width): of their mean norm.
+    text_delta: Tensor | None = None
     levels: tuple[int, ...] | None = None  # None: all
 
 
