@@ -216,8 +216,8 @@ def tree_radii(half_angles: Sequence[float], top_radius: float, r: float) -> lis
             raise ValueError(
                 f"half-angle {angle:g}: no depth tells siblings of one direction apart"
             )
-        spread = sinh(2 * sqrt(r) * radii[-1]) / sin(min(angle, pi / 2))
-        radii.append(asinh(spread) / (2 * sqrt(r)))
+        stretch = sinh(2 * sqrt(r) * radii[-1]) / sin(min(angle, pi / 2))
+        radii.append(asinh(stretch) / (2 * sqrt(r)))
     return radii[::-1]
 
 
