@@ -221,16 +221,19 @@ def variant(
 
 
 def ablation_table(
-    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, subset: str
+    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, seen: bool
 ) -> pd.DataFrame:
-    """Return a table: each metric's mean over seeds, and half its 95 % interval (Student's t)."""
-    metrics = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
+    """Return a table: each metric's mean over seeds, and half its 95 % interval (Student's t).
+
+    seen: on what was trained on, or in the mean of what was left out.
+    """
+    metrics = ["clean", "robust", "path_direct", "seconds", "steps"]
+    frame = frame[(frame["subset"] == "seen") == seen]
+    means = frame.groupby(["variant", "seed"], as_index=False)[metrics].mean()
     rows = {}
     for row, changes in study.tables[table].items():
-        chosen = frame["variant"] == variant(params, study, changes)[2]
-        chosen &= frame["seed"].isin(study.seeds) & (frame["subset"] == subset)
-        values = frame[chosen][metrics]
+        chosen = means["variant"] == variant(params, study, changes)[2]
+        values = means[chosen & means["seed"].isin(study.seeds)][metrics]
         half = values.std() / np.sqrt(len(values)) * student(len(values) - 1).ppf(0.975)
         rows[row] = {"seeds": len(values), **values.mean(), **half.add_suffix("_half")}
-        rows[row]["steps"] = frame["steps"][chosen].mean() if "steps" in frame else np.nan
     return pd.DataFrame(rows).T.rename_axis(table)
