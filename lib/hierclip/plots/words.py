@@ -63,7 +63,7 @@ def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
             check = record.audit.checks[name]
             name = name.replace("above: ", "above the leaves, ")
             failed.append(f"{where}: {name} ({check.value:.2f}, limit {check.limit:.2f})")
-    count, images = sum(len(r.audit.checks) for r in records), records[0].audit.images
+    count, images = sum(len(r.audit.checks) for r in records), max(r.audit.images for r in records)
     words = f"Gradient-masking checks on {images} image{'s' * (images != 1)} a record: "
     words += f"{count - len(failed)} of {count} passed."
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
