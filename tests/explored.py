@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hierclip import models
 from hierclip.config import Params, load_params
 from hierclip.data import class_indices, load_dataset
-from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
+from hierclip.data.emoji import GLYPH, SHEET, SOURCE
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.models import CosineHead, Model, PoincareHead
 from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree
@@ -50,7 +50,7 @@ def write_project(folder: Path) -> Params:
     everything = dict.fromkeys(first.ids, "") | {
         row["synset"]: row["name"] for row in rows
     }  # in the first's order
-    outlines = ROOT / "data/source/trees/openmoji"
+    outlines = ROOT / "data/source/trees/emoji"
     named = [read_tree(outlines / f"{name}.yaml", everything) for name in params.trees.names[1:]]
     trees = [first, *(tree.restrict(first.ids) for tree in named)]
     for tree in trees:

@@ -13,7 +13,7 @@ from hierclip import models
 from hierclip.cli import app, main
 from hierclip.config import load_params
 from hierclip.data import PREPARED, load_dataset
-from hierclip.data.openmoji import SOURCE
+from hierclip.data.emoji import SOURCE
 from hierclip.data.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
 from hierclip.distributed import make_fabric, run_in_processes, run_script
 from hierclip.errors import HierclipError
@@ -37,7 +37,7 @@ ATTACK = {
 
 
 @pytest.fixture
-def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
+def project(emoji, emoji_forest, backbone, tmp_path, monkeypatch):
     """A project as its first three stages leave it, with short settings and one tree."""
     entries = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
     entries["finetune"] |= QUICK
@@ -46,12 +46,12 @@ def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     for file, there in (
         (SOURCE, ROOT / SOURCE),
-        (f"{PREPARED}/openmoji.safetensors", openmoji.prepared),
+        (f"{PREPARED}/emoji.safetensors", emoji.prepared),
     ):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(there.read_bytes())
     for name in entries["trees"]["names"]:
-        save_tree(openmoji_forest[0], tmp_path / TREES / f"{name}.json")
+        save_tree(emoji_forest[0], tmp_path / TREES / f"{name}.json")
     models.save_model(Model(backbone, CosineHead(14.0), "base"), tmp_path / BASE)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(tmp_path)
@@ -256,7 +256,7 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     attacked("clip")
     records = [records_of(project)[f"clip-0/{name}"] for name in params.tasks]
     assert [(r.subset, r.dataset) for r in records] == [
-        ("seen", "openmoji"), ("unseen", "openmoji"), ("animals", "animals")
+        ("seen", "emoji"), ("unseen", "emoji"), ("animals", "animals")
     ]  # fmt: skip
     assert (
         records[2].levels == [4, 2]

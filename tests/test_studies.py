@@ -123,11 +123,11 @@ def small(params):
 
 
 @pytest.fixture
-def project(openmoji, forest, backbone, tmp_path) -> Path:
+def project(emoji, forest, backbone, tmp_path) -> Path:
     """A project's folder with images, trees and a base model."""
     (tmp_path / "data").mkdir()
     for folder in ("source", "prepared"):
-        (tmp_path / "data" / folder).symlink_to(openmoji.prepared.parents[1] / folder)
+        (tmp_path / "data" / folder).symlink_to(emoji.prepared.parents[1] / folder)
     for tree in forest:
         save_tree(tree, tmp_path / f"data/trees/{tree.name}.json")
     models.save_model(Model(backbone, CosineHead(20.0), "clip"), tmp_path / "data/models/base")
@@ -215,15 +215,15 @@ def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, r
 
 @pytest.mark.parametrize("which", ["sweep", "ablation"])
 def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part(
-    small, project, openmoji, forest, monkeypatch, which
+    small, project, emoji, forest, monkeypatch, which
 ):
     """With a model that takes every third leaf of each set of classes for the next one there."""
     study, off, all_seen = (
         getattr(small, which),
         torch.zeros(200, dtype=torch.long),
-        ids_of(openmoji, "seen"),
+        ids_of(emoji, "seen"),
     )
-    classes = {"seen": all_seen, "unseen": ids_of(openmoji, "unseen")}
+    classes = {"seen": all_seen, "unseen": ids_of(emoji, "unseen")}
     if which == "sweep":
         unseen = [i for k, i in enumerate(all_seen) if k % study.holdout_every == 0]
         classes = {
@@ -231,7 +231,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
             "unseen": unseen,
         }
     for ids in classes.values():
-        places = class_indices(openmoji, tuple(ids))
+        places = class_indices(emoji, tuple(ids))
         off[places[::3]] = (places.roll(-1) - places)[::3]
     trained = []
 
@@ -254,7 +254,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     monkeypatch.setattr(studies, "set_up", set_up)
     monkeypatch.setattr(studies, "fit", fit)
     monkeypatch.setattr(
-        studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels])
+        studies, "Model", lambda *_: knowing_model(emoji, lambda labels: off[labels])
     )
     runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
@@ -270,7 +270,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     for row in record.rows:
         own = forest[0].restrict(classes[row["subset"]])
         labels = np.repeat(
-            class_indices(openmoji, own.ids).numpy(), 2
+            class_indices(emoji, own.ids).numpy(), 2
         )  # two images of each, in the dataset's order
         shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
         share = np.mean(off.numpy()[shown] == 0)

@@ -80,8 +80,8 @@ def run_study(
     """
     dataset = load_dataset(params.data, root)
     hashes = {tree.name: tree.hash for tree in load_forest(root / TREES, params.trees.names)}
-    left_out = study.holdout_every, study.holdout_style
-    sections = params.data, params.model, params.attack, params.finetune, study.images, left_out
+    excluded = study.holdout_every, study.holdout_style
+    sections = params.data, params.model, params.attack, params.finetune, study.images, excluded
     first = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)
     measured = dataset.images("val").fingerprint()
     base = model_key(load_model(root / BASE).backbone)
@@ -151,9 +151,9 @@ def divide(params: Params, study: StudyParams, root: Path) -> dict[str, tuple[Da
     dataset = load_dataset(params.data, root)
     classes = ids_of(dataset, "seen")
     trained = [leaf for k, leaf in enumerate(classes) if k % study.holdout_every]
-    left_out = classes[:: study.holdout_every]
+    excluded = classes[:: study.holdout_every]
     if study.holdout_style is None or not isinstance(params.data, EmojiParams):
-        return {"seen": (dataset, trained), "unseen": (dataset, left_out)}
+        return {"seen": (dataset, trained), "unseen": (dataset, excluded)}
     styles = [style for style in params.data.styles if style != study.holdout_style]
     seen, unseen = (
         load_dataset(params.data.model_copy(update={"styles": tuple(each)}), root)
@@ -163,8 +163,8 @@ def divide(params: Params, study: StudyParams, root: Path) -> dict[str, tuple[Da
     return {
         "seen": (seen, trained),
         "unseen style": (unseen, [leaf for leaf in trained if leaf in drawn]),
-        "unseen noun": (seen, left_out),
-        "both unseen": (unseen, [leaf for leaf in left_out if leaf in drawn]),
+        "unseen noun": (seen, excluded),
+        "both unseen": (unseen, [leaf for leaf in excluded if leaf in drawn]),
     }
 
 
@@ -224,7 +224,7 @@ def ablation_table(
     frame: pd.DataFrame, params: Params, study: AblationParams, table: str, subset: str
 ) -> pd.DataFrame:
     """Return a table: each metric's mean over seeds, and half its 95 % interval (Student's t)."""
-    metrics = ["clean", "robust", "path_direct", "path_roll_up", "seconds"]
+    metrics = ["clean", "robust", "path_direct", "seconds"]
     rows = {}
     for row, changes in study.tables[table].items():
         chosen = frame["variant"] == variant(params, study, changes)[2]
