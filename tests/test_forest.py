@@ -131,13 +131,13 @@ def test_towers_sort_the_texts_of_every_tree_and_level(backbone, forest):
 
 
 def test_the_committed_wordnet_tree_is_the_one_that_wordnet_gives(params, root):
-    rows = load_dataset(params.data, root).leaves
+    rows = load_dataset(params.data.pretraining, root).leaves
     made = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in rows}, params.trees.widths)
     assert load_tree(root / "data/source/trees/emoji/wordnet.json") == made
 
 
 def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_own(params, root):
-    leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data, root).leaves}
+    leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data.pretraining, root).leaves}
     for name in params.trees.names[1:]:
         tree = read_tree(root / f"data/source/trees/emoji/{name}.yaml", leaves)
         assert tree.ids == tuple(leaves) and tree.max_level == 2
