@@ -33,6 +33,7 @@ def write_project(folder: Path) -> Params:
     entries["data"] |= {"styles": styles, "subset": None}
     entries["data"] |= {"val_per_drawing": 6, "test_per_drawing": 3}
     entries["zero_shot"] = {}
+    entries["attack"] |= {"eps": "4/255", "step": "1.5/255"}
     (folder / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     params = load_params(folder / "params.yaml")
     table = (ROOT / SOURCE / "classes.csv").read_text(encoding="utf8")

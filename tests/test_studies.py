@@ -23,7 +23,7 @@ from hierclip.studies import (
     run_study,
 )
 from hierclip.trees import save_tree
-from tests.conftest import notebook_functions
+from tests.conftest import ONE_STYLE, notebook_functions
 from tests.test_run import forest, knowing_model
 
 __all__ = ["forest"]  # a fixture: WordNet's tree over the dataset, and one of first letters
@@ -54,8 +54,8 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
             if key != "method"
         )
         assert run.settings.label == content["method"][run.labels["method"]]["label"]
-        # Choices are made on validation images of the fine-tuning classes, by their leaves.
-        assert (run.split, run.holdout_every) == ("val", params.sweep.holdout_every)
+        # Choices are made by leaves.
+        assert not run.levels
         assert (run.steps, run.seed) == (params.sweep.steps, params.sweep.seed)
 
 
@@ -74,7 +74,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
     assert len(runs) == len(variants) * len(params.ablation.seeds)
     assert len({(run.labels["variant"], run.seed) for run in runs}) == len(runs)
     for run in runs:
-        assert (run.split, run.holdout_every) == ("test", 0)
+        assert run.levels
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
@@ -88,7 +88,7 @@ def small(params):
     the attack, runs one after the other in this process.
     """
     sections = {
-        "data": params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}),
+        "data": params.data.model_copy(update=ONE_STYLE),
         "trees": params.trees.model_copy(update={"names": ("wordnet", "letters")}),
         "finetune": params.finetune.model_copy(update={"batch": 4}),
         "attack": params.attack.model_copy(update={"steps": 1}),
@@ -97,6 +97,7 @@ def small(params):
                 "steps": 2,
                 "images": 20,
                 "workers": 1,
+                "holdout_style": None,
                 "grid": {"tecoa": {"lr": (1e-3, 2e-3)}},
             }
         ),
@@ -105,6 +106,7 @@ def small(params):
                 "steps": 2,
                 "images": 20,
                 "workers": 1,
+                "holdout_style": None,
                 "seeds": (0,),
                 "tables": {
                     "one": {
@@ -157,17 +159,14 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
     assert (frame["images"] == 20).all() and (frame["seconds"] > 0).all()
     assert (frame["steps"] == 2).all()
-    for column in ("clean", "robust", "path_direct", "path_roll_up"):
+    for column in ("clean", "robust", "path_direct"):
         assert frame[column].between(0, 1).all()
     assert (frame["robust"] <= frame["clean"]).all() and (
         frame["path_direct"] <= frame["robust"]
     ).all()
-    assert (record.split, record.steps, record.images, list(record.trees)) == (
-        "test",
-        2,
-        20,
-        ["wordnet", "letters"],
-    )
+    assert (frame["path_direct"] <= frame["robust_2"]).all()
+    assert (frame["robust_2"] <= frame["clean_2"]).all()
+    assert (record.steps, record.images, list(record.trees)) == (2, 20, ["wordnet", "letters"])
     table = ablation_table(frame, small, small.ablation, "one", "seen")
     assert list(table.index) == ["flat", "trees"]
     assert (
@@ -189,7 +188,7 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     columns = ["method", "lr", "subset", "images", "clean", "robust", "steps", "seconds"]
-    assert list(record.frame.columns) == columns and record.split == "val"
+    assert list(record.frame.columns) == columns
     assert list(record.frame["subset"]) == ["seen", "unseen"] * 2
     assert (
         untimed(record.rows)[0].items()
@@ -223,13 +222,8 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
         torch.zeros(200, dtype=torch.long),
         ids_of(emoji, "seen"),
     )
-    classes = {"seen": all_seen, "unseen": ids_of(emoji, "unseen")}
-    if which == "sweep":
-        unseen = [i for k, i in enumerate(all_seen) if k % study.holdout_every == 0]
-        classes = {
-            "seen": [i for i in all_seen if i not in unseen],
-            "unseen": unseen,
-        }
+    unseen = [i for k, i in enumerate(all_seen) if k % study.holdout_every == 0]
+    classes = {"seen": [i for i in all_seen if i not in unseen], "unseen": unseen}
     for ids in classes.values():
         places = class_indices(emoji, tuple(ids))
         off[places[::3]] = (places.roll(-1) - places)[::3]
@@ -269,15 +263,15 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     assert [row["subset"] for row in record.rows] == list(classes) * len(runs)
     for row in record.rows:
         own = forest[0].restrict(classes[row["subset"]])
-        labels = np.repeat(
-            class_indices(emoji, own.ids).numpy(), 2
-        )  # two images of each, in the dataset's order
-        shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
+        labels = np.sort(class_indices(emoji, own.ids).numpy())
+        labels = np.tile(labels, 2)  # two images of each, in the dataset's order
+        shown = labels[np.linspace(0, len(labels) - 1, 20).astype(int)]
         share = np.mean(off.numpy()[shown] == 0)
         assert 0 < share < 1 and row["clean"] == row["robust"] == pytest.approx(share)
         assert (row["images"], row["steps"]) == (20, 5)
         if which == "ablation":
-            assert row["path_roll_up"] == pytest.approx(share)
+            assert row["path_direct"] <= share
+            assert row["clean_5"] == row["robust_5"] >= share
 
 
 @pytest.fixture
