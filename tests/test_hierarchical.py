@@ -1,5 +1,6 @@
 """The hierarchical objective against its formulas, written here as slow loops in float64."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,21 @@ from hierclip.hyperbolic import from_klein_sum, pairwise_distance, to_klein_sum
 from hierclip.losses import Context, Perturbation, make_nodes
 from hierclip.losses.hierarchical import (
     Placed,
+    clean_distances,
     depth_gap,
     hierarchical,
     hita,
     level_weights,
     vicinity,
 )
-from hierclip.losses.levels import RolledUp, group_levels, roll_up, rolled_up
+from hierclip.losses.levels import (
+    Block,
+    RolledUp,
+    beside_others,
+    group_levels,
+    roll_up,
+    rolled_up,
+)
 from hierclip.models import PoincareHead
 from tests.conftest import LEAVES, ROOT
 
@@ -64,7 +73,7 @@ def make(trees, seed=0, **changes) -> SimpleNamespace:
     paths = [torch.from_numpy(tree.paths)[labels] for tree in trees]
     nodes = [make_nodes(tree.parents, tree.sizes[-1]) for tree in trees]
     towers = Linear(trees, seed)
-    context = Context(images, paths, nodes, towers, towers, lambda: head)
+    context = Context(images, paths, nodes, towers, Linear(trees, seed + 50), lambda: head)
     return SimpleNamespace(
         context=context, trees=trees, params=params, head=head, labels=labels, images=images
     )
@@ -73,18 +82,26 @@ def make(trees, seed=0, **changes) -> SimpleNamespace:
 class Book:
     """The design's formulas, point by point: what each level of each tree adds to the objective."""
 
-    def __init__(self, case, shift=None):
+    def __init__(self, case, shift=None, moved=None, zeta=None):
+        """moved: the attacked images. zeta: of the vicinity, by tree and level."""
         self.head, self.params = case.head, case.params
+        self.images = case.images if moved is None else moved
+        self.original = case.context.original
+        self.clean = (case.images.flatten(1) @ self.original.weight).double().numpy()
+        soft = self.original.by_tree(self.original.texts.detach().double())
         towers = case.context.towers
         texts = towers.texts.detach().double()
         if shift is not None:
             texts = texts + texts.norm(dim=1, keepdim=True) * shift.double()
-        embeddings = (case.images.flatten(1) @ towers.weight).double().numpy()
+        self.embeddings = (self.images.double().flatten(1) @ towers.weight.double()).numpy()
         self.terms, self.vic, self.gap_text, self.gap_image = [], [], [], []
-        for tree, nodes in zip(case.trees, towers.by_tree(texts), strict=True):
+        self.true, self.leaf_vic = [], []  # distances by level; the leaves' part of the vicinity
+        for k, (tree, nodes) in enumerate(zip(case.trees, towers.by_tree(texts), strict=True)):
+            self.soft = [level.numpy() for level in soft[k]]
+            self.zeta = zeta[k] if zeta else [self.params.zeta_vic] * (tree.max_level + 1)
             self.tree(
                 tree,
-                embeddings,
+                self.embeddings,
                 [level.numpy() for level in nodes],
                 tree.paths[case.labels.numpy()],
             )
@@ -106,6 +123,38 @@ class Book:
         k = sum(g * k for g, k in zip(gs, ks, strict=True)) / sum(gs)
         return k / (1 + np.sqrt(1 - r * k @ k))
 
+    def points(self, l, points, radius):
+        """The points of a level above the leaves, from those below, and the gaps to them.
+
+        A point has its path and the images that it is made of.
+        """
+        mode, out, gaps = self.params.roll_up, [], []
+        if mode in ("midpoint", "level_radius"):
+            for node in sorted({path[l] for _, path, _ in points}):
+                family = [point for point in points if point[1][l] == node]
+                z = self.hyp_avg([z for z, _, _ in family])
+                if mode == "level_radius":
+                    length = self.head.image_radius * radius / self.head.text_radius
+                    r = self.head.curvature
+                    z = z / np.linalg.norm(z) * np.tanh(np.sqrt(r) * length) / np.sqrt(r)
+                out.append((z, family[0][1], sum((images for _, _, images in family), [])))
+                gaps += [np.linalg.norm(z) - np.linalg.norm(finer) for finer, _, _ in family]
+            return out, gaps
+        if mode == "single":
+            return points, gaps
+        for (below, path, (i,)), image in zip(points, self.at_leaves, strict=True):
+            others = [z for z, p, (j,) in self.at_leaves if p[l] == path[l] and j != i]
+            z = self.hyp_avg([image[0], self.hyp_avg(others)]) if others else image[0]
+            out.append((z, path, [i]))
+            gaps.append(np.linalg.norm(z) - np.linalg.norm(below))
+        return out, gaps
+
+    def softmax(self, l, radius, image):
+        z = self.expmap0(self.clean[image], self.head.image_radius, self.head.image_norm)
+        nodes = [self.expmap0(t, radius, self.head.text_norm) for t in self.soft[l]]
+        exps = np.exp([-self.head.tau * self.d(z, node) for node in nodes])
+        return exps / exps.sum()
+
     def tree(self, tree, embeddings, texts, paths):
         head, params, top, edges = self.head, self.params, tree.max_level, tree.graph().edges
         radii = [
@@ -116,22 +165,23 @@ class Book:
             [self.expmap0(t, radii[l], head.text_norm) for t in level]
             for l, level in enumerate(texts)
         ]
-        pairs = zip(embeddings, paths, strict=True)
-        points = [(self.expmap0(e, head.image_radius, head.image_norm), tuple(p)) for e, p in pairs]
-        terms, vic, gap_text, gap_image = [], [], [], []
+        points = []
+        for i, (e, p) in enumerate(zip(embeddings, paths, strict=True)):
+            points.append((self.expmap0(e, head.image_radius, head.image_norm), tuple(p), [i]))
+        self.at_leaves = points
+        terms, vic, gap_text, gap_image, distances = [], [], [], [], []
         for l in range(top + 1):
             if l:
-                below, points = points, []
-                for own in sorted({path[l] for _, path in below}):
-                    family = [(z, path) for z, path in below if path[l] == own]
-                    points.append((self.hyp_avg([z for z, _ in family]), family[0][1]))
-                    gaps = [np.linalg.norm(points[-1][0]) - np.linalg.norm(z) for z, _ in family]
-                    gap_image.append((l, [max(0, gap + params.zeta_gap) for gap in gaps]))
+                points, gaps = self.points(l, points, radii[l])
+                gap_image += [np.mean([max(0, gap + params.zeta_gap) for gap in gaps or [-np.inf]])]
             sides = [l] + [
                 k for k, side in ((l - 1, "finer"), (l + 1, "coarser")) if side in params.negatives
             ]
             losses = []
-            for z, path in points:
+            share = params.soft_targets
+            if l and params.soft_above is not None:
+                share = params.soft_above
+            for z, path, images in points:
                 true = tree.levels[l][path[l]].id
                 scores, right = [], -head.tau * self.d(z, nodes[l][path[l]])
                 for k in (k for k in sides if 0 <= k <= top):
@@ -141,28 +191,27 @@ class Book:
                         )
                         if k == l or not joined:
                             scores.append(-head.tau * self.d(z, place))
+                if share:
+                    soft = np.mean([self.softmax(l, radii[l], i) for i in images], axis=0)
+                    ways = [-head.tau * self.d(z, place) for place in nodes[l]]
+                    right = (1 - share) * right + share * soft @ ways
                 losses.append(np.log(np.exp(scores).sum()) - right)
             weight = (1 - l / (top + 1)) * (params.superclass_weight if l else 1)
             terms.append(weight * np.mean(losses))
-            vic.append(
-                np.mean(
-                    [max(0, self.d(z, nodes[l][path[l]]) - params.zeta_vic) for z, path in points]
-                )
-            )
+            distances.append([self.d(z, nodes[l][path[l]]) for z, path, _ in points])
+            vic.append(np.mean([max(0, d - self.zeta[l]) for d in distances[-1]]))
         for l, above in enumerate(tree.parents):
             gaps = [
                 np.linalg.norm(nodes[l + 1][k]) - np.linalg.norm(nodes[l][i])
                 for i, k in enumerate(above)
             ]
             gap_text.append(np.mean([max(0, gap + params.zeta_gap) for gap in gaps]))
-        by_level = [
-            np.concatenate([gaps for at, gaps in gap_image if at == l]).mean()
-            for l in range(1, top + 1)
-        ]
         self.terms.append(terms)
         self.vic.append(np.mean(vic))
         self.gap_text.append(np.mean(gap_text))
-        self.gap_image.append(np.mean(by_level))
+        self.gap_image.append(np.mean(gap_image))
+        self.true.append(distances)
+        self.leaf_vic.append(vic[0] / (top + 1))
 
     @property
     def hita(self):
@@ -171,7 +220,16 @@ class Book:
     @property
     def whole(self):
         depth = sum(self.gap_text) + sum(self.gap_image)
-        return self.hita + self.params.vic * sum(self.vic) + self.params.gap * depth
+        pull = 0.0
+        for e, clean in zip(self.embeddings, self.clean, strict=True):
+            cosine = e @ clean / np.linalg.norm(e) / np.linalg.norm(clean)
+            pull += self.params.anchor_weight * (1 - cosine) / len(self.clean)
+        return self.hita + self.params.vic * sum(self.vic) + self.params.gap * depth + pull
+
+    @property
+    def of_leaves(self):
+        """The terms in which the leaves' points alone appear."""
+        return sum(terms[0] for terms in self.terms) + self.params.vic * sum(self.leaf_vic)
 
 
 def shift_like(case, seed=0):
@@ -205,6 +263,104 @@ def test_the_whole_objective_is_the_sum_that_the_formulas_give(forest, seed):
     )
 
 
+MODES = ["midpoint", "level_radius", "single", "leave_one_out"]
+
+
+def moved_images(case, seed=0):
+    draw = torch.randn(case.images.shape, generator=torch.Generator().manual_seed(seed))
+    return case.images + 0.3 * draw
+
+
+@pytest.mark.parametrize(
+    "soft", [{}, {"soft_targets": 0.4}, {"soft_targets": 0.2, "soft_above": 0.9}]
+)
+@pytest.mark.parametrize("sides", [(), ("finer", "coarser")])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_roll_up_and_target_gives_the_sum_that_the_formulas_give(forest, mode, sides, soft):
+    settings = soft | {"anchor_weight": 1.5, "superclass_gradient": 0.3, "norms": "free"}
+    case = make(forest, curvature=0.8, negatives=sides, roll_up=mode, vic=0.5, gap=2.0, **settings)
+    moved = moved_images(case)
+    book = Book(case, moved=moved)
+    loss = hierarchical(case.context, Perturbation(moved), case.params)
+    close(loss.item(), book.whole, rtol=1e-5, atol=1e-5)
+    attacked = hita(case.context, Perturbation(moved), case.params)
+    close(attacked.item(), book.hita, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_soft_above_the_leaves_alone_leaves_their_targets_one_hot(forest):
+    hard = make(forest)
+    soft = make(forest, soft_above=0.5)
+    one, other = (
+        hita(case.context, Perturbation(case.images, levels=(0,)), case.params)
+        for case in (hard, soft)
+    )
+    close(one, other)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_zeta_by_level_is_the_median_of_clean_distances(forest, mode):
+    cases = [make(forest, roll_up=mode, zeta_vic="clean") for _ in range(2)]
+    cases[1].images.mul_(-0.5)
+    found = clean_distances([case.context for case in cases], cases[0].params)
+    numbers = [make(forest, roll_up=mode) for _ in range(2)]
+    numbers[1].images.mul_(-0.5)
+    books = [Book(case) for case in numbers]
+    for k, tree in enumerate(forest):
+        for l in range(tree.max_level + 1):
+            distances = sorted(books[0].true[k][l] + books[1].true[k][l])
+            close(found[k][l].item(), distances[(len(distances) - 1) // 2], rtol=1e-5, atol=1e-6)
+    context = replace(cases[0].context, zeta_vic=found)
+    loss = hierarchical(context, Perturbation(cases[0].images), cases[0].params)
+    book = Book(numbers[0], zeta=[levels.tolist() for levels in found])
+    close(loss.item(), book.whole, rtol=1e-5, atol=1e-5)
+    assert 0.2 < context.counts["vic_active"] < 0.8
+
+
+def gradients(case, objective, moved):
+    images = moved.clone().requires_grad_(True)
+    loss = objective(case.context, Perturbation(images), case.params)
+    return torch.autograd.grad(loss, [images, case.context.towers.texts])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_terms_above_the_leaves_reach_the_encoder_by_their_share_and_the_texts_whole(forest, mode):
+    settings = {"roll_up": mode, "vic": 0.5, "gap": 2.0, "norms": "free", "soft_targets": 0.3}
+    none, part, whole = (make(forest, superclass_gradient=s, **settings) for s in (0.0, 0.25, 1.0))
+    moved = moved_images(none)
+    found = [gradients(case, hierarchical, moved) for case in (none, part, whole)]
+    close(found[1][0], 0.75 * found[0][0] + 0.25 * found[2][0])
+    for _, texts in found:
+        close(texts, found[0][1])
+    for _ in range(3):  # with none, what is left is the slope of the leaves' own terms
+        way = torch.randn(moved.shape, generator=torch.Generator().manual_seed(_)).double()
+        ends = [Book(none, moved=moved.double() + step * way).of_leaves for step in (1e-5, -1e-5)]
+        slope = (found[0][0].double() * way).sum().item()
+        close(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-4, atol=1e-4)
+    close(gradients(none, hita, moved), gradients(whole, hita, moved))  # the attack's is whole
+
+
+def test_an_image_beside_others_gets_the_gradient_of_its_place_alone():
+    nodes = torch.tensor([0, 1, 0, 0])
+    z = 0.5 * torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).double()
+
+    def points(z):
+        return from_klein_sum(beside_others(to_klein_sum(z, 1.0), nodes), 1.0)
+
+    jacobian = torch.autograd.functional.jacobian(points, z)
+    book = object.__new__(Book)
+    book.head = SimpleNamespace(curvature=1.0)
+    rows = z.numpy()
+    for i in range(4):
+        others = [rows[j] for j in range(4) if j != i and nodes[j] == nodes[i]]
+        fixed = book.hyp_avg(others or [rows[i]])
+        for k in range(3):
+            step = np.eye(3)[k] * 1e-6
+            ends = [book.hyp_avg([rows[i] + s, fixed]) for s in (step, -step)]
+            slope = torch.from_numpy((ends[0] - ends[1]) / 2e-6)
+            close(jacobian[i, :, i, k], slope, rtol=1e-5, atol=1e-7)
+        assert not jacobian[i][:, [j for j in range(4) if j != i]].any()
+
+
 def test_texts_are_moved_by_the_shift(forest):
     case = make(forest)
     shift = shift_like(case)
@@ -234,8 +390,9 @@ def test_levels_limit_hita_to_themselves(forest, levels):
 
 
 @pytest.mark.parametrize("objective", [hita, hierarchical])
-def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective):
-    case = make(forest, vic=0.5, gap=2.0)
+@pytest.mark.parametrize("mode", MODES)
+def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective, mode):
+    case = make(forest, vic=0.5, gap=2.0, roll_up=mode, soft_targets=0.5, anchor_weight=3.0)
     whole = objective(case.context, Perturbation(case.images), case.params)
     parts = [
         objective(case.context, Perturbation(case.images, levels=(l,)), case.params)
@@ -312,7 +469,9 @@ def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
     images, texts = on_a_line(1.0, 2.0, 4.0), on_a_line(0.5, 1.5)
     distances = pairwise_distance(images, texts, 1.0)
     none = torch.zeros(0)
-    rolled = RolledUp([], none, torch.tensor([0, 0, 1]), none, none, none)
+    rows = slice(0, 3)
+    blocks = [Block(rows, slice(0, 2), rows)]
+    rolled = RolledUp([], none, torch.tensor([0, 0, 1]), none, none, none, none, blocks)
     placed = Placed(make_nodes([], 2), rolled, 1.0, distances, texts[:, 0], images[:, 0])
     close(vicinity(placed, 1.0), torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
     assert not vicinity(placed, 2.6).any()

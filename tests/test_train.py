@@ -22,6 +22,15 @@ TRAINED = [name for name, method in METHOD.items() if method.loss != "none"]
 LEARNED = METHOD["hier"].model_copy(
     update={"learned": ("curvature", "image_radius", "tau"), "text_lr": 0.01}
 )
+KEEPING = METHOD["hier"].model_copy(
+    update={
+        "roll_up": "leave_one_out",
+        "zeta_vic": "clean",
+        "soft_targets": 0.5,
+        "anchor_weight": 4.0,
+        "superclass_gradient": 0.1,
+    }
+)
 
 
 @pytest.fixture
@@ -181,9 +190,9 @@ def passes(monkeypatch):
     """How often images go through the model in training, with a graph to take gradients in."""
     counted, real = [], training.Trainee.forward
 
-    def forward(self, images, local=False):
+    def forward(self, images, local=False, token_delta=None):
         counted.append(torch.is_grad_enabled())
-        return real(self, images, local)
+        return real(self, images, local, token_delta)
 
     monkeypatch.setattr(training.Trainee, "forward", forward)
     return counted
@@ -302,16 +311,64 @@ def test_texts_are_moved_only_where_they_have_a_budget(
     assert text_deltas[1].any() and text_deltas[1].abs().max() <= 0.01
 
 
+@pytest.mark.parametrize("method", [LEARNED, KEEPING], ids=["learned", "keeping"])
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
-    fabric, params, backbone, forest, checkpoint, tmp_path
+    fabric, params, backbone, forest, checkpoint, tmp_path, monkeypatch, method
 ):
+    monkeypatch.setattr(training, "CLEAN_BATCHES", 2)
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
-    head, history = tune(fabric, LEARNED, params, whole, forest, tmp_path / "other.ckpt", steps=5)
+    head, history = tune(fabric, method, params, whole, forest, tmp_path / "other.ckpt", steps=5)
     with pytest.raises(KeyboardInterrupt):
-        tune(fabric, LEARNED, params, stopped, forest, checkpoint, Stopping(), steps=5)
+        tune(fabric, method, params, stopped, forest, checkpoint, Stopping(), steps=5)
     assert checkpoint.exists()
-    assert tune(fabric, LEARNED, params, rest, forest, checkpoint, steps=5) == (head, history)
+    assert tune(fabric, method, params, rest, forest, checkpoint, steps=5) == (head, history)
     assert same(whole.clip, rest.clip)
+
+
+def test_tokens_are_moved_and_the_text_tower_stays_as_it_was(
+    fabric, params, backbone, tree, checkpoint, monkeypatch
+):
+    real, deltas = OBJECTIVES["hier"], []
+
+    def loss(context, perturbation, method):
+        deltas.append(perturbation.text_delta)
+        return real.loss(context, perturbation, method)
+
+    monkeypatch.setitem(OBJECTIVES, "hier", Objective(loss, real.attack))
+    before = copy.deepcopy(backbone.clip.state_dict())
+    method = METHOD["hier"].model_copy(update={"text_perturbation": "tokens", "text_eps": 0.01})
+    tune(fabric, method, params, backbone, [tree], checkpoint, steps=2)
+    visual = {key for key, _ in backbone.clip.named_parameters() if key.startswith("visual.")}
+    assert changed(backbone, before) == visual | {"text_projection"}
+    prompts = [TEMPLATE.format(node.name) for level in tree.levels for node in level]
+    words = backbone.tokenizer(prompts).bool()  # padding is 0
+    for delta in deltas:
+        assert delta.shape == (10, 16, 64) and delta.abs().max() <= 0.0101
+        assert delta[words].any(1).all() and not delta[~words].any()
+
+
+def test_a_clean_zeta_is_measured_on_the_first_batches_of_the_model_as_it_was(
+    fabric, params, backbone, forest
+):
+    few = params.finetune.model_copy(update=SHORT | {"steps": 2})
+    method, dataset = KEEPING.model_copy(update={"roll_up": "single"}), Stripes()
+    batches = [dataset.batch(torch.arange(5), SHORT["batch"], 0, step) for step in range(4)]
+    task = Task("seen", dataset, forest, TEMPLATE)
+    towers = Towers(copy.deepcopy(backbone), forest, TEMPLATE).eval()
+    work = set_up(fabric, method, few, backbone, task, 0)
+    head, expected = work.trainee.numbers.fixed(), []
+    with torch.no_grad():
+        images, _, texts = towers(torch.cat([images for images, _ in batches]))
+    labels = torch.cat([labels for _, labels in batches])
+    for tree, levels in zip(forest, towers.by_tree(texts), strict=True):
+        for l, level in enumerate(levels):
+            logits = head.logits(
+                head.image_points(images), head.text_points(level, l, tree.max_level)
+            )
+            true = torch.from_numpy(tree.paths)[labels, l]
+            distances = -logits[torch.arange(len(true)), true] / head.tau
+            expected.append(distances.sort().values[(len(true) - 1) // 2])
+    torch.testing.assert_close(work.trainee.zeta_vic, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_of_other_pictures_is_left_unread(
@@ -367,8 +424,8 @@ def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float
 ):
     seen, stem, real = [], [], training.Trainee.forward
 
-    def forward(self, images, local=False):
-        out = real(self, images, local)
+    def forward(self, images, local=False, token_delta=None):
+        out = real(self, images, local, token_delta)
         seen.extend(part.dtype for part in (images, *out))
         return out
 

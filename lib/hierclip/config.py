@@ -218,7 +218,7 @@ class PretrainParams(OptimParams):
     leaf_caption_prob: float = Field(gt=0, le=1)  # share of the captions that name the leaf itself
     min_accuracy: float = Field(
         ge=0, lt=1
-    )  # accuracy that every level must have, read directly, or the stage fails
+    )  # leaf accuracy that every set must have, and nearly so its superclasses, or the stage fails
 
 
 class FinetuneParams(OptimParams):
@@ -288,9 +288,20 @@ class HierParams(Section):
     superclass_weight: NonNegativeFloat  # of the levels above the leaves, times 1 - l / (L + 1)
     negatives: tuple[Literal["finer", "coarser"], ...]
     vic: NonNegativeFloat  # lambda_1
-    zeta_vic: NonNegativeFloat  # a distance in the ball
+    # A distance in the ball; clean: by level, the median of clean points before training.
+    zeta_vic: NonNegativeFloat | Literal["clean"]
     gap: NonNegativeFloat  # lambda_2
     zeta_gap: NonNegativeFloat  # a difference of norms in the ball
+    # What text_eps moves: a text's features, or its tokens' embeddings, for a mean norm of 1.
+    text_perturbation: Literal["features", "tokens"] = "features"
+    # What the points above the leaves are: losses.levels.roll_up.
+    roll_up: Literal["midpoint", "level_radius", "single", "leave_one_out"] = "midpoint"
+    # Share of the original model's softmax on the clean image in the targets of the leaves.
+    soft_targets: float = Field(default=0.0, ge=0, le=1)
+    soft_above: float | None = Field(default=None, ge=0, le=1)  # above them; null: soft_targets
+    anchor_weight: NonNegativeFloat = 0.0  # as AGFT's
+    # Share of the gradient of the terms above the leaves that trains the image encoder.
+    superclass_gradient: float = Field(default=1.0, ge=0, le=1)
 
 
 TrainedParams = FlatParams | TgaZsrParams | AgftParams | HierParams

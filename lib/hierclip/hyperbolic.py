@@ -7,14 +7,16 @@ Formulas: Ganea et al., Hyperbolic Neural Networks (2018), section 2; the Einste
 Gulcehre et al., Hyperbolic Attention Networks (2019), section 3.2.
 
 A margin is the logit of the right node minus the best logit of the other nodes of its level. With
-logits -lambda d the bounds of a pair of texts and of K siblings are Theorems 1 and 2 of
-notebooks/60_margin_depth.ipynb, where they are proved. With inner products of vectors no longer
-than eta the bound of a pair is 2 lambda eta^2. For siblings t_i of mean m the mean over pairs of
-lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m> <= lambda eta / (K - 1)
-(K sum |t_i - m|^2)^(1/2) <= lambda eta^2 K / (K - 1), attained by the simplex and z_i = t_i.
+logits -lambda d the bounds of a pair of texts, of K siblings and of siblings in a cone are Theorems
+1, 2 and 4 of notebooks/60_margin_depth.ipynb, where they are proved. With inner products of vectors
+no longer than eta the bound of a pair is 2 lambda eta^2. For siblings t_i of mean m the mean over
+pairs of lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m>
+<= lambda eta / (K - 1) (K sum |t_i - m|^2)^(1/2) <= lambda eta^2 K / (K - 1), attained by the
+simplex and z_i = t_i.
 """
 
-from math import asinh, sqrt
+from collections.abc import Sequence
+from math import asinh, pi, sin, sinh, sqrt
 
 import torch
 from torch import Tensor
@@ -176,12 +178,14 @@ def hyperbolic_bound(eta: float, r: float, scale: float, siblings: int = 2) -> f
     return scale * sibling_distance(eta, r, siblings)
 
 
-def sibling_distance(eta: float, r: float, siblings: int) -> float:
+def sibling_distance(eta: float, r: float, siblings: int, half_angle: float = pi / 2) -> float:
     """Return the largest possible mean distance between `siblings` points of norm at most `eta`.
 
     It is also the largest possible smallest distance, the edge of the simplex:
     (2 / sqrt(r)) arsinh(sqrt(2K / (K - 1)) sqrt(r) eta / (1 - r eta^2)), for two points
-    (4 / sqrt(r)) artanh(sqrt(r) eta). r = 0 is the flat limit, d(u, v) = 2 |u - v|. Raises
+    (4 / sqrt(r)) artanh(sqrt(r) eta). Where the points lie within `half_angle` (radians) of one
+    direction, all at the norm `eta`, the argument of arsinh has a factor sin(half_angle); from a
+    right angle on the cone costs nothing. r = 0 is the flat limit, d(u, v) = 2 |u - v|. Raises
     ValueError for fewer than two siblings and for a norm outside [0, 1/sqrt(r)).
     """
     if siblings < 2:
@@ -193,8 +197,28 @@ def sibling_distance(eta: float, r: float, siblings: int) -> float:
         raise ValueError(
             f"norm {eta} is outside the ball of curvature {-r:g}; it must be in [0, 1/sqrt({r:g}))"
         )
-    edge = eta * sqrt(2 * siblings / (siblings - 1))
+    edge = eta * sin(min(half_angle, pi / 2)) * sqrt(2 * siblings / (siblings - 1))
     return 2 / sqrt(r) * asinh(sqrt(r) * edge / ((1 - share) * (1 + share))) if r else 2 * edge
+
+
+def tree_radii(half_angles: Sequence[float], top_radius: float, r: float) -> list[float]:
+    """Return the tangent length of each level's texts, leaves first, that makes up for nesting.
+
+    half_angles: radians, by level below the coarsest, of the cone around a parent's direction that
+    holds its children. sinh(2 sqrt(r) rho_l) sin(phi_l) = sinh(2 sqrt(r) rho_(l+1)): siblings can
+    be as far apart as texts without a cone at their parent's depth. A step is at most
+    ln(1 / sin(phi_l)) / (2 sqrt(r)), and tends to it with depth (Theorem 4). Raises ValueError for
+    a cone without width.
+    """
+    radii = [top_radius]
+    for angle in reversed(half_angles):
+        if angle <= 0:
+            raise ValueError(
+                f"half-angle {angle:g}: no depth tells siblings of one direction apart"
+            )
+        stretch = sinh(2 * sqrt(r) * radii[-1]) / sin(min(angle, pi / 2))
+        radii.append(asinh(stretch) / (2 * sqrt(r)))
+    return radii[::-1]
 
 
 def euclidean_bound(eta: float, scale: float, siblings: int = 2) -> float:

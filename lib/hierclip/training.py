@@ -27,11 +27,13 @@ from hierclip.losses import (
     make_head,
     make_nodes,
 )
+from hierclip.losses.hierarchical import clean_distances
 from hierclip.losses.levels import Nodes
 from hierclip.models import Backbone, LearnedHead, Towers
 from hierclip.progress import cache_key, fingerprint, kept_under, progress
 from hierclip.trees import check_forest
 
+CLEAN_BATCHES = 4  # that zeta_vic "clean" is measured on
 StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]  # of a step: its loss, what it logs
 History = list[dict[str, float]]  # by optimiser step: the loss, and what else was logged
 
@@ -143,14 +145,21 @@ def model_key(backbone: Backbone) -> str:
 
 
 class Trainee(nn.Module):
-    """What fine-tuning trains: both towers, and the numbers of the head that are learned."""
+    """What fine-tuning trains: both towers, and the numbers of the head that are learned.
+
+    zeta_vic: one for each level of all trees in a row, kept in checkpoints; 0 until it is measured.
+    """
 
     def __init__(self, towers: Towers, head: LearnedHead):
         super().__init__()
         self.towers, self.numbers = towers, head
+        self.zeta_vic: Tensor
+        self.register_buffer("zeta_vic", torch.zeros(sum(map(len, towers.sizes))))
 
-    def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        return self.towers(images, local)
+    def forward(
+        self, images: Tensor, local: bool = False, token_delta: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.towers(images, local, token_delta)
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,7 @@ class Finetuning(Training):
     task: Task
     trainee: Trainee  # in `module`
     original: Towers  # the model as it was
-    texts: Tensor  # (K, D): the original model's embeddings of all prompts
+    texts: Tensor  # of the shape of a perturbation of all prompts: (K, D), tokens' (K, T, width)
     nodes: list[Nodes]  # by tree
     perturbations: list[tuple[Levels, Levels]]  # of a step: levels in the attack, and in the loss
 
@@ -177,7 +186,8 @@ class Finetuning(Training):
         images, labels = dataset.batch(classes, size, self.seed, step, rank_slice(size))
         paths = [torch.from_numpy(tree.paths)[labels].to(device) for tree in trees]
         models = self.module, self.original, self.trainee.numbers.head
-        context = Context(images.to(device), paths, self.nodes, *models)
+        zeta_vic = self.trainee.zeta_vic.split([len(tree.levels) for tree in trees])
+        context = Context(images.to(device), paths, self.nodes, *models, zeta_vic=zeta_vic)
         seed = step_seed(self.seed, step) + 1  # the dataset draws by the other
         return context, start_generator(device, seed)
 
@@ -245,12 +255,14 @@ def set_up(
     head = make_head(method, backbone.logit_scale, *norms)
     learned = method.learned if isinstance(method, HierParams) else ()
     backbone.clip.requires_grad_(False)
-    trainee = Trainee(Towers(backbone, trees, template), LearnedHead(head, learned))
+    by_token = isinstance(method, HierParams) and method.text_perturbation == "tokens"
+    towers = Towers(backbone, trees, template, keep_tokens=by_token)
+    trainee = Trainee(towers, LearnedHead(head, learned))
     optimizer = _optimizer(trainee, method, params.weight_decay)
     module, optimizer = fabric.setup(trainee.eval(), optimizer)
     max_level = max(tree.max_level for tree in trees)
     hashes = [tree.hash for tree in trees]
-    return Finetuning(
+    work = Finetuning(
         fabric=fabric,
         module=module,
         optimizer=optimizer,
@@ -263,10 +275,14 @@ def set_up(
         task=task,
         trainee=trainee,
         original=original,
-        texts=texts,
+        texts=towers.token_zeros() if by_token else texts,
         nodes=[make_nodes(tree.parents, tree.sizes[-1], fabric.device) for tree in trees],
         perturbations=PERTURBATIONS[method.perturbation](max_level),
     )
+    if isinstance(method, HierParams) and method.zeta_vic == "clean":
+        contexts = (work.batch(step)[0] for step in range(CLEAN_BATCHES))
+        trainee.zeta_vic.copy_(torch.cat(clean_distances(contexts, method)))
+    return work
 
 
 def start_generator(device: torch.device, seed: int) -> torch.Generator:

@@ -3,7 +3,7 @@
 Source: Hierarchically Robust Zero-shot Vision-language Models (CVPR 2026).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,14 +18,22 @@ from hierclip.models import PoincareHead
 
 
 class Placed(NamedTuple):
-    """A tree's texts and a batch's roll-ups in the ball, those of all levels in one row each."""
+    """A tree's texts and a batch's points in the ball, those of all levels in one row each."""
 
     nodes: Nodes
     rolled: RolledUp
     tau: Scalar
-    distances: Tensor  # (M, K)
+    distances: Tensor  # (M, K), or (2B, K) where all levels above the leaves share their points
     text_norms: Tensor  # (K,)
     point_norms: Tensor  # (M,)
+
+    def true_distances(self) -> Tensor:
+        """Return the distance of every point from its node, (M,)."""
+        parts = []
+        for block in self.rolled.blocks:
+            nodes = self.rolled.nodes[block.points]
+            parts.append(self.distances[block.rows].gather(1, nodes[:, None])[:, 0])
+        return torch.cat(parts)
 
 
 def level_weights(max_level: int, superclass_weight: float) -> list[float]:
@@ -36,24 +44,100 @@ def level_weights(max_level: int, superclass_weight: float) -> list[float]:
     ]
 
 
-def alignment(placed: Placed, params: HierParams, attacked: Sequence[int] | None = None) -> Tensor:
+def alignment(
+    placed: Placed,
+    targets: Tensor | None,
+    params: HierParams,
+    attacked: Sequence[int] | None = None,
+) -> Tensor:
     """Return HITA on one tree: the sum over l of w_l CE(softmax(-tau d(phi^l, texts))).
 
     Each cross-entropy is the mean over points, over a softmax of the point's node and its negatives
-    (`rolled_up`). attacked: the levels that count; None: all.
+    (`rolled_up`). targets: from `soft_targets`; None: one-hot. attacked: the levels that count;
+    None: all.
     """
     weights = level_weights(placed.nodes.max_level, params.superclass_weight)
     if attacked is not None:
         weights = [weight if l in attacked else 0.0 for l, weight in enumerate(weights)]
     rolled = placed.rolled
-    logits = rolled.barred - placed.tau * placed.distances
-    losses = F.cross_entropy(logits, rolled.nodes, reduction="none")
-    return (losses.new_tensor(weights)[rolled.levels] * rolled.shares) @ losses
+    logits = -placed.tau * placed.distances
+    losses = []
+    for points, columns, rows in rolled.blocks:
+        if targets is None:
+            target = rolled.nodes[points] - columns.start
+        else:
+            target = targets[points, columns]
+        block = logits[rows, columns] + rolled.barred[points, columns]
+        losses.append(F.cross_entropy(block, target, reduction="none"))
+    weight = logits.new_tensor(weights)[rolled.levels] * rolled.shares
+    return weight @ torch.cat(losses)
 
 
-def vicinity(placed: Placed, zeta: float) -> Tensor:
-    """Return relu(d(image, text) - zeta) of every point and its node, (M,): near, not on top."""
-    return F.relu(placed.distances.gather(1, placed.rolled.nodes[:, None])[:, 0] - zeta)
+def soft_targets(context: Context, params: HierParams) -> Sequence[Tensor | None]:
+    """Return the target of every point over all nodes (M, K) by tree; None for one-hot ones.
+
+    A share, `soft_targets` or above the leaves `soft_above`, is the original model's softmax over
+    the nodes of the point's level, by distance in the same head, on the clean image: its mean over
+    the images that the point is made of. It is computed once for all passes of a step.
+    """
+    above = params.soft_targets if params.soft_above is None else params.soft_above
+    if not params.soft_targets and not above:
+        return [None] * len(context.nodes)
+    if not context.targets:
+        for logits, nodes, rolled in _original_logits(context, params):
+            shares = logits.new_tensor([params.soft_targets] + [above] * nodes.max_level)
+            mixed = F.one_hot(rolled.nodes, logits.shape[1]) * (1 - shares)[rolled.levels, None]
+            levels = [level.softmax(1) for level in logits.split(nodes.sizes, 1)]
+            soft = torch.block_diag(*levels).view(len(levels), len(logits), -1)
+            counts = rolled.images.flatten().bincount()[rolled.images]
+            weights = shares[:, None] / counts  # (L + 1, B)
+            mixed.index_add_(0, rolled.images.flatten(), (weights[..., None] * soft).flatten(0, 1))
+            context.targets.append(mixed)
+    return context.targets
+
+
+@torch.no_grad()
+def _original_logits(
+    context: Context, params: HierParams
+) -> Iterator[tuple[Tensor, Nodes, RolledUp]]:
+    """Yield the original model's logits (B, K) of the clean images by tree, with its nodes."""
+    head = _ball(context)
+    embeddings, texts = context.original_clean
+    tangents = head.text_tangents(texts, _level_shares(context))
+    points = hyperbolic.expmap0(tangents, head.curvature)
+    logits = head.logits(head.image_points(embeddings), points)
+    by_tree = logits.split([len(nodes.parents) for nodes in context.nodes], 1)
+    rolled = context.rolled_up(params.negatives, params.roll_up)
+    yield from zip(by_tree, context.nodes, rolled, strict=True)
+
+
+def vicinity(placed: Placed, zeta: float | Tensor) -> Tensor:
+    """Return relu(d(image, text) - zeta) of every point and its node, (M,): near, not on top.
+
+    zeta: for all points or for each, (M,).
+    """
+    return F.relu(placed.true_distances() - zeta)
+
+
+@torch.no_grad()
+def clean_distances(contexts: Iterable[Context], params: HierParams) -> list[Tensor]:
+    """Return by tree the median distance of clean points from their node, (L + 1,) by level.
+
+    Before training it is the original model's. contexts: batches, whose points are taken together.
+    """
+    batches = []  # by batch, by tree: the distances of each level
+    for context in contexts:
+        embeddings, _, texts = context.towers(context.images)
+        batch = []
+        for placed in _place(context, embeddings, texts, params):
+            distances = placed.true_distances()
+            batch.append([distances[block.points] for block in placed.rolled.blocks])
+        batches.append(batch)
+    medians = []
+    for tree in zip(*batches, strict=True):
+        levels = [torch.cat(level).median() for level in zip(*tree, strict=True)]
+        medians.append(torch.stack(levels))
+    return medians
 
 
 def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
@@ -66,23 +150,39 @@ def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
 
 def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
     """Return the sum of `alignment` over the trees, at the levels of `perturbation`."""
-    trees = _place(context, perturbation, params)
-    return torch.stack([alignment(tree, params, perturbation.levels) for tree in trees]).sum()
+    embeddings, texts = _encode(context, perturbation, params)
+    losses = []
+    placed = _place(context, embeddings, texts, params)
+    for tree, targets in zip(placed, soft_targets(context, params), strict=True):
+        losses.append(alignment(tree, targets, params, perturbation.levels))
+    return torch.stack(losses).sum()
 
 
 def hierarchical(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
     """Return HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees.
 
     Each penalty is the mean over levels of its mean. Where `perturbation` is for some levels only,
-    penalties count in proportion. Logs the share of points that are clipped at the rim and of pairs
-    on which each penalty acts.
+    penalties count in proportion. `anchor_weight` weighs 1 - cosine of the embedding with the
+    original model's clean one. A share `superclass_gradient` of the gradient of all terms above the
+    leaves goes on into the image encoder. Logs the share of points that are clipped at the rim and
+    of pairs on which each penalty acts.
     """
+    embeddings, texts = _encode(context, perturbation, params)
     losses = []
+    if params.anchor_weight:
+        levels = 1 + max(nodes.max_level for nodes in context.nodes)
+        share = len(perturbation.levels) / levels if perturbation.levels else 1.0
+        cosine = F.cosine_similarity(embeddings, context.original_clean[0])
+        losses.append(share * params.anchor_weight * (1 - cosine).mean())
     active = {"vic_active": [], "gap_text_active": [], "gap_image_active": []}
-    for placed in _place(context, perturbation, params, train=True):
+    trees = _place(context, embeddings, texts, params, train=True)
+    for k, (placed, targets) in enumerate(zip(trees, soft_targets(context, params), strict=True)):
         nodes = placed.nodes
         shares = placed.rolled.shares
-        vic = vicinity(placed, params.zeta_vic)
+        zeta = params.zeta_vic
+        if zeta == "clean":
+            zeta = context.zeta_vic[k][placed.rolled.levels]
+        vic = vicinity(placed, zeta)
         below_top = nodes.parents[: -nodes.sizes[-1]]
         of_texts = depth_gap(placed.text_norms, below_top, params.zeta_gap)
         of_images = depth_gap(placed.point_norms, placed.rolled.parents, params.zeta_gap)
@@ -94,7 +194,8 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
         penalty = penalty + params.gap * depth / max(1, nodes.max_level)
         attacked = perturbation.levels or range(nodes.max_level + 1)
         share = sum(level <= nodes.max_level for level in attacked) / (nodes.max_level + 1)
-        losses.append(alignment(placed, params, perturbation.levels) + share * penalty)
+        hita_loss = alignment(placed, targets, params, perturbation.levels)
+        losses.append(hita_loss + share * penalty)
     for name, parts in active.items():
         acts = torch.cat(parts)
         if len(acts):  # a tree of leaves alone has no edges
@@ -102,42 +203,95 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
     return torch.stack(losses).sum()
 
 
-def _place(
-    context: Context, perturbation: Perturbation, params: HierParams, train: bool = False
-) -> list[Placed]:
-    """Place texts and roll-ups of every tree.
+def _encode(
+    context: Context, perturbation: Perturbation, params: HierParams
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of perturbed images (B, D) and of perturbed texts (K, D)."""
+    delta = perturbation.text_delta
+    if params.text_perturbation == "tokens" and delta is not None:
+        embeddings, _, texts = context.towers(perturbation.images, token_delta=delta)
+        return embeddings, texts
+    embeddings, _, texts = context.towers(perturbation.images)
+    if delta is not None:
+        texts = texts + texts.norm(dim=-1, keepdim=True) * delta
+    return embeddings, texts
 
-    train: compute norms too, and log the share of points that are clipped at the rim.
-    """
+
+def _ball(context: Context) -> PoincareHead:
     head = context.head()
     assert isinstance(head, PoincareHead)  # `make_head` made it
+    return head
+
+
+def _level_shares(context: Context) -> Tensor:
+    """Return each node's share of the way from the leaves to its tree's coarsest level, (K, 1)."""
+    shares = [nodes.levels / max(1, nodes.max_level) for nodes in context.nodes]
+    return torch.cat(shares)[:, None]
+
+
+def _lift(tangents: Tensor, r: Scalar) -> Tensor:
+    """Return tangent vectors (N, D) as `to_klein_sum` has their points, (N, D + 1) in float64."""
+    points, height = hyperbolic.lift_tangents(tangents.double(), r)
+    return torch.cat([points, 1 + height], dim=1)
+
+
+def _to_radius(head: PoincareHead, nodes: Nodes) -> Callable[[Tensor, int], Tensor]:
+    """Return what moves roll-ups (N, D + 1) of a level to the tangent length of that level.
+
+    It is `image_radius`, times the length of the level's texts over that of leaf texts; a roll-up
+    keeps its direction.
+    """
+
+    def move(points: Tensor, level: int) -> Tensor:
+        share = level / nodes.max_level
+        text_radius = (1 - share) * head.text_radius + share * head.top_radius
+        length = head.image_radius * text_radius / head.text_radius
+        return _lift(length * F.normalize(points[:, :-1], dim=1), head.curvature)
+
+    return move
+
+
+def _to_float(lifted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return x (N, D) and the height x0 - 1 (N, 1) of lifted points in another precision."""
+    return lifted[:, :-1].to(dtype), (lifted[:, -1:] - 1).to(dtype)
+
+
+def _place(
+    context: Context, embeddings: Tensor, texts: Tensor, params: HierParams, train: bool = False
+) -> list[Placed]:
+    """Place texts (K, D) and the points of images (B, D) at all levels of every tree.
+
+    train: compute norms too, pass a share `superclass_gradient` above the leaves, and log the share
+    of points that are clipped at the rim.
+    """
+    head = _ball(context)
     r = head.curvature
-    embeddings, _, texts = context.towers(perturbation.images)
-    if perturbation.text_delta is not None:
-        texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
     images = head.image_tangents(embeddings)
-    shares = torch.cat([nodes.levels / max(1, nodes.max_level) for nodes in context.nodes])
-    texts = head.text_tangents(texts, shares[:, None])
+    texts = head.text_tangents(texts, _level_shares(context))
+    lifted = above = _lift(images, r)
+    if train and params.superclass_gradient < 1:
+        scaled = torch.lerp(embeddings.detach(), embeddings, params.superclass_gradient)
+        above = _lift(head.image_tangents(scaled), r)
     if train:
         context.counts["rim_images"] = float(hyperbolic.is_clipped(images, r).float().mean())
         context.counts["rim_texts"] = float(hyperbolic.is_clipped(texts, r).float().mean())
-    points, height = hyperbolic.lift_tangents(images.double(), r)
-    lifted = torch.cat([points, 1 + height], dim=1)
     text_points, text_height = hyperbolic.lift_tangents(texts, r)
     right = hyperbolic.right_factor(text_points, text_height)
     text_norms = point_norms = torch.zeros(0)
     placed = []
     start = 0
-    for nodes, rolled in zip(context.nodes, context.rolled_up(params.negatives), strict=True):
+    batch = context.rolled_up(params.negatives, params.roll_up)
+    for nodes, rolled in zip(context.nodes, batch, strict=True):
         rows = slice(start, start + len(nodes.parents))
         start = rows.stop
-        levels = torch.cat(roll_up(lifted, rolled.groups))
-        points = levels[:, :-1].to(texts.dtype)
-        height = (levels[:, -1:] - 1).to(texts.dtype)
+        to_radius = _to_radius(head, nodes) if params.roll_up == "level_radius" else None
+        levels = roll_up(above, rolled.groups, params.roll_up, to_radius)
+        points, height = _to_float(torch.cat([lifted, *levels[1:]]), texts.dtype)
         left = hyperbolic.left_factor(points, height)
         distances = hyperbolic.distance_of_factors(left, right[rows], r)
         if train:
             text_norms = hyperbolic.lifted_norms(text_points[rows], text_height[rows], r)
+            _, height = _to_float(torch.cat(levels), texts.dtype)
             point_norms = hyperbolic.lifted_norms(points, height, r)
         placed.append(Placed(nodes, rolled, head.tau, distances, text_norms, point_norms))
     return placed

@@ -7,6 +7,7 @@ all levels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -70,24 +71,77 @@ def group_levels(paths: Tensor) -> list[Group]:
     return groups
 
 
-def roll_up(lifted: Tensor, groups: Sequence[Group]) -> list[Tensor]:
-    """Return the points of every level, (N_l, D + 1): HypAvg of the finer points of each group.
+def group_images(paths: Tensor) -> list[Group]:
+    """Return the groups of every level above the leaves where each image is a group by itself."""
+    images = torch.arange(len(paths), device=paths.device)
+    return [Group(nodes, images) for nodes in paths.T[1:]]
+
+
+def roll_up(
+    lifted: Tensor,
+    groups: Sequence[Group],
+    mode: str = "midpoint",
+    to_radius: Callable[[Tensor, int], Tensor] | None = None,
+) -> list[Tensor]:
+    """Return the points of every level, (N_l, D + 1).
 
     lifted: (B, D + 1), the images' points as `to_klein_sum` has them; the first level.
+    mode: "midpoint": HypAvg of the finer points of each group. "level_radius": the same, each then
+    moved `to_radius` of its level. "single": images as they are, once for all levels above.
+    "leave_one_out": `beside_others`.
     """
+    if mode == "single":
+        return [lifted, lifted]
     levels = [lifted]
-    for nodes, members in groups:
-        levels.append(einstein_midpoints(levels[-1], members, len(nodes)))
+    for level, (nodes, members) in enumerate(groups, 1):
+        if mode == "leave_one_out":
+            points = beside_others(lifted, nodes)
+        else:
+            points = einstein_midpoints(levels[-1], members, len(nodes))
+        levels.append(to_radius(points, level) if to_radius else points)
     return levels
+
+
+def beside_others(lifted: Tensor, nodes: Tensor) -> Tensor:
+    """Return the midpoint of each image (B, D + 1) and of the midpoint of its node's other images.
+
+    The others have no gradient: an image gets half of its point's gradient, and not the n-th part
+    that it gets in a midpoint of n. An image without others stays as it is. nodes: (B,).
+    """
+    fixed = lifted.detach()
+    _, members = nodes.unique(return_inverse=True)
+    sums = torch.zeros_like(fixed).index_add(0, members, fixed)
+    count = len(lifted)
+    alone = members.bincount()[members] == 1
+    others = torch.where(alone[:, None], fixed, sums[members] - fixed)
+    each = torch.arange(count, device=nodes.device)
+    return einstein_midpoints(lifted + einstein_midpoints(others, each, count), each, count)
+
+
+BARRED = -1e30  # a logit of no weight, finite so that a target of 0 there costs 0
+
+
+class Block(NamedTuple):
+    """A level's part of the (M, K) points and nodes of all levels.
+
+    points: its points' rows. columns: the nodes of its softmax. rows: where `roll_up` has the
+    points, one after the other by level; with "single", all levels above the leaves share them.
+    """
+
+    points: slice
+    columns: slice
+    rows: slice
 
 
 class RolledUp(NamedTuple):
     """The points of a batch at all levels of a tree, M in one row, and their targets.
 
-    groups: from `group_levels`. levels: (M,). nodes: (M,), their nodes' indices in the row of
-    `Nodes`. barred: (M, K) float32, -inf for the nodes that are no negatives of a point, else 0.
-    parents: (M - N_L,), the row of the point that each one is rolled up into. shares: (M,), one
-    over the number of points at each one's level, so that a weighted sum adds means over levels.
+    groups: from `group_levels` or `group_images`. levels: (M,). nodes: (M,), their nodes' indices
+    in the row of `Nodes`. barred: (M, K) float32, BARRED for the nodes that are no negatives of a
+    point, else 0. parents: (M - N_L,), the row of the point that each one is rolled up into, if any
+    is. shares: (M,), one over the number of points at each one's level, so that a weighted sum adds
+    means over levels. images: (L + 1, B), the row of the point that each image is part of.
+    blocks: by level.
     """
 
     groups: Sequence[Group]
@@ -96,16 +150,21 @@ class RolledUp(NamedTuple):
     barred: Tensor
     parents: Tensor
     shares: Tensor
+    images: Tensor
+    blocks: Sequence[Block]
 
 
-def rolled_up(nodes: Nodes, paths: Tensor, sides: Sequence[str]) -> RolledUp:
-    """Return the points that images with these paths (B, L + 1) have at every level.
+def rolled_up(
+    nodes: Nodes, paths: Tensor, sides: Sequence[str], mode: str = "midpoint"
+) -> RolledUp:
+    """Return the points that images with these paths (B, L + 1) have at every level, by `roll_up`.
 
     The negatives of a point are the other nodes of its own level and, as HNSA has it, those of
     levels l - 1 ("finer") and l + 1 ("coarser") that share no edge with its node; a node on both
     levels shares one with itself.
     """
-    groups = group_levels(paths)
+    by_image = mode in ("single", "leave_one_out")
+    groups = group_images(paths) if by_image else group_levels(paths)
     indices = [paths[:, 0], *(group.nodes for group in groups)]
     counts = torch.tensor([len(level) for level in indices], device=paths.device)
     levels = torch.arange(len(indices), device=paths.device).repeat_interleave(counts)
@@ -118,15 +177,41 @@ def rolled_up(nodes: Nodes, paths: Tensor, sides: Sequence[str]) -> RolledUp:
         order = torch.arange(len(nodes.parents), device=paths.device)
         rivals = rivals | ((step == 1) & (order != nodes.parents[true_nodes][:, None]))
     starts = counts.cumsum(0)
-    parents = [group.members + start for group, start in zip(groups, starts, strict=False)]
+    images = [torch.arange(len(paths), device=paths.device)]
+    parents = [true_nodes[:0]]
+    for group, start, row in zip(groups, [0, *starts], starts, strict=False):
+        parents.append(group.members + row)
+        images.append(parents[-1][images[-1] - start])
+    if mode == "single":  # an image is no deeper than itself
+        parents = parents[:1]
     return RolledUp(
         groups=groups,
         levels=levels,
         nodes=true_nodes,
-        barred=torch.where(rivals, 0.0, -torch.inf),
-        parents=torch.cat([true_nodes[:0], *parents]),
+        barred=torch.where(rivals, 0.0, BARRED),
+        parents=torch.cat(parents),
         shares=1 / levels.bincount()[levels],
+        images=torch.stack(images),
+        blocks=_blocks(nodes.sizes, [len(level) for level in indices], sides, mode),
     )
+
+
+def _blocks(
+    sizes: Sequence[int], counts: Sequence[int], sides: Sequence[str], mode: str
+) -> list[Block]:
+    """Return the blocks of levels with so many nodes and points."""
+    ends = list(accumulate(sizes, initial=0))
+    rows = list(accumulate(counts, initial=0))
+    blocks = []
+    for level in range(len(sizes)):
+        finest = level - ("finer" in sides and level > 0)
+        coarsest = level + ("coarser" in sides and level + 1 < len(sizes))
+        points = slice(rows[level], rows[level + 1])
+        images = slice(counts[0], 2 * counts[0])
+        shared = mode == "single" and level > 0
+        columns = slice(ends[finest], ends[coarsest + 1])
+        blocks.append(Block(points, columns, images if shared else points))
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -134,7 +219,8 @@ class Perturbation:
     """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
 
     images: Tensor
-    text_delta: Tensor | None = None  # in units of each text embedding's own norm
+    # In units of each text embedding's own norm; of tokens (K, T, width): of their mean norm.
+    text_delta: Tensor | None = None
     levels: tuple[int, ...] | None = None  # None: all
 
 
@@ -149,19 +235,22 @@ class Context:
     original: Towers
     head: Callable[[], Head]  # with its learned numbers as they are now
     counts: dict[str, float] = field(default_factory=dict)  # what the last loss logged
-    _rolled: dict[tuple[str, ...], list[RolledUp]] = field(default_factory=dict)
+    zeta_vic: Sequence[Tensor] = ()  # by tree: (L + 1,), where it is measured
+    targets: list[Tensor] = field(default_factory=list)  # of hierarchical's, once for a step
+    _rolled: dict[tuple, list[RolledUp]] = field(default_factory=dict)
 
     @property
     def labels(self) -> Tensor:
         """Return the leaf of each image, (B,)."""
         return self.paths[0][:, 0]
 
-    def rolled_up(self, sides: tuple[str, ...]) -> list[RolledUp]:
+    def rolled_up(self, sides: tuple[str, ...], mode: str) -> list[RolledUp]:
         """Return `rolled_up` of the batch by tree, computed once for all passes of a step."""
-        if sides not in self._rolled:
+        if (sides, mode) not in self._rolled:
             pairs = zip(self.nodes, self.paths, strict=True)
-            self._rolled[sides] = [rolled_up(nodes, paths, sides) for nodes, paths in pairs]
-        return self._rolled[sides]
+            rolled = [rolled_up(nodes, paths, sides, mode) for nodes, paths in pairs]
+            self._rolled[sides, mode] = rolled
+        return self._rolled[sides, mode]
 
     def leaf_logits(self, embeddings: Tensor, texts: Tensor) -> Tensor:
         """Return (B, leaves), from image embeddings and the text embeddings of all prompts."""
