@@ -248,9 +248,7 @@ def test_a_saved_tree_over_other_leaves_is_refused(read, tmp_path):
         ("tiny-imagenet", "tiny-imagenet.csv", "wnid", 3),
     ],
 )
-def test_every_committed_outline_is_a_tree_over_its_classes(
-    request, data, table, column, count
-):
+def test_every_committed_outline_is_a_tree_over_its_classes(request, data, table, column, count):
     source = request.config.rootpath / "data/source"
     with (source / table).open(encoding="utf8", newline="") as lines:
         leaves = {row[column]: row["name"] for row in csv.DictReader(lines)}

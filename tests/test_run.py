@@ -225,9 +225,7 @@ def test_reading_is_that_of_the_higher_headline_and_then_of_the_higher_worst_lev
 
 
 @pytest.mark.parametrize("prune", [0.0, 0.5])
-def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(
-    prune, emoji, forest, params, tmp_path
-):
+def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(prune, emoji, forest, params, tmp_path):
     trees = [tree.restrict(ids_of(emoji, "unseen")) for tree in forest]
     attack = params.attack.model_copy(update={"prune": prune})
     task = Task("unseen", emoji, trees, "{}")

@@ -53,7 +53,11 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
     for run in ablation_runs(small, small.ablation):
         for subset in ("seen", "unseen"):
             rows.append(
-                {**run.labels, "subset": subset, **dict(zip(FIGURES, rng.random(len(FIGURES)), strict=True))}
+                {
+                    **run.labels,
+                    "subset": subset,
+                    **dict(zip(FIGURES, rng.random(len(FIGURES)), strict=True)),
+                }
             )
     frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
     for subset in ("seen", "unseen"):

@@ -155,16 +155,16 @@ def divide(params: Params, study: StudyParams, root: Path) -> dict[str, tuple[Da
     if study.holdout_style is None or not isinstance(params.data, EmojiParams):
         return {"seen": (dataset, trained), "unseen": (dataset, excluded)}
     styles = [style for style in params.data.styles if style != study.holdout_style]
-    seen, unseen = (
+    others, excluded_style = (
         load_dataset(params.data.model_copy(update={"styles": tuple(each)}), root)
         for each in (styles, [study.holdout_style])
     )
-    drawn = {leaf.id for leaf in unseen.leaves}
+    drawn = {leaf.id for leaf in excluded_style.leaves}
     return {
-        "seen": (seen, trained),
-        "unseen style": (unseen, [leaf for leaf in trained if leaf in drawn]),
-        "unseen noun": (seen, excluded),
-        "both unseen": (unseen, [leaf for leaf in excluded if leaf in drawn]),
+        "seen": (others, trained),
+        "unseen style": (excluded_style, [leaf for leaf in trained if leaf in drawn]),
+        "unseen noun": (others, excluded),
+        "both unseen": (excluded_style, [leaf for leaf in excluded if leaf in drawn]),
     }
 
 
