@@ -1,9 +1,9 @@
 # PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, lab and verify work on that one's results.
 SHELL := bash
-PRESET ?= openmoji
-ROOT := $(if $(filter openmoji,$(PRESET)),.,presets/$(PRESET))
+PRESET ?= emoji
+ROOT := $(if $(filter emoji,$(PRESET)),.,presets/$(PRESET))
 ifeq ($(wildcard $(ROOT)/params.yaml),)
-$(error no preset $(PRESET); known are openmoji $(notdir $(patsubst %/,%,$(wildcard presets/*/))))
+$(error no preset $(PRESET); known are emoji $(notdir $(patsubst %/,%,$(wildcard presets/*/))))
 endif
 PYTHON ?= python3
 VENV := .venv

@@ -3,7 +3,6 @@ parameters.
 """
 
 import ast
-import shutil
 from pathlib import Path
 
 import networkx as nx
@@ -14,7 +13,7 @@ from hypothesis import settings
 from hierclip import models
 from hierclip.config import Params, load_params
 from hierclip.data import Dataset, Leaf, PreparedDataset, load_dataset
-from hierclip.data.openmoji import SHEET, SOURCE
+from hierclip.data.emoji import SOURCE
 from hierclip.data.tasks import Task
 from hierclip.models import Head
 from hierclip.training import History, fit, set_up
@@ -22,6 +21,12 @@ from hierclip.trees import Tree, graph_tree, tree_from_graph, wordnet_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = ("dog", "cat", "eagle", "car", "bus")
+ONE_STYLE = {  # entries of `data`
+    "styles": ("openmoji",),
+    "subset": None,
+    "val_per_drawing": 2,
+    "test_per_drawing": 2,
+}
 
 torch.set_num_threads(1)
 settings.register_profile("here", deadline=None, derandomize=True, max_examples=60)
@@ -165,23 +170,20 @@ def explored(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def openmoji(params, tmp_path_factory) -> Dataset:
-    """The embedded dataset, prepared in a folder of its own, with few images."""
-    folder = tmp_path_factory.mktemp("openmoji")
+def emoji(params, tmp_path_factory) -> Dataset:
+    """All nouns in one style, with few images, prepared in a folder of its own."""
+    folder = tmp_path_factory.mktemp("emoji")
     (folder / SOURCE).parent.mkdir(parents=True)
-    for file in (SOURCE, SHEET):
-        shutil.copy(ROOT / file, folder / file)
-    dataset = load_dataset(
-        params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}), folder
-    )
+    (folder / SOURCE).symlink_to(ROOT / SOURCE)
+    dataset = load_dataset(params.data.model_copy(update=ONE_STYLE), folder)
     prepare(dataset)
     return dataset
 
 
 @pytest.fixture(scope="session")
-def openmoji_forest(openmoji, params):
+def emoji_forest(emoji, params):
     """WordNet's tree, and one that groups leaves by the first letter of their names."""
-    names = {leaf.id: leaf.name for leaf in openmoji.leaves}
+    names = {leaf.id: leaf.name for leaf in emoji.leaves}
     letters = nx.DiGraph((name[0].lower(), leaf) for leaf, name in names.items())
     return [
         wordnet_tree("wordnet", names, params.trees.widths),

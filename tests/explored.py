@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from hierclip import models
 from hierclip.config import Params, load_params
 from hierclip.data import class_indices, load_dataset
-from hierclip.data.openmoji import GLYPH, SHEET, SOURCE
+from hierclip.data.emoji import GLYPH, SOURCE
 from hierclip.data.tasks import MODELS, TREES
 from hierclip.models import CosineHead, Model, PoincareHead
 from hierclip.trees import Tree, level_prompts, read_tree, save_tree, wordnet_tree
-from tests.conftest import ROOT, prepare
+from tests.conftest import ONE_STYLE, ROOT, prepare
 
 STEPS = 50  # of training; enough to know most of the leaves
 MODEL_NAMES = ("tecoa-0", "hier-0")
@@ -29,20 +29,26 @@ def write_project(folder: Path) -> Params:
     """Writes it to a folder, and gives its parameters."""
     entries = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
     entries |= {"methods": ["tecoa", "hier"], "margin": {"method": "hier", "seed": 0}}
-    entries["data"] |= {"val_per_class": 6, "test_per_class": 3}
+    styles = list(ONE_STYLE["styles"])
+    entries["data"] |= {"styles": styles, "subset": None}
+    entries["data"] |= {"val_per_drawing": 6, "test_per_drawing": 3}
+    entries["zero_shot"] = {}
+    entries["attack"] |= {"eps": "4/255", "step": "1.5/255"}
     (folder / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     params = load_params(folder / "params.yaml")
-    rows = list(csv.DictReader((ROOT / SOURCE).read_text(encoding="utf8").splitlines()))
-    (folder / SOURCE).parent.mkdir(parents=True)
-    with (folder / SOURCE).open("w", encoding="utf8", newline="") as file:
+    table = (ROOT / SOURCE / "classes.csv").read_text(encoding="utf8")
+    rows = list(csv.DictReader(table.splitlines()))
+    (folder / SOURCE).mkdir(parents=True)
+    shutil.copy(ROOT / SOURCE / "styles.csv", folder / SOURCE)
+    with (folder / SOURCE / "classes.csv").open("w", encoding="utf8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows[::7])
-    sheet = np.array(Image.open(ROOT / SHEET))
+    sheet = np.array(Image.open(ROOT / SOURCE / f"{styles[0]}.png"))
     columns = sheet.shape[1] // GLYPH
     corners = [(k // columns * GLYPH, k % columns * GLYPH) for k in range(0, len(rows), 7)]
     glyphs = [sheet[y : y + GLYPH, x : x + GLYPH] for y, x in corners]
-    Image.fromarray(np.concatenate(glyphs, axis=1)).save(folder / SHEET)
+    Image.fromarray(np.concatenate(glyphs, axis=1)).save(folder / SOURCE / f"{styles[0]}.png")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     dataset = load_dataset(params.data, folder)
     prepare(dataset)
@@ -50,7 +56,7 @@ def write_project(folder: Path) -> Params:
     everything = dict.fromkeys(first.ids, "") | {
         row["synset"]: row["name"] for row in rows
     }  # in the first's order
-    outlines = ROOT / "data/source/trees/openmoji"
+    outlines = ROOT / "data/source/trees/emoji"
     named = [read_tree(outlines / f"{name}.yaml", everything) for name in params.trees.names[1:]]
     trees = [first, *(tree.restrict(first.ids) for tree in named)]
     for tree in trees:

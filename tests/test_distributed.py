@@ -35,11 +35,11 @@ STOPPED = "stopped/hier/1/adamw/float64"
 
 
 @pytest.fixture(scope="module")
-def both(openmoji, openmoji_forest, params, tmp_path_factory):
+def both(emoji, emoji_forest, params, tmp_path_factory):
     """A folder where two processes did all of it."""
     folder = tmp_path_factory.mktemp("together") / "both"
     folder.mkdir()
-    (folder.parent / "inputs").write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
+    (folder.parent / "inputs").write_bytes(pickle.dumps((emoji, emoji_forest, params)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [
         sys.executable,

@@ -234,7 +234,7 @@ def record(**changes) -> Record:
     out = outcomes()
     both = {reading: level_metrics(out, reading) for reading in out.clean}
     entries = {
-        "dataset": "openmoji",
+        "dataset": "emoji",
         "subset": "seen",
         "method": "tecoa",
         "seed": 0,

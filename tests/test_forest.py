@@ -131,15 +131,15 @@ def test_towers_sort_the_texts_of_every_tree_and_level(backbone, forest):
 
 
 def test_the_committed_wordnet_tree_is_the_one_that_wordnet_gives(params, root):
-    rows = load_dataset(params.data, root).leaves
+    rows = load_dataset(params.data.pretraining, root).leaves
     made = wordnet_tree("wordnet", {leaf.id: leaf.name for leaf in rows}, params.trees.widths)
-    assert load_tree(root / "data/source/trees/openmoji/wordnet.json") == made
+    assert load_tree(root / "data/source/trees/emoji/wordnet.json") == made
 
 
 def test_the_committed_outlines_are_trees_over_all_leaves_with_names_of_their_own(params, root):
-    leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data, root).leaves}
+    leaves = {leaf.id: leaf.name for leaf in load_dataset(params.data.pretraining, root).leaves}
     for name in params.trees.names[1:]:
-        tree = read_tree(root / f"data/source/trees/openmoji/{name}.yaml", leaves)
+        tree = read_tree(root / f"data/source/trees/emoji/{name}.yaml", leaves)
         assert tree.ids == tuple(leaves) and tree.max_level == 2
         assert list(tree.sizes) == sorted(tree.sizes, reverse=True)
         words = [node.name for level in tree.levels for node in level]

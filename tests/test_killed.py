@@ -35,10 +35,10 @@ judged(model, dataset, forest, "unseen", params, Path(sys.argv[2]))
 
 @pytest.mark.parametrize("part", ["test", "levels"])
 def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
-    part, openmoji, openmoji_forest, params, root, tmp_path
+    part, emoji, emoji_forest, params, root, tmp_path
 ):
     inputs, again, whole = tmp_path / "inputs", tmp_path / "again", tmp_path / "whole"
-    inputs.write_bytes(pickle.dumps((openmoji, openmoji_forest, params)))
+    inputs.write_bytes(pickle.dumps((emoji, emoji_forest, params)))
     kept = again / f"data/checkpoints/attack-tecoa-3-unseen/{part}/direct-0.npz"
 
     def start(pause: float) -> subprocess.Popen:
@@ -55,7 +55,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
     )
     assert start(0.0).wait() == 0
     assert not list((again / "data/checkpoints").iterdir())
-    judged(knowing_model(openmoji), openmoji, openmoji_forest, "unseen", params, whole)
+    judged(knowing_model(emoji), emoji, emoji_forest, "unseen", params, whole)
     (made,), (expected,) = (
         load_records(folder / "data/results/records") for folder in (again, whole)
     )

@@ -116,7 +116,7 @@ def test_a_preset_that_is_not_there_is_refused_beside_the_known():
         ["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True
     )
     assert said.returncode == 2
-    assert "no preset papers; known are openmoji paper smoke tiny-imagenet" in said.stderr
+    assert "no preset papers; known are emoji paper smoke tiny-imagenet" in said.stderr
 
 
 def test_the_root_may_be_named_in_the_environment(monkeypatch):

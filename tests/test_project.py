@@ -13,8 +13,8 @@ from hierclip import models
 from hierclip.cli import app, main
 from hierclip.config import load_params
 from hierclip.data import PREPARED, load_dataset
-from hierclip.data.openmoji import SOURCE
-from hierclip.data.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task
+from hierclip.data.emoji import SOURCE
+from hierclip.data.tasks import BASE, MODELS, TREES, ZERO_SHOT, load_task, zero_shot_file
 from hierclip.distributed import make_fabric, run_in_processes, run_script
 from hierclip.errors import HierclipError
 from hierclip.evaluation import RECORDS, Record, load_records
@@ -22,7 +22,7 @@ from hierclip.models import CosineHead, Model, load_model
 from hierclip.progress import HEADLESS
 from hierclip.training import set_up
 from hierclip.trees import save_tree, wordnet_tree
-from tests.conftest import ROOT, notebook_functions, prepare
+from tests.conftest import ONE_STYLE, ROOT, notebook_functions, prepare
 from tests.miniatures import folders
 
 QUICK = {"steps": 2, "batch": 8, "checkpoint_every": 50}
@@ -37,21 +37,22 @@ ATTACK = {
 
 
 @pytest.fixture
-def project(openmoji, openmoji_forest, backbone, tmp_path, monkeypatch):
+def project(emoji, emoji_forest, backbone, tmp_path, monkeypatch):
     """A project as its first three stages leave it, with short settings and one tree."""
     entries = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
     entries["finetune"] |= QUICK
     entries["attack"] |= ATTACK
-    entries["data"] |= {"val_per_class": 2, "test_per_class": 2}
+    entries["data"] |= ONE_STYLE | {"styles": list(ONE_STYLE["styles"])}
+    entries["zero_shot"] = {}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
-    for file, there in (
+    for path, there in (
         (SOURCE, ROOT / SOURCE),
-        (f"{PREPARED}/openmoji.safetensors", openmoji.prepared),
+        (f"{PREPARED}/emoji.safetensors", emoji.prepared),
     ):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_bytes(there.read_bytes())
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).symlink_to(there)
     for name in entries["trees"]["names"]:
-        save_tree(openmoji_forest[0], tmp_path / TREES / f"{name}.json")
+        save_tree(emoji_forest[0], tmp_path / TREES / f"{name}.json")
     models.save_model(Model(backbone, CosineHead(14.0), "base"), tmp_path / BASE)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(tmp_path)
@@ -245,7 +246,7 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     entries["zero_shot"] = {"animals": {"data": data, "template": "a photo of a {}", "widths": [2]}}
     (project / "params.yaml").write_text(yaml.safe_dump(entries), encoding="utf8")
     params = load_params(project / "params.yaml")
-    dataset = load_dataset(params.zero_shot["animals"].data, project, f"{ZERO_SHOT}/images")
+    dataset = load_dataset(params.zero_shot["animals"].data, project, zero_shot_file("animals"))
     prepare(dataset)
     names = {leaf.id: leaf.name for leaf in dataset.leaves}
     (project / "data/source/wordnet").symlink_to(root / "data/source/wordnet")
@@ -256,7 +257,7 @@ def test_a_zero_shot_set_is_attacked_beside_the_splits_and_checked_like_them(pro
     attacked("clip")
     records = [records_of(project)[f"clip-0/{name}"] for name in params.tasks]
     assert [(r.subset, r.dataset) for r in records] == [
-        ("seen", "openmoji"), ("unseen", "openmoji"), ("animals", "animals")
+        ("seen", "emoji"), ("unseen", "emoji"), ("animals", "animals")
     ]  # fmt: skip
     assert (
         records[2].levels == [4, 2]

@@ -70,25 +70,25 @@ def knowing_model(dataset, mistaken=torch.zeros_like, turned=()) -> SimpleNamesp
 
 
 @pytest.fixture(scope="session")
-def forest(openmoji_forest):
-    return openmoji_forest
+def forest(emoji_forest):
+    return emoji_forest
 
 
-def judged(model, openmoji, forest, subset, params, root, **choices):
+def judged(model, emoji, forest, subset, params, root, **choices):
     quick = {"steps": 1, "queries": 2, "suite": ("pgd_margin",), "bootstrap": 20}
     quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
-    own = [tree.restrict(ids_of(openmoji, subset)) for tree in forest]
-    record = Evaluation(model, Task(subset, openmoji, own, "{}"), 3, quick, root).record()
+    own = [tree.restrict(ids_of(emoji, subset)) for tree in forest]
+    record = Evaluation(model, Task(subset, emoji, own, "{}"), 3, quick, root).record()
     return record, Outcomes.load(outcomes_path(root, "tecoa", 3, subset))
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_model_that_knows_every_picture_is_right_on_its_split(
-    openmoji, forest, params, subset, tmp_path
+    emoji, forest, params, subset, tmp_path
 ):
-    found, outcomes = judged(knowing_model(openmoji), openmoji, forest, subset, params, tmp_path)
-    assert found.images == 2 * found.levels[0] == 2 * len(ids_of(openmoji, subset))
+    found, outcomes = judged(knowing_model(emoji), emoji, forest, subset, params, tmp_path)
+    assert found.images == 2 * found.levels[0] == 2 * len(ids_of(emoji, subset))
     levels = len(params.trees.widths) + 1
     assert found.clean["roll_up"] == pytest.approx([1.0] * levels)
     assert found.clean["direct"] == pytest.approx([1.0] * levels)
@@ -124,10 +124,10 @@ def test_model_that_knows_every_picture_is_right_on_its_split(
 
 
 def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
-    openmoji, forest, params, tmp_path
+    emoji, forest, params, tmp_path
 ):
-    own = [tree.restrict(ids_of(openmoji, "unseen")) for tree in forest]
-    places = class_indices(openmoji, own[0].ids).tolist()
+    own = [tree.restrict(ids_of(emoji, "unseen")) for tree in forest]
+    places = class_indices(emoji, own[0].ids).tolist()
 
     def mistaken(labels):  # every third leaf of the subset, for the one after it in the subset
         steps = [
@@ -139,9 +139,10 @@ def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
             out[labels == place] = step
         return out
 
-    model = knowing_model(openmoji, mistaken, turned=["letters"])
-    found, outcomes = judged(model, openmoji, forest, "unseen", params, tmp_path)
-    leaf = np.repeat([k % 3 > 0 for k in range(50)], 2)  # two test images of each
+    model = knowing_model(emoji, mistaken, turned=["letters"])
+    found, outcomes = judged(model, emoji, forest, "unseen", params, tmp_path)
+    in_order = np.argsort(places)  # the dataset's: all leaves, twice
+    leaf = np.tile(in_order % 3 > 0, 2)
     rows = np.linspace(0, 99, 30).astype(int)
     assert found.path_robust == pytest.approx({"direct": leaf.mean(), "roll_up": leaf.mean()})
     first, second = found.forest["wordnet"], found.forest["letters"]
@@ -163,10 +164,10 @@ def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
         assert first.worst_level[reading] == pytest.approx(min(diagonal))
 
 
-def test_one_tree_is_a_forest_too(openmoji, forest, params, tmp_path):
+def test_one_tree_is_a_forest_too(emoji, forest, params, tmp_path):
     found, _ = judged(
-        knowing_model(openmoji),
-        openmoji,
+        knowing_model(emoji),
+        emoji,
         forest[:1],
         "unseen",
         params,
@@ -179,14 +180,14 @@ def test_one_tree_is_a_forest_too(openmoji, forest, params, tmp_path):
 
 
 def test_trees_with_their_leaves_in_another_order_are_not_evaluated(
-    openmoji, forest, params, tmp_path
+    emoji, forest, params, tmp_path
 ):
-    names = {leaf.id: leaf.name for leaf in reversed(openmoji.leaves)}
+    names = {leaf.id: leaf.name for leaf in reversed(emoji.leaves)}
     letters = graph_tree(
         nx.DiGraph((name[0].lower(), leaf) for leaf, name in names.items()), "letters", names
     )
     with pytest.raises(TreeError, match="same leaves in the same order"):
-        judged(knowing_model(openmoji), openmoji, [forest[0], letters], "unseen", params, tmp_path)
+        judged(knowing_model(emoji), emoji, [forest[0], letters], "unseen", params, tmp_path)
     assert not (tmp_path / "data/checkpoints").exists()  # and nothing was attacked for it
 
 
@@ -224,13 +225,11 @@ def test_reading_is_that_of_the_higher_headline_and_then_of_the_higher_worst_lev
 
 
 @pytest.mark.parametrize("prune", [0.0, 0.5])
-def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(
-    prune, openmoji, forest, params, tmp_path
-):
-    trees = [tree.restrict(ids_of(openmoji, "unseen")) for tree in forest]
+def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(prune, emoji, forest, params, tmp_path):
+    trees = [tree.restrict(ids_of(emoji, "unseen")) for tree in forest]
     attack = params.attack.model_copy(update={"prune": prune})
-    task = Task("unseen", openmoji, trees, "{}")
-    matrices = Evaluation(knowing_model(openmoji), task, 3, attack, tmp_path).matrices
+    task = Task("unseen", emoji, trees, "{}")
+    matrices = Evaluation(knowing_model(emoji), task, 3, attack, tmp_path).matrices
     pruned = {part: matrix.prune for part, matrix in matrices.items()}
     assert pruned == dict.fromkeys(("test", "val", "forest"), prune > 0) | {"levels": False}
 

@@ -128,8 +128,8 @@ def test_an_unknown_class_and_missing_widths_are_refused(excerpt):
 
 def test_a_tree_without_an_outline_is_said_so(excerpt):
     leaves = {"cat.n.01": "cat", "dog.n.01": "dog", "car.n.01": "car"}
-    with pytest.raises(TreeError, match=r"trees/openmoji/oak\.yaml: no such file$"):
-        set_forest(ROOT, "openmoji", leaves, ["wordnet", "oak"], [2])
+    with pytest.raises(TreeError, match=r"trees/emoji/oak\.yaml: no such file$"):
+        set_forest(ROOT, "emoji", leaves, ["wordnet", "oak"], [2])
 
 
 def test_a_project_is_read_whole_whichever_one_we_are_in(tmp_path, monkeypatch):

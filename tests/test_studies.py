@@ -1,6 +1,5 @@
 """Sets of short runs: which there are, that they run and go on, and what is made of them."""
 
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -23,7 +22,7 @@ from hierclip.studies import (
     run_study,
 )
 from hierclip.trees import save_tree
-from tests.conftest import notebook_functions
+from tests.conftest import ONE_STYLE, notebook_functions
 from tests.test_run import forest, knowing_model
 
 __all__ = ["forest"]  # a fixture: WordNet's tree over the dataset, and one of first letters
@@ -39,14 +38,15 @@ def content(root) -> dict:
     return yaml.safe_load((root / "params.yaml").read_text())
 
 
-def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
+def test_a_sweep_has_a_run_for_every_entry_and_for_every_other_value_of_a_key_of_it(params, content):
     runs = sweep_runs(params)
-    expected = [
-        {"method": method, **dict(zip(grid, point, strict=True))}
-        for method, grid in content["sweep"]["grid"].items()
-        for point in itertools.product(*grid.values())
-    ]
+    expected = []
+    for method, grid in content["sweep"]["grid"].items():
+        entry = {"method": method} | {key: content["method"][method][key] for key in grid}
+        expected.append(entry)
+        expected += [entry | {key: value} for key, values in grid.items() for value in values]
     assert [run.labels for run in runs] == expected
+    assert len({str(labels) for labels in expected}) == len(expected)
     for run in runs:
         assert all(
             getattr(run.settings, key) == value
@@ -54,8 +54,8 @@ def test_a_sweep_has_a_run_for_every_point_of_every_grid(params, content):
             if key != "method"
         )
         assert run.settings.label == content["method"][run.labels["method"]]["label"]
-        # Choices are made on validation images of the fine-tuning classes, by their leaves.
-        assert (run.split, run.holdout_every) == ("val", params.sweep.holdout_every)
+        # Choices are made by leaves.
+        assert not run.levels
         assert (run.steps, run.seed) == (params.sweep.steps, params.sweep.seed)
 
 
@@ -74,7 +74,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
     assert len(runs) == len(variants) * len(params.ablation.seeds)
     assert len({(run.labels["variant"], run.seed) for run in runs}) == len(runs)
     for run in runs:
-        assert (run.split, run.holdout_every) == ("test", 0)
+        assert run.levels
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
         assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
@@ -87,8 +87,10 @@ def small(params):
     """The project's parameters, cut down to what a test can pay: two steps of fine-tuning, one of
     the attack, runs one after the other in this process.
     """
+    tecoa = params.method["tecoa"].model_copy(update={"lr": 1e-3})
     sections = {
-        "data": params.data.model_copy(update={"val_per_class": 2, "test_per_class": 2}),
+        "method": params.method | {"tecoa": tecoa},
+        "data": params.data.model_copy(update=ONE_STYLE),
         "trees": params.trees.model_copy(update={"names": ("wordnet", "letters")}),
         "finetune": params.finetune.model_copy(update={"batch": 4}),
         "attack": params.attack.model_copy(update={"steps": 1}),
@@ -97,7 +99,8 @@ def small(params):
                 "steps": 2,
                 "images": 20,
                 "workers": 1,
-                "grid": {"tecoa": {"lr": (1e-3, 2e-3)}},
+                "holdout_style": None,
+                "grid": {"tecoa": {"lr": (2e-3,)}},
             }
         ),
         "ablation": params.ablation.model_copy(
@@ -105,6 +108,7 @@ def small(params):
                 "steps": 2,
                 "images": 20,
                 "workers": 1,
+                "holdout_style": None,
                 "seeds": (0,),
                 "tables": {
                     "one": {
@@ -123,11 +127,11 @@ def small(params):
 
 
 @pytest.fixture
-def project(openmoji, forest, backbone, tmp_path) -> Path:
+def project(emoji, forest, backbone, tmp_path) -> Path:
     """A project's folder with images, trees and a base model."""
     (tmp_path / "data").mkdir()
     for folder in ("source", "prepared"):
-        (tmp_path / "data" / folder).symlink_to(openmoji.prepared.parents[1] / folder)
+        (tmp_path / "data" / folder).symlink_to(emoji.prepared.parents[1] / folder)
     for tree in forest:
         save_tree(tree, tmp_path / f"data/trees/{tree.name}.json")
     models.save_model(Model(backbone, CosineHead(20.0), "clip"), tmp_path / "data/models/base")
@@ -157,17 +161,14 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert list(frame["variant"]) == [run.labels["variant"] for run in runs for _ in range(2)]
     assert (frame["images"] == 20).all() and (frame["seconds"] > 0).all()
     assert (frame["steps"] == 2).all()
-    for column in ("clean", "robust", "path_direct", "path_roll_up"):
+    for column in ("clean", "robust", "path_direct"):
         assert frame[column].between(0, 1).all()
     assert (frame["robust"] <= frame["clean"]).all() and (
         frame["path_direct"] <= frame["robust"]
     ).all()
-    assert (record.split, record.steps, record.images, list(record.trees)) == (
-        "test",
-        2,
-        20,
-        ["wordnet", "letters"],
-    )
+    assert (frame["path_direct"] <= frame["robust_2"]).all()
+    assert (frame["robust_2"] <= frame["clean_2"]).all()
+    assert (record.steps, record.images, list(record.trees)) == (2, 20, ["wordnet", "letters"])
     table = ablation_table(frame, small, small.ablation, "one", "seen")
     assert list(table.index) == ["flat", "trees"]
     assert (
@@ -189,7 +190,7 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     columns = ["method", "lr", "subset", "images", "clean", "robust", "steps", "seconds"]
-    assert list(record.frame.columns) == columns and record.split == "val"
+    assert list(record.frame.columns) == columns
     assert list(record.frame["subset"]) == ["seen", "unseen"] * 2
     assert (
         untimed(record.rows)[0].items()
@@ -215,23 +216,18 @@ def test_a_run_of_one_step_or_of_none_has_figures_all_the_same(small, project, r
 
 @pytest.mark.parametrize("which", ["sweep", "ablation"])
 def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part(
-    small, project, openmoji, forest, monkeypatch, which
+    small, project, emoji, forest, monkeypatch, which
 ):
     """With a model that takes every third leaf of each set of classes for the next one there."""
     study, off, all_seen = (
         getattr(small, which),
         torch.zeros(200, dtype=torch.long),
-        ids_of(openmoji, "seen"),
+        ids_of(emoji, "seen"),
     )
-    classes = {"seen": all_seen, "unseen": ids_of(openmoji, "unseen")}
-    if which == "sweep":
-        unseen = [i for k, i in enumerate(all_seen) if k % study.holdout_every == 0]
-        classes = {
-            "seen": [i for i in all_seen if i not in unseen],
-            "unseen": unseen,
-        }
+    unseen = [i for k, i in enumerate(all_seen) if k % study.holdout_every == 0]
+    classes = {"seen": [i for i in all_seen if i not in unseen], "unseen": unseen}
     for ids in classes.values():
-        places = class_indices(openmoji, tuple(ids))
+        places = class_indices(emoji, tuple(ids))
         off[places[::3]] = (places.roll(-1) - places)[::3]
     trained = []
 
@@ -254,7 +250,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     monkeypatch.setattr(studies, "set_up", set_up)
     monkeypatch.setattr(studies, "fit", fit)
     monkeypatch.setattr(
-        studies, "Model", lambda *_: knowing_model(openmoji, lambda labels: off[labels])
+        studies, "Model", lambda *_: knowing_model(emoji, lambda labels: off[labels])
     )
     runs = sweep_runs(small) if which == "sweep" else ablation_runs(small, small.ablation)
     record = run_study(runs, small, study, project, which)
@@ -269,15 +265,15 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     assert [row["subset"] for row in record.rows] == list(classes) * len(runs)
     for row in record.rows:
         own = forest[0].restrict(classes[row["subset"]])
-        labels = np.repeat(
-            class_indices(openmoji, own.ids).numpy(), 2
-        )  # two images of each, in the dataset's order
-        shown = np.sort(labels)[np.linspace(0, len(labels) - 1, 20).astype(int)]
+        labels = np.sort(class_indices(emoji, own.ids).numpy())
+        labels = np.tile(labels, 2)  # two images of each, in the dataset's order
+        shown = labels[np.linspace(0, len(labels) - 1, 20).astype(int)]
         share = np.mean(off.numpy()[shown] == 0)
         assert 0 < share < 1 and row["clean"] == row["robust"] == pytest.approx(share)
         assert (row["images"], row["steps"]) == (20, 5)
         if which == "ablation":
-            assert row["path_roll_up"] == pytest.approx(share)
+            assert row["path_direct"] <= share
+            assert row["clean_5"] == row["robust_5"] >= share
 
 
 @pytest.fixture

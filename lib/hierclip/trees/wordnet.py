@@ -70,7 +70,7 @@ def open_wordnet(root: Path | None = None) -> WordNet:
     """Open the full WordNet where there is one, else the excerpt.
 
     root: the project whose excerpt it is, as in `excerpt_folder`. The excerpt has the classes of
-    OpenMoji, ImageNet-1k, Tiny-ImageNet and the tables of data/source/sets.
+    data/source/emoji, ImageNet-1k, Tiny-ImageNet and the tables of data/source/sets.
     Raises TreeError, saying what to install, where there is none.
     """
     folder = full_folder() or excerpt_folder(root)
