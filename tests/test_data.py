@@ -10,8 +10,14 @@ from hierclip.data import DATASETS, SPLITS, DataError, ImageSet, load_dataset
 from hierclip.data import emoji as drawings
 from hierclip.data.dataset import class_indices, step_seed
 from hierclip.data.emoji import FIXED, SOURCE, draw
-from hierclip.data.tasks import TREES, ZERO_SHOT, Superclasses, load_task, load_zero_shot
-from hierclip.data.tasks import zero_shot_file
+from hierclip.data.tasks import (
+    TREES,
+    ZERO_SHOT,
+    Superclasses,
+    load_task,
+    load_zero_shot,
+    zero_shot_file,
+)
 from hierclip.errors import HierclipError
 from hierclip.trees import load_tree, save_tree
 from tests.conftest import ONE_STYLE, ROOT, notebook_functions, prepare
