@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierclip.attacks import budget_of
-from hierclip.config import ParamsError, find_root, format_budget, load_params, parse_budget
+from hierclip.config import (
+    STYLES,
+    ParamsError,
+    find_root,
+    format_budget,
+    load_params,
+    parse_budget,
+)
 from hierclip.evaluation.records import threat_model
 
 
@@ -311,3 +318,65 @@ def test_a_hierarchical_method_trains_on_its_trees_and_a_flat_one_sees_the_leave
         == params.trees.names[:1]
         == params.trees_of(params.method["clip"])
     )
+
+
+def test_pretraining_sees_every_drawing_and_of_photographs_the_same_ones(params, root):
+    seen = params.data.pretraining
+    assert (seen.styles, seen.subset) == (STYLES, None)
+    assert seen.model_copy(update={"styles": params.data.styles, "subset": "seen"}) == params.data
+    photos = load_params(root / "presets/tiny-imagenet/params.yaml").data
+    assert photos.pretraining is photos
+
+
+def test_subsets_are_those_of_the_data(params, root):
+    photos = load_params(root / "presets/tiny-imagenet/params.yaml").data
+    whole = photos.model_copy(update={"holdout_every": None})
+    drawn = [params.data.model_copy(update={"subset": part}) for part in (None, "seen")]
+    assert photos.subsets == drawn[0].subsets == ("seen", "unseen")
+    assert whole.subsets == drawn[1].subsets == ("seen",)
+
+
+def test_a_level_of_the_data_that_is_fine_tuned_on_is_refused(tmp_path, content):
+    content["data"]["level"] = 1
+    path = write(tmp_path, content)
+    assert message(path) == f"{path}: data.level is for zero_shot alone; write 0"
+
+
+def test_superclasses_need_a_level_above_them(tmp_path, content):
+    content["zero_shot"]["superclasses"]["data"]["level"] = 4
+    write(tmp_path, content)
+    assert load_params(tmp_path / "params.yaml").zero_shot["superclasses"].data.level == 4
+    content["zero_shot"]["superclasses"]["data"]["level"] = 5
+    path = write(tmp_path, content)
+    assert (
+        message(path) == f"{path}: zero_shot.superclasses.data.level must be below 5, the coarsest"
+    )
+
+
+@pytest.mark.parametrize("source", ["data", "fxemoji"])
+def test_a_drawn_set_is_there_once(tmp_path, content, source):
+    """Whether it is the one of fine-tuning or another zero-shot set."""
+    same = content["data"] if source == "data" else content["zero_shot"][source]["data"]
+    content["zero_shot"]["again"] = {"data": same}
+    path = write(tmp_path, content)
+    assert message(path).startswith(
+        f"{path}: zero_shot.again has emoji at 32 pixels; it must be a set of its own"
+    )
+
+
+def test_drawn_sets_beside_photographs_are_refused(tmp_path, content, root):
+    photos = yaml.safe_load((root / "presets/tiny-imagenet/params.yaml").read_text())
+    drawn = content["zero_shot"]["fxemoji"]
+    photos["zero_shot"]["fxemoji"] = {"data": drawn["data"] | {"size": photos["data"]["size"]}}
+    path = write(tmp_path, photos)
+    assert message(path).startswith(
+        f"{path}: zero_shot.fxemoji has emoji, whose tree is a part of that of data.name: emoji"
+    )
+
+
+@pytest.mark.parametrize("styles", [[], ["crayon"]])
+def test_styles_are_some_of_the_known(tmp_path, content, styles):
+    content["data"]["styles"] = styles
+    path = write(tmp_path, content)
+    said = message(path)
+    assert said.startswith(f"{path}: data.") and "styles" in said and "\n" not in said

@@ -28,7 +28,7 @@ from hierclip.evaluation import (
     save_record,
     verify,
 )
-from hierclip.evaluation.records import better_reading
+from hierclip.evaluation.records import better_reading, compare, parse_record
 from hierclip.models import READINGS, Classifier, CosineHead
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
 from tests.test_evaluate import PATHS, random_images, record
@@ -74,12 +74,13 @@ def forest(emoji_forest):
     return emoji_forest
 
 
-def judged(model, emoji, forest, subset, params, root, **choices):
+def judged(model, emoji, forest, subset, params, root, thorough=True, **choices):
     quick = {"steps": 1, "queries": 2, "suite": ("pgd_margin",), "bootstrap": 20}
     quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
     own = [tree.restrict(ids_of(emoji, subset)) for tree in forest]
-    record = Evaluation(model, Task(subset, emoji, own, "{}"), 3, quick, root).record()
+    task = Task(subset, emoji, own, "{}", thorough)
+    record = Evaluation(model, task, 3, quick, root).record()
     return record, Outcomes.load(outcomes_path(root, "tecoa", 3, subset))
 
 
@@ -232,6 +233,60 @@ def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(prune, emoji, forest, 
     matrices = Evaluation(knowing_model(emoji), task, 3, attack, tmp_path).matrices
     pruned = {part: matrix.prune for part, matrix in matrices.items()}
     assert pruned == dict.fromkeys(("test", "val", "forest"), prune > 0) | {"levels": False}
+
+
+def test_a_task_that_is_not_thorough_has_the_same_record_without_what_is_left_out(
+    emoji, forest, params, tmp_path
+):
+    """It has no checks, no goals beside the readings, no unstopped attacks, and one tree."""
+    model = knowing_model(emoji, lambda labels: (labels % 3 == 0).long())
+    whole, _ = judged(model, emoji, forest[:1], "unseen", params, tmp_path / "whole")
+    brief, _ = judged(
+        model, emoji, forest[:1], "unseen", params, tmp_path / "brief", thorough=False
+    )
+    assert (brief.superclass, brief.levels_transfer, brief.audit.checks) == ({}, {}, {})
+    assert brief.audit.images == 0 and not brief.audit.failed
+    assert whole.superclass and whole.levels_transfer and whole.audit.checks
+    left = {"superclass", "levels_transfer", "audit", "forest"}
+    assert brief.model_dump(exclude=left) == whole.model_dump(exclude=left)
+    (tree,) = brief.forest.values()  # of all test images
+    assert tree.images == brief.images and tree.path_robust == brief.path_robust
+    parts = {path.stem for path in (tmp_path / "brief/data/attacks/tecoa-3").glob("*.npz")}
+    assert parts == {"unseen", "unseen-val"}
+
+
+def test_a_brief_record_is_read_back_and_compared(emoji, forest, params, tmp_path):
+    model = knowing_model(emoji)
+    brief, _ = judged(model, emoji, forest, "unseen", params, tmp_path, thorough=False)
+    file = tmp_path / RECORDS / "tecoa-3/unseen.json"
+    read = parse_record(file.read_text(encoding="utf8"), file.name)
+    assert read.audit == brief.audit and read.superclass == {}
+    table = compare(read, brief)
+    assert table["agrees"].all() and len(table) > 20
+    other = brief.model_copy(update={"path_robust": {"direct": 0.5, "roll_up": 0.5}})
+    wrong = compare(other, brief)
+    assert list(wrong.index[~wrong["agrees"]]) == [
+        f"tecoa-3/unseen path_robust {reading}" for reading in READINGS
+    ]
+
+
+def test_attacks_on_one_reading_give_what_they_give_among_those_on_both():
+    """The goals that are left have random numbers of their own."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 3))
+    texts = [torch.eye(3), torch.tensor([[1.0, 1, 0], [0, 0, 1]])]
+    classifier = Classifier(encoder, CosineHead(10.0), texts)
+    shown = random_images(0.05, n=30)
+    budget = Budget(eps=0.05, step=0.02, steps=4, restarts=1, suite=("pgd_margin",), queries=20)
+    both = LevelMatrix(classifier, shown, PATHS, budget, seed=0, batch=4).outcomes()
+    matrix = LevelMatrix(classifier, shown, PATHS, budget, seed=0, batch=4, readings=("direct",))
+    direct = matrix.outcomes()
+    assert list(direct.conditions) == ["clean", "direct-0", "direct-1"]
+    rows = [both.under(condition) for condition in direct.conditions]
+    assert np.array_equal(direct.nodes, both.nodes[rows])
+    for reading in READINGS:
+        assert np.array_equal(direct.clean[reading], both.clean[reading])
+        assert np.array_equal(direct.robust[reading], both.robust_to(["direct"])[reading])
+    assert not np.array_equal(direct.robust["roll_up"], both.robust["roll_up"])
 
 
 @pytest.fixture

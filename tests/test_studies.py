@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from hierclip import models, studies
+from hierclip.config import load_params
 from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
 from hierclip.models import CosineHead, LearnedHead, Model
 from hierclip.studies import (
@@ -23,6 +25,7 @@ from hierclip.studies import (
 )
 from hierclip.trees import save_tree
 from tests.conftest import ONE_STYLE, notebook_functions
+from tests.miniatures import folders
 from tests.test_run import forest, knowing_model
 
 __all__ = ["forest"]  # a fixture: WordNet's tree over the dataset, and one of first letters
@@ -38,7 +41,9 @@ def content(root) -> dict:
     return yaml.safe_load((root / "params.yaml").read_text())
 
 
-def test_a_sweep_has_a_run_for_every_entry_and_for_every_other_value_of_a_key_of_it(params, content):
+def test_a_sweep_has_a_run_for_every_entry_and_for_every_other_value_of_a_key_of_it(
+    params, content
+):
     runs = sweep_runs(params)
     expected = []
     for method, grid in content["sweep"]["grid"].items():
@@ -371,3 +376,60 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
 def test_a_study_record_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="Extra inputs"):
         StudyRecord.model_validate({"colour": "red"})
+
+
+@pytest.fixture
+def styled(params, emoji, tmp_path):
+    """The parameters of two styles of which a study leaves one out, and a project without images."""
+    (tmp_path / "data/source").mkdir(parents=True)
+    (tmp_path / "data/source/emoji").symlink_to(emoji.project / "data/source/emoji")
+    data = params.data.model_copy(update={"styles": ("openmoji", "fxemoji"), "subset": "seen"})
+    sweep = params.sweep.model_copy(update={"holdout_every": 3, "holdout_style": "fxemoji"})
+    return params.model_copy(update={"data": data, "sweep": sweep}), tmp_path
+
+
+def test_a_study_of_drawings_leaves_out_nouns_and_a_style_and_measures_them_apart(styled):
+    params, folder = styled
+    parts = studies.divide(params, params.sweep, folder)
+    table = pd.read_csv(folder / "data/source/emoji/classes.csv")
+    nouns = list(table["synset"][table["subset"] == "seen"])
+    trained = [noun for k, noun in enumerate(nouns) if k % 3]
+    assert {part: dataset.params.styles for part, (dataset, _) in parts.items()} == {
+        "seen": ("openmoji",),
+        "unseen style": ("fxemoji",),
+        "unseen noun": ("openmoji",),
+        "both unseen": ("fxemoji",),
+    }
+    assert parts["seen"][1] == trained and parts["unseen noun"][1] == nouns[::3]
+    drawn = {leaf.id for leaf in parts["unseen style"][0].leaves}
+    assert parts["unseen style"][1] == [noun for noun in trained if noun in drawn]
+    assert parts["both unseen"][1] == [noun for noun in nouns[::3] if noun in drawn]
+    assert 0 < len(parts["both unseen"][1]) < len(nouns[::3])  # fxemoji lacks some
+
+
+def test_a_study_without_a_style_to_leave_out_leaves_out_nouns_alone(styled):
+    params, folder = styled
+    study = params.sweep.model_copy(update={"holdout_style": None})
+    parts = studies.divide(params, study, folder)
+    assert {part: dataset.params.styles for part, (dataset, _) in parts.items()} == {
+        "seen": ("openmoji", "fxemoji"),
+        "unseen": ("openmoji", "fxemoji"),
+    }
+    assert [len(ids) for _, ids in parts.values()] == [100, 50]
+
+
+def test_a_study_of_photographs_leaves_out_classes(params, root, tmp_path):
+    """Of those that are fine-tuned on, whatever style it names."""
+    names = [f"class{k}" for k in range(8)]
+    folders(tmp_path / "sets/mine", names, seed=0)
+    photos = load_params(root / "presets/tiny-imagenet/params.yaml").data
+    changes = {"name": "mine", "layout": "folder", "root": "sets", "holdout_every": 4}
+    params = params.model_copy(update={"data": photos.model_copy(update=changes)})
+    study = params.sweep.model_copy(update={"holdout_every": 3, "holdout_style": "noto"})
+    parts = studies.divide(params, study, tmp_path)
+    seen = ids_of(load_dataset(params.data, tmp_path), "seen")
+    assert len(seen) == 6
+    assert {part: ids for part, (_, ids) in parts.items()} == {
+        "seen": [seen[1], seen[2], seen[4], seen[5]],
+        "unseen": [seen[0], seen[3]],
+    }

@@ -337,7 +337,8 @@ class Evaluation:
     def _thorough(self, outcomes: dict[str, Outcomes]) -> dict[str, Any]:
         """Return the entries of a record that only a thorough task fills."""
         every_tree = outcomes.get("forest", outcomes["test"])
-        forest = {tree.name: self._tree_metrics(tree, every_tree) for tree in self.task.trees}
+        trees = self.task.trees if self.task.thorough else self.task.trees[:1]
+        forest = {tree.name: self._tree_metrics(tree, every_tree) for tree in trees}
         if not self.task.thorough:
             return {"forest": forest}
         unstopped = {k: outcomes["levels"].robust_to([k])[k].mean(1).tolist() for k in READINGS}
