@@ -1,4 +1,4 @@
-# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, lab and verify work on that one's results.
+# PRESET=smoke (or another folder of presets/) makes repro, report, sweep, ablate, ladder, lab and verify work on that one's results.
 SHELL := bash
 PRESET ?= emoji
 ROOT := $(if $(filter emoji,$(PRESET)),.,presets/$(PRESET))
@@ -16,13 +16,13 @@ export PATH := $(BIN):$(PATH)
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: help repro report test slow bench lint sweep ablate lab verify lock clean
+.PHONY: help repro report test slow bench lint sweep ablate ladder lab verify lock clean
 
 # What can be made, and what each of it is: this list.
 help:
 	@awk '/^# /{said = said " " substr($$0, 3); next} /^[a-z]+:/{sub(/:.*/, ""); printf "make %-7s%s\n", $$0, said} {said = ""}' Makefile
 	@echo
-	@echo 'PRESET=NAME, for repro, report, sweep, ablate, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
+	@echo 'PRESET=NAME, for repro, report, sweep, ablate, ladder, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
 
 # The environment, then every result; it goes on where it was stopped.
 repro: $(READY) $(wildcard presets/*/dvc.yaml)
@@ -75,6 +75,13 @@ sweep: $(READY)
 ablate: $(READY)
 	@cd $(ROOT) && $(BIN)/dvc repro pretrain
 	@cd $(ROOT) && $(RUN) notebooks/80_ablate.ipynb data/executed/80_ablate.ipynb
+	@cd $(ROOT) && $(BIN)/dvc repro
+	@$(BIN)/hierclip readme
+
+# From TeCoA to the hierarchical loss, one change at a time, and its other knobs; then the report, which shows it.
+ladder: $(READY)
+	@cd $(ROOT) && $(BIN)/dvc repro pretrain
+	@cd $(ROOT) && $(RUN) -p name ladder -y 'tables: [ladder, knobs]' notebooks/80_ablate.ipynb data/executed/80_ladder.ipynb
 	@cd $(ROOT) && $(BIN)/dvc repro
 	@$(BIN)/hierclip readme
 

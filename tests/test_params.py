@@ -193,7 +193,10 @@ def test_no_root_is_said_so(tmp_path):
     [
         ({"methods": ["clip", "trades"]}, "methods: no method 'trades'; known are clip, tecoa"),
         ({"methods": ["hier", "hier"]}, "methods must name at least one, and each once"),
-        ({"margin": {"method": "fare", "seed": 0}}, "margin.method and margin.seed must be among"),
+        (
+            {"margin": {"method": "pmg_aft", "seed": 0}},
+            "margin.method and margin.seed must be among",
+        ),
         ({"margin": {"method": "hier", "seed": 9}}, "margin.method and margin.seed must be among"),
         (
             {"trees": {"names": ["wordnet"], "widths": [4]}},

@@ -398,7 +398,6 @@ class Params(Section):
     margin: MarginParams
     sweep: SweepParams
     ablation: AblationParams
-    ladder: AblationParams | None = None  # from a baseline to a method, one change at a time
     plots: PlotsParams
 
     @model_validator(mode="after")
@@ -441,21 +440,19 @@ class Params(Section):
             for key, values in grid.items():
                 for value in values:
                     self.variant(f"sweep.grid.{name}", {"method": name, key: value})
-        for name, study in (("ablation", self.ablation), ("ladder", self.ladder)):
-            for table, rows in study.tables.items() if study else ():
-                for row, changes in rows.items():
-                    self._check_row(f"{name}.tables.{table}.{row}", changes)
+        for table, rows in self.ablation.tables.items():
+            for row, changes in rows.items():
+                where = f"ablation.tables.{table}.{row}"
+                multiplier = changes.get("steps_multiplier", 1)
+                if not isinstance(multiplier, int | float) or not 0 < multiplier < inf:
+                    raise ValueError(
+                        f"{where}.steps_multiplier is {multiplier!r}; it must be a number above 0"
+                    )
+                self.variant(
+                    where,
+                    {key: value for key, value in changes.items() if key != "steps_multiplier"},
+                )
         return self
-
-    def _check_row(self, where: str, changes: Mapping[str, Any]) -> None:
-        """Raise what `variant` does for the row of a study, or ValueError for its multiplier."""
-        multiplier = changes.get("steps_multiplier", 1)
-        if not isinstance(multiplier, int | float) or not 0 < multiplier < inf:
-            raise ValueError(
-                f"{where}.steps_multiplier is {multiplier!r}; it must be a number above 0"
-            )
-        settings = {key: value for key, value in changes.items() if key != "steps_multiplier"}
-        self.variant(where, settings)
 
     @property
     def subsets(self) -> tuple[str, ...]:

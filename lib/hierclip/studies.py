@@ -221,14 +221,14 @@ def variant(
 
 
 def ablation_table(
-    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, seen: bool
+    frame: pd.DataFrame, params: Params, study: AblationParams, table: str, trained: bool
 ) -> pd.DataFrame:
     """Return a table: each metric's mean over seeds, and half its 95 % interval (Student's t).
 
-    seen: on what was trained on, or in the mean of what was left out.
+    trained: on what was trained on, or in the mean of what was left out.
     """
     metrics = ["clean", "robust", "path_direct", "seconds", "steps"]
-    frame = frame[(frame["subset"] == "seen") == seen]
+    frame = frame[(frame["subset"] == "seen") == trained]
     means = frame.groupby(["variant", "seed"], as_index=False)[metrics].mean()
     rows = {}
     for row, changes in study.tables[table].items():
