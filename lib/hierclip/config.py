@@ -6,7 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -29,17 +29,6 @@ from hierclip.errors import HierclipError
 
 FILE = "params.yaml"
 SUBSETS = ("seen", "unseen")  # classes seen in fine-tuning, and the others
-STYLES = (  # of drawing, those of data/source/emoji/styles.csv
-    "openmoji",
-    "noto",
-    "twemoji",
-    "fluent-emoji-flat",
-    "fluent-emoji",
-    "noto-v1",
-    "emojione",
-    "emojione-v1",
-    "fxemoji",
-)
 
 
 class ParamsError(HierclipError):
@@ -73,7 +62,18 @@ Eps = Annotated[
     float, BeforeValidator(parse_budget), PlainSerializer(format_budget, when_used="json")
 ]
 Step = Annotated[Eps, Field(gt=0)]
-Style = Literal[STYLES]
+Style = Literal[  # of drawing, those of data/source/emoji/styles.csv
+    "openmoji",
+    "noto",
+    "twemoji",
+    "fluent-emoji-flat",
+    "fluent-emoji",
+    "noto-v1",
+    "emojione",
+    "emojione-v1",
+    "fxemoji",
+]
+STYLES: tuple[Style, ...] = get_args(Style)
 Seed = Annotated[int, Field(ge=0, lt=10**8)]
 TreeName = Annotated[str, Field(pattern=r"^[\w-]+$")]  # "wordnet", or a file's in data/source/trees
 Template = Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the class's name

@@ -228,8 +228,8 @@ def ablation_table(
     trained: on what was trained on, or in the mean of what was left out.
     """
     metrics = ["clean", "robust", "path_direct", "seconds", "steps"]
-    frame = frame[(frame["subset"] == "seen") == trained]
-    means = frame.groupby(["variant", "seed"], as_index=False)[metrics].mean()
+    subsets = frame.loc[(frame["subset"] == "seen") == trained]
+    means = subsets.groupby(["variant", "seed"])[metrics].mean().reset_index()
     rows = {}
     for row, changes in study.tables[table].items():
         chosen = means["variant"] == variant(params, study, changes)[2]

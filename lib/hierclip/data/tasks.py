@@ -69,7 +69,8 @@ def load_zero_shot(root: Path, params: Params, name: str) -> Dataset:
     if not level:
         return dataset
     (tree,) = load_forest(root / TREES, params.trees.names[:1])
-    return Superclasses(dataset, tree.restrict([leaf.id for leaf in dataset.leaves]), level)
+    part = tree.restrict([leaf.id for leaf in dataset.leaves])
+    return Superclasses(dataset, part, level)  # pyright: ignore[reportReturnType]
 
 
 def load_task(root: Path, params: Params, name: str) -> Task:
