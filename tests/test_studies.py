@@ -174,10 +174,10 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert (frame["path_direct"] <= frame["robust_2"]).all()
     assert (frame["robust_2"] <= frame["clean_2"]).all()
     assert (record.steps, record.images, list(record.trees)) == (2, 20, ["wordnet", "letters"])
-    table = ablation_table(frame, small, small.ablation, "one", "seen")
+    table = ablation_table(frame, small, small.ablation, "one", True)
     assert list(table.index) == ["flat", "trees"]
     assert (
-        ablation_table(frame, small, small.ablation, "other", "seen").loc["flat again", "clean"]
+        ablation_table(frame, small, small.ablation, "other", True).loc["flat again", "clean"]
         == table.loc["flat", "clean"]
     )
 
