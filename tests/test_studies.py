@@ -369,7 +369,9 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
         study = small.ablation.model_copy(update={"seeds": seeds})
         asked = small.model_copy(update={"ablation": study})
         made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
-        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "seen")
+        text = notebook_functions("70_report")["ablation_markdown"](
+            made, asked, list(study.tables), True
+        )
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
 
 
