@@ -24,6 +24,7 @@ def sections(folder: Path) -> dict:
 def test_the_presets_are_those_that_the_readme_lists():
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     assert [path.name for path in PRESETS] == [
+        "emoji-full",
         "paper",
         "smoke",
         "tiny-imagenet",
@@ -116,7 +117,7 @@ def test_a_preset_that_is_not_there_is_refused_beside_the_known():
         ["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True
     )
     assert said.returncode == 2
-    assert "no preset papers; known are emoji paper smoke tiny-imagenet" in said.stderr
+    assert "no preset papers; known are emoji emoji-full paper smoke tiny-imagenet" in said.stderr
 
 
 def test_the_root_may_be_named_in_the_environment(monkeypatch):

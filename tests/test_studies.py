@@ -174,10 +174,10 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     assert (frame["path_direct"] <= frame["robust_2"]).all()
     assert (frame["robust_2"] <= frame["clean_2"]).all()
     assert (record.steps, record.images, list(record.trees)) == (2, 20, ["wordnet", "letters"])
-    table = ablation_table(frame, small, small.ablation, "one", "seen")
+    table = ablation_table(frame, small, small.ablation, "one", True)
     assert list(table.index) == ["flat", "trees"]
     assert (
-        ablation_table(frame, small, small.ablation, "other", "seen").loc["flat again", "clean"]
+        ablation_table(frame, small, small.ablation, "other", True).loc["flat again", "clean"]
         == table.loc["flat", "clean"]
     )
 
@@ -369,7 +369,9 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
         study = small.ablation.model_copy(update={"seeds": seeds})
         asked = small.model_copy(update={"ablation": study})
         made = run_study(ablation_runs(asked, study), asked, study, project, "ablation")
-        text = notebook_functions("70_report")["ablation_markdown"](made, asked, "seen")
+        text = notebook_functions("70_report")["ablation_markdown"](
+            made, asked, list(study.tables), True
+        )
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
 
 

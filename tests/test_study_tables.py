@@ -41,7 +41,7 @@ def test_best_points_weigh_the_classes_trained_on_and_those_left_out_alike():
     assert best == pytest.approx({"method": "a", "lr": 2, "clean": 0.9, "robust": 0.5, "sum": 1.4})
 
 
-FIGURES = ["clean", "robust", "path_direct", "seconds"]
+FIGURES = ["clean", "robust", "path_direct", "seconds", "steps"]
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2), tuple(range(12))])
@@ -61,7 +61,7 @@ def test_a_table_gives_means_over_seeds_and_half_their_students_interval(small, 
             )
     frame = pd.DataFrame(rows).sample(frac=1, random_state=0)
     for subset in ("seen", "unseen"):
-        table = ablation_table(frame, small, small.ablation, "one", subset)
+        table = ablation_table(frame, small, small.ablation, "one", subset == "seen")
         assert list(table.index) == ["flat", "trees"] and (table["seeds"] == len(seeds)).all()
         for row, method in (("flat", "tecoa"), ("trees", "hier")):
             own = [
@@ -92,6 +92,22 @@ def test_half_an_interval_of_three_seeds_by_hand(small):
         {**run.labels, "subset": "seen"} | dict.fromkeys(FIGURES, value)
         for run, value in zip(runs, (1, 2, 3), strict=True)
     ]
-    table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", "seen")
+    table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", True)
     assert table.loc["flat again", "clean"] == 2
     assert table.loc["flat again", "clean_half"] == pytest.approx(4.3027 / np.sqrt(3), rel=1e-4)
+
+
+def test_what_was_left_out_is_averaged_over_its_subsets_before_seeds(small):
+    small = small.model_copy(
+        update={"ablation": small.ablation.model_copy(update={"seeds": (0, 1)})}
+    )
+    runs = [run for run in ablation_runs(small, small.ablation) if run.settings.loss == "tecoa"]
+    values = {"seen": 9.0, "unseen style": 1.0, "unseen noun": 3.0, "both unseen": 5.0}
+    rows = [
+        {**run.labels, "subset": subset} | dict.fromkeys(FIGURES, value + run.seed)
+        for run in runs
+        for subset, value in values.items()
+    ]
+    table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", False)
+    assert table.loc["flat again", "clean"] == pytest.approx(3.5)
+    assert table.loc["flat again", "clean_half"] == pytest.approx(12.7062 * 0.5, rel=1e-4)
