@@ -10,7 +10,7 @@ from hierclip.config import find_root, load_params
 from hierclip.evaluation import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.evaluation.records import ThreatModel
 from hierclip.plots.words import attack_words, audit_words, check_frame, pipes
-from hierclip.studies import STUDIES, ablation_table, best_points
+from hierclip.studies import LADDER, STUDIES, ablation_table, best_points
 from tests.conftest import notebook_functions
 from tests.test_evaluate import record
 
@@ -209,33 +209,32 @@ def test_error_of_the_users_making_is_one_line(monkeypatch, capsys, tmp_path):
     assert len(said.splitlines()) == 1
 
 
-def studies_of(preset):
-    """The committed studies of a preset; of none there is nothing to test."""
-    found = REPORT["load_studies"](ROOT / preset / STUDIES)
-    return found or pytest.skip(f"no study of {preset} is committed")
+STUDY_RECORDS = REPORT["load_studies"](ROOT / STUDIES)
 
 
-@pytest.mark.parametrize("preset", [".", "presets/tiny-imagenet"])
-def test_every_method_has_what_the_sweep_chose_for_it(preset):
-    params = load_params(ROOT / preset / "params.yaml")
-    rows = studies_of(preset)["sweep"].rows
-    for best in best_points(pd.DataFrame(rows)).to_dict("records"):
-        settings = params.method[best["method"]]
-        for key in params.sweep.grid[best["method"]]:
-            assert getattr(settings, key) == best[key], (best["method"], key)
-
-
-@pytest.mark.parametrize("name", ["ablation", "ladder"])
-def test_a_study_was_made_with_the_settings_that_the_parameters_have(name):
+def test_every_method_has_what_the_sweep_chose_for_it():
     params = load_params(ROOT / "params.yaml")
-    studies = studies_of(".")
-    if name not in studies:
-        pytest.skip(f"no {name} is committed")
-    for table in params.ablation.tables:
-        if (table in ("ladder", "knobs")) == (name == "ladder"):
-            for seen in (True, False):
-                made = ablation_table(studies[name].frame, params, params.ablation, table, seen)
-                assert (made["seeds"] == len(params.ablation.seeds)).all()
+    best = best_points(STUDY_RECORDS["sweep"].frame)
+    assert set(best["method"]) == set(params.sweep.grid)
+    for point in best.to_dict("records"):
+        settings = params.method[point["method"]]
+        for key in params.sweep.grid[point["method"]]:
+            assert getattr(settings, key) == point[key], (point["method"], key)
+
+
+def test_every_committed_study_has_all_runs_that_the_parameters_ask_for():
+    """Of a sweep every method has as many points; of an ablation every row has every seed."""
+    params = load_params(ROOT / "params.yaml")
+    assert "sweep" in STUDY_RECORDS
+    ablation = [table for table in params.ablation.tables if table not in LADDER]
+    tables = {"ablation": ablation, "ladder": LADDER}
+    for name, study in STUDY_RECORDS.items():
+        if name == "sweep":
+            points = study.frame.groupby(["method", "subset"]).size()
+            assert points.nunique() == 1 and study.steps == params.sweep.steps
+        for table in tables.get(name, []):
+            made = ablation_table(study.frame, params, params.ablation, table, True)
+            assert (made["seeds"] == len(params.ablation.seeds)).all()
 
 
 def test_the_attack_says_what_it_prunes_and_averages():

@@ -294,16 +294,22 @@ def test_the_attack_and_the_loss_get_the_levels_of_the_perturbation(
     assert seen == sum(expected, [])
 
 
-def test_texts_are_moved_only_where_they_have_a_budget(
-    fabric, params, backbone, tree, checkpoint, monkeypatch
-):
-    real, text_deltas = OBJECTIVES["hier"], []
+def watched_deltas(monkeypatch) -> list:
+    """The perturbations of the texts that the losses of the steps to come will see."""
+    real, deltas = OBJECTIVES["hier"], []
 
     def loss(context, perturbation, method):
-        text_deltas.append(perturbation.text_delta)
+        deltas.append(perturbation.text_delta)
         return real.loss(context, perturbation, method)
 
     monkeypatch.setitem(OBJECTIVES, "hier", Objective(loss, real.attack))
+    return deltas
+
+
+def test_texts_are_moved_only_where_they_have_a_budget(
+    fabric, params, backbone, tree, checkpoint, monkeypatch
+):
+    text_deltas = watched_deltas(monkeypatch)
     for eps in (0.0, 0.01):
         method = METHOD["hier"].model_copy(update={"text_eps": eps})
         tune(fabric, method, params, copy.deepcopy(backbone), [tree], checkpoint, steps=1)
@@ -328,13 +334,7 @@ def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
 def test_tokens_are_moved_and_the_text_tower_stays_as_it_was(
     fabric, params, backbone, tree, checkpoint, monkeypatch
 ):
-    real, deltas = OBJECTIVES["hier"], []
-
-    def loss(context, perturbation, method):
-        deltas.append(perturbation.text_delta)
-        return real.loss(context, perturbation, method)
-
-    monkeypatch.setitem(OBJECTIVES, "hier", Objective(loss, real.attack))
+    deltas = watched_deltas(monkeypatch)
     before = copy.deepcopy(backbone.clip.state_dict())
     method = METHOD["hier"].model_copy(update={"text_perturbation": "tokens", "text_eps": 0.01})
     tune(fabric, method, params, backbone, [tree], checkpoint, steps=2)

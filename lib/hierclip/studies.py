@@ -36,6 +36,7 @@ from hierclip.trees import Tree, load_forest
 
 STUDIES = "data/results/studies"
 KEPT = "data/checkpoints/studies"
+LADDER = ("ladder", "knobs")  # tables of the ablation that `make ladder` runs apart
 SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has it
 
 
