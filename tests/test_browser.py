@@ -312,7 +312,10 @@ def test_two_methods_are_compared_in_a_browser(opened, known):
     )
     part.scroll_into_view_if_needed()
     keep(page, "compared")
-    boxes = [disk.bounding_box() or {} for disk in disks]
+    # At one moment: between two measurements the page may scroll.
+    boxes = part.locator(".hierclip-disk").evaluate_all(
+        "disks => disks.map(disk => disk.getBoundingClientRect().toJSON())"
+    )
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]  # side by side
     method = page.locator(".widget-label", has_text=re.compile("^method$"))
     lists = part.locator(".widget-inline-hbox").filter(has=method).locator("select").all()
