@@ -125,10 +125,20 @@ def test_a_subset_of_a_prepared_files_styles_has_their_images(params, tmp_path):
         assert torch.equal(part.images(split).read(), own.images(split).read())
 
 
-def test_a_prepared_file_without_a_style_is_refused_by_its_name(emoji, params):
-    asked = params.data.model_copy(update=ONE_STYLE | {"styles": ("openmoji", "noto", "fxemoji")})
-    dataset = load_dataset(asked, emoji.project)
-    with pytest.raises(DataError, match="has no images of noto, fxemoji; run `dvc repro data`"):
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        ({"styles": ("openmoji", "noto", "fxemoji")}, r"234 drawings, such as the \w+ of noto"),
+        ({"subset": None}, r"50 drawings, such as the \w+ of openmoji"),
+    ],
+)
+def test_a_prepared_file_without_a_drawing_is_refused_by_its_name(params, tmp_path, changes, lacks):
+    """The parameters were changed by hand, and the data not prepared again."""
+    small = opened(params, tmp_path, styles=("openmoji",), subset="seen")
+    prepare(small)
+    dataset = load_dataset(small.params.model_copy(update=changes), tmp_path)
+    dataset.prepared = small.prepared
+    with pytest.raises(DataError, match=f"lacks {lacks}; run `dvc repro data` again"):
         dataset.images("val")
 
 

@@ -118,10 +118,14 @@ class Emoji(PreparedDataset):
         stored = super().images(split)
         styles = torch.tensor([STYLES.index(style) for style in self.params.styles])
         kept = self.tensors[f"{split}.styles"]
-        lacks = [STYLES[style] for style in styles if style not in kept]
-        if lacks:
+        is_kept = torch.zeros(len(STYLES), self.is_drawn.shape[1], dtype=torch.bool)
+        is_kept[kept, stored.labels] = True
+        lacks = (self.is_drawn & ~is_kept[styles])[:, self.rows].nonzero()
+        if len(lacks):
+            style, leaf = self.params.styles[lacks[0, 0]], self.leaves[lacks[0, 1]]
             raise DataError(
-                f"{self.prepared} has no images of {', '.join(lacks)}; run `dvc repro data` again"
+                f"{self.prepared} lacks {len(lacks)} drawings, such as the {leaf.name} of {style}; "
+                "run `dvc repro data` again"
             )
         labels = stored.labels.new_full((self.is_drawn.shape[1],), -1)
         labels[self.rows] = torch.arange(len(self.rows))
