@@ -4,6 +4,7 @@ import json
 import networkx as nx
 import pytest
 
+from hierclip.data.sources import imagenet_names
 from hierclip.trees import Tree, TreeError, graph_tree, load_tree, read_tree, save_tree
 
 LEAVES = {"n1": "apple", "n2": "lemon", "n3": "lime", "n4": "carrot", "n5": "dog"}
@@ -27,6 +28,25 @@ lime,citrus fruit,fruit,thing to eat
 carrot,root,thing to eat,,
 dog,animal
 """
+COMMITTED = {  # by data set and outline in data/source/trees, the nodes of each level
+    "emoji": {
+        "emoji": (200, 34, 5),
+        "look": (200, 30, 8),
+        "place": (200, 28, 8),
+        "use": (200, 33, 8),
+    },
+    "tiny-imagenet": {"look": (200, 45, 8), "place": (200, 40, 8), "use": (200, 42, 9)},
+    "imagenet": {
+        "look": (1000, 166, 39, 12),
+        "origin": (1000, 176, 39, 11),
+        "place": (1000, 147, 34, 10),
+        "use": (1000, 161, 37, 11),
+    },
+}
+TABLES = {  # of the classes' names; ImageNet's are open_clip's
+    "emoji": ("emoji/classes.csv", "synset"),
+    "tiny-imagenet": ("tiny-imagenet.csv", "wnid"),
+}
 
 
 @pytest.fixture
@@ -241,22 +261,21 @@ def test_a_saved_tree_over_other_leaves_is_refused(read, tmp_path):
     refused(lambda: read("bad.json", '{"version": 2}'), "bad.json: ", "reads version 1")
 
 
-@pytest.mark.parametrize(
-    ("data", "table", "column", "count"),
-    [
-        ("emoji", "emoji/classes.csv", "synset", 4),
-        ("tiny-imagenet", "tiny-imagenet.csv", "wnid", 3),
-    ],
-)
-def test_every_committed_outline_is_a_tree_over_its_classes(request, data, table, column, count):
+@pytest.mark.parametrize("data", COMMITTED)
+def test_every_committed_outline_is_a_tree_over_its_classes(request, data):
     source = request.config.rootpath / "data/source"
-    with (source / table).open(encoding="utf8", newline="") as lines:
-        leaves = {row[column]: row["name"] for row in csv.DictReader(lines)}
-    paths = sorted((source / "trees" / data).glob("*.yaml"))
-    assert len(paths) == count and len(leaves) == 200
-    for path in paths:
-        tree = read_tree(path, leaves)
-        assert list(tree.ids) == list(leaves) and tree.name == path.stem and tree.max_level >= 1
+    if data in TABLES:
+        table, column = TABLES[data]
+        with (source / table).open(encoding="utf8", newline="") as lines:
+            leaves = {row[column]: row["name"] for row in csv.DictReader(lines)}
+    else:
+        leaves = imagenet_names()
+    trees = [read_tree(path, leaves) for path in (source / "trees" / data).glob("*.yaml")]
+    assert {tree.name: tree.sizes for tree in trees} == COMMITTED[data]
+    for tree in trees:
+        assert tree.ids == tuple(leaves)
+        words = [name for _, name in tree.graph().nodes(data="name")]
+        assert len(set(words)) == len(words)
 
 
 def test_a_graph_without_attributes_is_a_tree():
