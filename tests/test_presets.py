@@ -99,6 +99,12 @@ def test_the_paper_has_its_fifteen_sets_each_with_a_tree():
     )
 
 
+def test_the_full_preset_differs_from_the_default_in_methods_and_seeds_alone():
+    default, full = sections(ROOT), sections(ROOT / "presets/emoji-full")
+    assert set(default["methods"]) < set(full["methods"]) == set(full["method"])
+    assert {k for k in default if default[k] != full[k]} == {"methods", "seeds"}
+
+
 @pytest.mark.slow
 def test_a_preset_runs_from_the_pictures_to_the_report():
     subprocess.run(["make", "repro", "PRESET=smoke"], cwd=ROOT, check=True)
