@@ -153,8 +153,7 @@ class Trainee(nn.Module):
     def __init__(self, towers: Towers, head: LearnedHead):
         super().__init__()
         self.towers, self.numbers = towers, head
-        self.zeta_vic: Tensor
-        self.register_buffer("zeta_vic", torch.zeros(sum(map(len, towers.sizes))))
+        self.zeta_vic = nn.Buffer(torch.zeros(sum(map(len, towers.sizes))))
 
     def forward(
         self, images: Tensor, local: bool = False, token_delta: Tensor | None = None

@@ -100,13 +100,11 @@ class ImageEncoder(nn.Module):
         That is a third faster.
         """
         super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
         clip = backbone.clip
         visual = _ImageTower(clip) if isinstance(clip, CoCa) else clip.visual
         self.visual = _folded(visual) if fold and isinstance(visual, ModifiedResNet) else visual
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.visual((images - self.mean) / self.std)
@@ -252,8 +250,7 @@ class Towers(nn.Module):
         rows = {prompt: row for row, prompt in enumerate(unique)}
         with torch.no_grad():
             features = text_features(backbone, unique)[[rows[prompt] for prompt in prompts]]
-        self.features: Tensor
-        self.register_buffer("features", features, persistent=False)
+        self.features = nn.Buffer(features, persistent=False)
         if keep_tokens:
             self._keep_tokens(backbone, prompts)
 
@@ -268,10 +265,8 @@ class Towers(nn.Module):
         tokens = backbone.tokenizer(prompts).to(table.device)
         inside = torch.arange(tokens.shape[1], device=table.device) <= tokens.argmax(1)[:, None]
         unit = table[tokens[inside]].norm(dim=-1).mean()
-        self.tokens: Tensor
-        self.token_units: Tensor
-        self.register_buffer("tokens", tokens, persistent=False)
-        self.register_buffer("token_units", unit * inside[..., None], persistent=False)
+        self.tokens = nn.Buffer(tokens, persistent=False)
+        self.token_units = nn.Buffer(unit * inside[..., None], persistent=False)
 
     def token_zeros(self) -> Tensor:
         """Return a `token_delta` that moves nothing, (K, T, width)."""

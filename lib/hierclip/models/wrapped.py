@@ -149,13 +149,10 @@ class TransformersTower(nn.Module):
     def __init__(self, model: Any, processor: Any):
         super().__init__()
         self.model = model
-        self.mean: Tensor
-        self.std: Tensor
-        mean, std = (
-            torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
-        )
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        mean = torch.tensor(processor.image_mean).view(3, 1, 1)
+        std = torch.tensor(processor.image_std).view(3, 1, 1)
+        self.mean = nn.Buffer(mean, persistent=False)
+        self.std = nn.Buffer(std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return embeddings_of(self.model.get_image_features((images - self.mean) / self.std))
