@@ -65,7 +65,6 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     Raises TrainingError where a loss is not finite.
     """
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
-    rate = optimizer.param_groups[0]["lr"]
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     precision = fabric.strategy.precision.precision
@@ -97,7 +96,7 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
         if not math.isfinite(history[-1]["loss"]):
             raise TrainingError(
                 f"{work.name}: the loss is {history[-1]['loss']} at step {step}; "
-                f"lower the learning rate (now {rate:g})"
+                f"lower the learning rate (now {schedule.base_lrs[0]:g})"
             )
         optimizer.step()
         schedule.step()

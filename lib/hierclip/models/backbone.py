@@ -52,11 +52,9 @@ class Backbone:
 
     def cut(self, image: Image.Image) -> Tensor:
         """Resize and cut an image as the model wants it: (3, H, W) uint8."""
-        whole: Any = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
-        pixels: Any = image
-        for step in whole.transforms[:-1]:  # the last one normalises, which is the encoder's part
-            pixels = step(pixels)
-        return (255 * pixels).round().to(torch.uint8)
+        transform: Any = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
+        transform.transforms.pop()  # it normalises, which is the encoder's part
+        return (255 * transform(image)).round().to(torch.uint8)
 
     @property
     def logit_scale(self) -> float:

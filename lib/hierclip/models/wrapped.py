@@ -149,10 +149,8 @@ class TransformersTower(nn.Module):
     def __init__(self, model: Any, processor: Any):
         super().__init__()
         self.model = model
-        mean = torch.tensor(processor.image_mean).view(3, 1, 1)
-        std = torch.tensor(processor.image_std).view(3, 1, 1)
-        self.mean = nn.Buffer(mean, persistent=False)
-        self.std = nn.Buffer(std, persistent=False)
+        self.mean = nn.Buffer(torch.tensor(processor.image_mean).view(3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(processor.image_std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return embeddings_of(self.model.get_image_features((images - self.mean) / self.std))
