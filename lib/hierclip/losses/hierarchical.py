@@ -210,7 +210,8 @@ def _encode(
     """Return the embeddings of perturbed images (B, D) and of perturbed texts (K, D)."""
     delta = perturbation.text_delta
     if params.text_perturbation == "tokens":
-        return context.towers(perturbation.images, token_delta=delta)[::2]
+        embeddings, _, texts = context.towers(perturbation.images, token_delta=delta)
+        return embeddings, texts
     embeddings, _, texts = context.towers(perturbation.images)
     if delta is not None:
         texts = texts + texts.norm(dim=-1, keepdim=True) * delta
