@@ -88,10 +88,9 @@ def run_study(
     base = model_key(load_model(root / BASE).backbone)
     conditions = cache_key(sections, hashes, measured, *first, base)
     memory = Memory(root / KEPT, verbose=0)
-    cached = memory.cache(_cached, ignore=["run", "params", "study", "root"])
+    job = delayed(memory.cache(_cached, ignore=["run", "params", "study", "root"]))
     rows = []
     with parallel_config("loky", inner_max_num_threads=1):
-        job = delayed(cached)
         jobs = [job(cache_key(conditions, run), run, params, study, root) for run in runs]
         results = iter(Parallel(study.workers, return_as="generator")(jobs))
         for _ in progress(runs, what):

@@ -65,7 +65,6 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     Raises TrainingError where a loss is not finite.
     """
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
-    rate = optimizer.param_groups[0]["lr"]
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     precision = fabric.strategy.precision.precision
@@ -97,7 +96,7 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
         if not math.isfinite(history[-1]["loss"]):
             raise TrainingError(
                 f"{work.name}: the loss is {history[-1]['loss']} at step {step}; "
-                f"lower the learning rate (now {rate:g})"
+                f"lower the learning rate (now {schedule.base_lrs[0]:g})"
             )
         optimizer.step()
         schedule.step()
@@ -153,8 +152,7 @@ class Trainee(nn.Module):
     def __init__(self, towers: Towers, head: LearnedHead):
         super().__init__()
         self.towers, self.numbers = towers, head
-        self.zeta_vic: Tensor
-        self.register_buffer("zeta_vic", torch.zeros(sum(map(len, towers.sizes))))
+        self.zeta_vic = nn.Buffer(torch.zeros(sum(map(len, towers.sizes))))
 
     def forward(
         self, images: Tensor, local: bool = False, token_delta: Tensor | None = None

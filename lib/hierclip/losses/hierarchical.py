@@ -3,7 +3,8 @@
 Source: Hierarchically Robust Zero-shot Vision-language Models (CVPR 2026).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -208,7 +209,7 @@ def _encode(
 ) -> tuple[Tensor, Tensor]:
     """Return the embeddings of perturbed images (B, D) and of perturbed texts (K, D)."""
     delta = perturbation.text_delta
-    if params.text_perturbation == "tokens" and delta is not None:
+    if params.text_perturbation == "tokens":
         embeddings, _, texts = context.towers(perturbation.images, token_delta=delta)
         return embeddings, texts
     embeddings, _, texts = context.towers(perturbation.images)
@@ -235,20 +236,16 @@ def _lift(tangents: Tensor, r: Scalar) -> Tensor:
     return torch.cat([points, 1 + height], dim=1)
 
 
-def _to_radius(head: PoincareHead, nodes: Nodes) -> Callable[[Tensor, int], Tensor]:
-    """Return what moves roll-ups (N, D + 1) of a level to the tangent length of that level.
+def _to_radius(head: PoincareHead, max_level: int, points: Tensor, level: int) -> Tensor:
+    """Move roll-ups (N, D + 1) of a level to the tangent length of that level.
 
     It is `image_radius`, times the length of the level's texts over that of leaf texts; a roll-up
     keeps its direction.
     """
-
-    def move(points: Tensor, level: int) -> Tensor:
-        share = level / nodes.max_level
-        text_radius = (1 - share) * head.text_radius + share * head.top_radius
-        length = head.image_radius * text_radius / head.text_radius
-        return _lift(length * F.normalize(points[:, :-1], dim=1), head.curvature)
-
-    return move
+    share = level / max_level
+    text_radius = (1 - share) * head.text_radius + share * head.top_radius
+    length = head.image_radius * text_radius / head.text_radius
+    return _lift(length * F.normalize(points[:, :-1], dim=1), head.curvature)
 
 
 def _to_float(lifted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -284,7 +281,8 @@ def _place(
     for nodes, rolled in zip(context.nodes, batch, strict=True):
         rows = slice(start, start + len(nodes.parents))
         start = rows.stop
-        to_radius = _to_radius(head, nodes) if params.roll_up == "level_radius" else None
+        by_level = params.roll_up == "level_radius"
+        to_radius = partial(_to_radius, head, nodes.max_level) if by_level else None
         levels = roll_up(above, rolled.groups, params.roll_up, to_radius)
         points, height = _to_float(torch.cat([lifted, *levels[1:]]), texts.dtype)
         left = hyperbolic.left_factor(points, height)

@@ -52,11 +52,9 @@ class Backbone:
 
     def cut(self, image: Image.Image) -> Tensor:
         """Resize and cut an image as the model wants it: (3, H, W) uint8."""
-        whole: Any = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
-        pixels: Any = image
-        for step in whole.transforms[:-1]:  # the last one normalises, which is the encoder's part
-            pixels = step(pixels)
-        return (255 * pixels).round().to(torch.uint8)
+        transform: Any = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
+        transform.transforms.pop()  # it normalises, which is the encoder's part
+        return (255 * transform(image)).round().to(torch.uint8)
 
     @property
     def logit_scale(self) -> float:
@@ -100,13 +98,11 @@ class ImageEncoder(nn.Module):
         That is a third faster.
         """
         super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
         clip = backbone.clip
         visual = _ImageTower(clip) if isinstance(clip, CoCa) else clip.visual
         self.visual = _folded(visual) if fold and isinstance(visual, ModifiedResNet) else visual
-        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.visual((images - self.mean) / self.std)
@@ -252,8 +248,7 @@ class Towers(nn.Module):
         rows = {prompt: row for row, prompt in enumerate(unique)}
         with torch.no_grad():
             features = text_features(backbone, unique)[[rows[prompt] for prompt in prompts]]
-        self.features: Tensor
-        self.register_buffer("features", features, persistent=False)
+        self.features = nn.Buffer(features, persistent=False)
         if keep_tokens:
             self._keep_tokens(backbone, prompts)
 
@@ -268,10 +263,8 @@ class Towers(nn.Module):
         tokens = backbone.tokenizer(prompts).to(table.device)
         inside = torch.arange(tokens.shape[1], device=table.device) <= tokens.argmax(1)[:, None]
         unit = table[tokens[inside]].norm(dim=-1).mean()
-        self.tokens: Tensor
-        self.token_units: Tensor
-        self.register_buffer("tokens", tokens, persistent=False)
-        self.register_buffer("token_units", unit * inside[..., None], persistent=False)
+        self.tokens = nn.Buffer(tokens, persistent=False)
+        self.token_units = nn.Buffer(unit * inside[..., None], persistent=False)
 
     def token_zeros(self) -> Tensor:
         """Return a `token_delta` that moves nothing, (K, T, width)."""

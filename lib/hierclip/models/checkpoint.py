@@ -20,8 +20,14 @@ from hierclip.errors import HierclipError
 
 VISUAL = "visual."  # open_clip's prefix of the image tower
 # The last part of the names of entries that are no weights: of OpenAI's archives, of older files.
-NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids"}
-NO_WEIGHTS.add("num_batches_tracked")
+NO_WEIGHTS = {
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "attn_mask",
+    "position_ids",
+    "num_batches_tracked",
+}
 PREFERRED = (  # where a folder has several files of weights
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",

@@ -25,7 +25,7 @@ READINGS = ("direct", "roll_up")
 class Classifier(nn.Module):
     """Read images (N, 3, H, W) as logits (N, K_l) for each of the given levels, by default all."""
 
-    def __init__(self, encoder: nn.Module, head: Head, points: Sequence[Tensor]):
+    def __init__(self, encoder: nn.Module, head: Head | None, points: Sequence[Tensor]):
         """points: by level, leaves first, the text points (K_l, D)."""
         super().__init__()
         self.encoder = encoder
@@ -92,16 +92,9 @@ class LogitClassifier(Classifier):
 
     def __init__(self, encoder: nn.Module, order: Sequence[int], paths: Tensor):
         """order: each leaf's column in the logits. paths: (leaves, levels), their ancestors."""
-        nn.Module.__init__(self)
-        self.encoder = encoder
-        self.head = None
-        self.text_hash = ""
-        self.config = None
-        self.count = 0
-        self.order: Tensor
-        self.paths: Tensor
-        self.register_buffer("order", torch.tensor(order), persistent=False)
-        self.register_buffer("paths", paths, persistent=False)
+        super().__init__(encoder, None, [])
+        self.order = nn.Buffer(torch.tensor(order), persistent=False)
+        self.paths = nn.Buffer(paths, persistent=False)
 
     def read(self, embeddings: Tensor, levels: Sequence[int] | None = None) -> list[Tensor]:
         """Return the logits of levels from those of the leaves."""

@@ -149,13 +149,8 @@ class TransformersTower(nn.Module):
     def __init__(self, model: Any, processor: Any):
         super().__init__()
         self.model = model
-        self.mean: Tensor
-        self.std: Tensor
-        mean, std = (
-            torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std)
-        )
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        self.mean = nn.Buffer(torch.tensor(processor.image_mean).view(3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(processor.image_std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return embeddings_of(self.model.get_image_features((images - self.mean) / self.std))
