@@ -161,10 +161,9 @@ def audit(
             audited, note = better_activation({"QuickGELU": quick, "GELU": plain}, task, place)
             tried = [note]
         test = dataset.splits["test"]
-        taken = audited.size
         shape = tuple(test.pixels.shape[-2:])
-        if taken and taken != shape:
-            raise HierclipError(f"images of {shape} pixels; {audited.method} takes {taken}")
+        if audited.size not in (None, shape):
+            raise HierclipError(f"images of {shape} pixels; {audited.method} takes {audited.size}")
         if shape[0] != shape[1]:
             raise HierclipError(f"images of {shape} pixels; Square, a check, needs square ones")
         notes = [
@@ -470,11 +469,9 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
             f"{folder}: classes are the folders; name them in classes.csv (id, name)": classes,
         }
     )
-    named = (folder / part for part in ("test", "val", "valid", "validation"))
-    parts = (*named, folder)
-    part = next(place for place in parts if place.is_dir())
-    sharded = any(part.glob("*.tar"))
-    source = shards_source(part, folder) if sharded else class_folders(part)
+    parts = [folder / name for name in ("test", "val", "valid", "validation")]
+    part = next((part for part in parts if part.is_dir()), folder)
+    source = shards_source(part, folder) if any(part.glob("*.tar")) else class_folders(part)
     return Images(_file_name(folder.resolve().name), source.classes, source)
 
 
