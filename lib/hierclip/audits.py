@@ -299,9 +299,8 @@ def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
         and not (len(std) == 3 and 0 < min(std) <= max(std) <= 1),
     }
     for name, known in RESIZING.items():
-        chosen = given[name]
-        unknown = chosen is not None and chosen not in known
-        mistakes[f"no {name} {chosen!r}; known are {', '.join(known)}"] = unknown
+        message = f"no {name} {given[name]!r}; known are {', '.join(known)}"
+        mistakes[message] = given[name] not in (None, *known)
     return mistakes
 
 

@@ -134,8 +134,12 @@ def audit(
     several = len(every) > 1
     worst = 0
     for ((name, weights), place), folder in zip(every, folder_names(every), strict=True):
-        changes = {"model": name, "pretrained": weights, "images": place}
-        changes["out"] = out / folder if several else out
+        changes = {
+            "model": name,
+            "pretrained": weights,
+            "images": place,
+            "out": out / folder if several else out,
+        }
         try:
             code = audit_one(given | changes)
         except HierclipError as error:

@@ -247,9 +247,10 @@ class LevelMatrix:
                     f"{goal.name}: the model gives logits that are no number (nan) on "
                     f"{int(state.met_nan.sum())} attacked images; no accuracy can be read from them"
                 )
-            fraction = state.fraction_to_boundary().float().cpu()
-            read = read_logits(self.classifier(state.x_adv), self.paths, images.labels)
-            return {**read, FRACTION: fraction}
+            return {
+                **read_logits(self.classifier(state.x_adv), self.paths, images.labels),
+                FRACTION: state.fraction_to_boundary().float().cpu(),
+            }
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
             out[key][rows.numpy()] = values.numpy()

@@ -82,8 +82,9 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
     panels, ratios, height = [["budgets", "checks"], ["effort", "checks"]], [1.2, 1], 5.2
     if width < PAGE:
         panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 10
-    size = {"figsize": (width, height), "width_ratios": ratios, "layout": "constrained"}
-    figure, axes = plt.subplot_mosaic(panels, **size)  # pyright: ignore
+    figure, axes = plt.subplot_mosaic(
+        panels, figsize=(width, height), width_ratios=ratios, layout="constrained"
+    )
     rows = list(dict.fromkeys(name for record in records for name in record.audit.checks))
     audit = records[0].audit
     for k, record in enumerate(records):
@@ -139,8 +140,9 @@ def _audit_curves(by_budget: Axes, by_effort: Axes, record: Record, shift: float
 def reading_panels(width: float, height: float, ylabel: str, xlabel: str) -> tuple[Figure, list]:
     """Make a panel in percent for each reading: side by side, or stacked in a column."""
     rows, columns = (1, 2) if width >= PAGE else (2, 1)
-    size = (width, rows * height)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, rows * height), sharey=True, layout="constrained"
+    )
     for axis, reading in zip(axes, READINGS, strict=True):
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel=xlabel)
         if axis.get_subplotspec().is_first_col():
