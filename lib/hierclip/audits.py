@@ -161,10 +161,9 @@ def audit(
             audited, note = better_activation({"QuickGELU": quick, "GELU": plain}, task, place)
             tried = [note]
         test = dataset.splits["test"]
-        taken = audited.size
         shape = tuple(test.pixels.shape[-2:])
-        if taken and taken != shape:
-            raise HierclipError(f"images of {shape} pixels; {audited.method} takes {taken}")
+        if audited.size not in (None, shape):
+            raise HierclipError(f"images of {shape} pixels; {audited.method} takes {audited.size}")
         if shape[0] != shape[1]:
             raise HierclipError(f"images of {shape} pixels; Square, a check, needs square ones")
         notes = [
@@ -300,9 +299,8 @@ def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
         and not (len(std) == 3 and 0 < min(std) <= max(std) <= 1),
     }
     for name, known in RESIZING.items():
-        chosen = given[name]
-        unknown = chosen is not None and chosen not in known
-        mistakes[f"no {name} {chosen!r}; known are {', '.join(known)}"] = unknown
+        message = f"no {name} {given[name]!r}; known are {', '.join(known)}"
+        mistakes[message] = given[name] not in (None, *known)
     return mistakes
 
 
@@ -470,11 +468,9 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
             f"{folder}: classes are the folders; name them in classes.csv (id, name)": classes,
         }
     )
-    named = (folder / part for part in ("test", "val", "valid", "validation"))
-    parts = (*named, folder)
-    part = next(place for place in parts if place.is_dir())
-    sharded = any(part.glob("*.tar"))
-    source = shards_source(part, folder) if sharded else class_folders(part)
+    parts = [folder / name for name in ("test", "val", "valid", "validation")]
+    part = next((part for part in parts if part.is_dir()), folder)
+    source = shards_source(part, folder) if any(part.glob("*.tar")) else class_folders(part)
     return Images(_file_name(folder.resolve().name), source.classes, source)
 
 

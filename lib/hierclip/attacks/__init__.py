@@ -87,10 +87,9 @@ def run_attacks(
     if budget.norm not in NORMS:
         raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
     if len(images) and not 0 <= images.min() <= images.max() <= 1:  # nor where one is no number
-        low, high = float(images.min()), float(images.max())
         raise HierclipError(
-            f"images: values from {low:g} to {high:g}; pixels in [0, 1] are attacked, before the "
-            "model normalises them"
+            f"images: values from {float(images.min()):g} to {float(images.max()):g}; pixels in "
+            "[0, 1] are attacked, before the model normalises them"
         )
     if budget.eot > 1:
         budget = replace(budget, stop_margin=inf)

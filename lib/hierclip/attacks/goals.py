@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-INF = float("inf")
 Mask = Callable[[Tensor], Tensor]  # from leaves (N,) to a true class mask (N, K) on their device
 
 
@@ -106,8 +105,8 @@ def level_goals(paths: Tensor, level: int) -> list[AttackGoal]:
 
 def margin(scores: Tensor, true_class_mask: Tensor) -> Tensor:
     """Return (N,): the best true logit minus the best other one; misclassified unless above 0."""
-    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
-    return best_true - scores.masked_fill(true_class_mask, -INF).amax(1)
+    best_true = scores.masked_fill(~true_class_mask, -torch.inf).amax(1)
+    return best_true - scores.masked_fill(true_class_mask, -torch.inf).amax(1)
 
 
 def margin_loss(scores: Tensor, true_class_mask: Tensor) -> Tensor:
@@ -117,19 +116,19 @@ def margin_loss(scores: Tensor, true_class_mask: Tensor) -> Tensor:
 
 def cross_entropy(scores: Tensor, true_class_mask: Tensor) -> Tensor:
     """Return (N,): -log of the softmax's mass on the true classes."""
-    return -F.log_softmax(scores, dim=1).masked_fill(~true_class_mask, -INF).logsumexp(1)
+    return -F.log_softmax(scores, dim=1).masked_fill(~true_class_mask, -torch.inf).logsumexp(1)
 
 
 def targets(scores: Tensor, true_class_mask: Tensor, rank: int) -> Tensor:
     """Return (N,) int64: the other class of a rank, 1 the best; the last where there are fewer."""
     others = (~true_class_mask).sum(1).clamp(min=1)
-    order = scores.masked_fill(true_class_mask, -INF).argsort(1, descending=True)
+    order = scores.masked_fill(true_class_mask, -torch.inf).argsort(1, descending=True)
     return order.gather(1, (others.clamp(max=rank) - 1)[:, None])[:, 0]
 
 
 def target_gap(scores: Tensor, true_class_mask: Tensor, target: Tensor) -> Tensor:
     """Return (N,): the target's logit minus the best true one."""
-    best_true = scores.masked_fill(~true_class_mask, -INF).amax(1)
+    best_true = scores.masked_fill(~true_class_mask, -torch.inf).amax(1)
     return scores.gather(1, target[:, None])[:, 0] - best_true
 
 

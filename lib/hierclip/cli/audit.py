@@ -4,16 +4,13 @@ import os
 import re
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hierclip.cli.run import run_notebook
 from hierclip.cli.tree import Synsets, Widths, parse_widths
 from hierclip.errors import HierclipError
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 Channels = Annotated[
     str | None, typer.Option(help="of red, green, blue, such as 0,0,0", show_default="the model's")
@@ -137,8 +134,12 @@ def audit(
     several = len(every) > 1
     worst = 0
     for ((name, weights), place), folder in zip(every, folder_names(every), strict=True):
-        changes = {"model": name, "pretrained": weights, "images": place}
-        changes["out"] = out / folder if several else out
+        changes = {
+            "model": name,
+            "pretrained": weights,
+            "images": place,
+            "out": out / folder if several else out,
+        }
         try:
             code = audit_one(given | changes)
         except HierclipError as error:
@@ -191,7 +192,7 @@ def audit_one(given: dict[str, Any]) -> int:
         return 0
     group = os.environ.pop("TORCHELASTIC_RUN_ID", None)  # of which the notebook is no part
     try:
-        write_page(run_notebook(notebook, given), out / PAGE)
+        write_page(notebook, given, out / PAGE)
     finally:
         os.environ |= {"TORCHELASTIC_RUN_ID": group} if group else {}
     typer.echo((out / "table.md").read_text(encoding="utf8"))
@@ -217,18 +218,18 @@ def compare(
       hierclip compare audits --claims papers.csv
     """
     given = {"folder": folder, "claims": claims}
-    write_page(run_notebook(NOTEBOOKS / "96_compare.ipynb", given), folder / "compare.html")
+    write_page(NOTEBOOKS / "96_compare.ipynb", given, folder / "compare.html")
     typer.echo((folder / "compare.md").read_text(encoding="utf8"))
     typer.echo(f"{folder / 'compare.html'}: the same as a page, beside compare.csv")
 
 
-def write_page(executed: "NotebookNode", path: Path) -> None:
-    """Turn an executed notebook into a page of one file, which loads nothing."""
+def write_page(notebook: Path, given: dict[str, Any], path: Path) -> None:
+    """Run a notebook, and turn it into a page of one file, which loads nothing."""
     from nbconvert import HTMLExporter
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbconvert_config.py", str(NOTEBOOKS)).load_config()
-    page, _ = HTMLExporter(config=config).from_notebook_node(executed)
+    page, _ = HTMLExporter(config=config).from_notebook_node(run_notebook(notebook, given))
     path.write_text(page, encoding="utf8")
 
 

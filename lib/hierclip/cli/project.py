@@ -36,8 +36,9 @@ def write_readme(root: Path) -> bool:
     readme = root / "README.md"
     text = readme.read_text(encoding="utf8")
     if not RESULTS.search(text):
-        markers = RESULTS.pattern
-        raise HierclipError(f"{readme}: no lines like {markers!r} to put the results between")
+        raise HierclipError(
+            f"{readme}: no lines like {RESULTS.pattern!r} to put the results between"
+        )
 
     def filled(match: re.Match) -> str:
         preset = root if match[2] == DEFAULT else root / "presets" / match[2]

@@ -14,15 +14,13 @@ from hierclip.errors import HierclipError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-Given = Annotated[
-    list[str] | None,
-    typer.Option("--parameter", "-p", help="NAME=VALUE of the notebook's parameters"),
-]
-
 
 def run(
     notebook: Annotated[str, typer.Argument(help="its name, such as 40_finetune")],
-    parameters: Given = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="NAME=VALUE of the notebook's parameters"),
+    ] = None,
 ) -> None:
     """Run a notebook of this project, or of the preset whose folder this is.
 

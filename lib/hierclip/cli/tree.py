@@ -14,12 +14,11 @@ Widths = Annotated[
     str | None,
     typer.Option(help="most nodes at levels 1, 2 ..., such as 24,12,5", show_default="auto"),
 ]
-Images = Annotated[Path | None, typer.Option(help="a folder of images for each class")]
 
 
 def tree(
     classes: Annotated[str | None, typer.Option(help="names with commas between them")] = None,
-    images: Images = None,
+    images: Annotated[Path | None, typer.Option(help="a folder of images for each class")] = None,
     tree: Annotated[
         str | None, typer.Option(help="a tree's file, or wordnet", show_default="wordnet")
     ] = None,

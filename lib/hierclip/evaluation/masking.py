@@ -260,9 +260,8 @@ def _check_goal(
     shares = {key: _share(which) for key, which in misclassified.items()}
     most_steps = misclassified["steps", 4 * steps]
     most_restarts = misclassified["restarts", restarts + 2]
-    by_gradient = native | most_steps | most_restarts
-    by_gradient = misclassified.get("by gradient", by_gradient) | misclassified["suite"]
     by_stronger = native | most_steps | most_restarts | misclassified["suite"]
+    by_gradient = misclassified.get("by gradient", by_stronger) | misclassified["suite"]
     by_budget = [shares["eps", n] for n in BUDGETS]
     values = {
         "large budget": 1 - by_budget[-1],
@@ -301,11 +300,16 @@ def _moved(
 
     Another classifier's boundary is not the model's: an attack through it never stops.
     """
-    attacked_model = through or matrix.classifier
-    budget = replace(budget, stop_margin=inf) if through else budget
-    settings = goal, budget, matrix.seed, matrix.batch
-    images = matrix.images.floats().to(dtype)
-    return attacked(attacked_model, images, matrix.images.labels, *settings)[0]
+    x_adv, _ = attacked(
+        through or matrix.classifier,
+        matrix.images.floats().to(dtype),
+        matrix.images.labels,
+        goal,
+        replace(budget, stop_margin=inf) if through else budget,
+        matrix.seed,
+        matrix.batch,
+    )
+    return x_adv
 
 
 @torch.no_grad()
@@ -327,9 +331,8 @@ def _has_no_gradient(matrix: LevelMatrix, goal: AttackGoal) -> Tensor:
         images = matrix.images[rows]
         x = images.floats().to(classifier.device)
         masks = goal.masks(images.labels.to(classifier.device))
-        surrogate = surrogate_score(classifier, goal)
         score = partial(classifier, levels=goal.levels)
-        state = AttackState(score, x, masks, budget, grad_score=surrogate)
+        state = AttackState(score, x, masks, budget, grad_score=surrogate_score(classifier, goal))
         _, _, gradient = state.loss_and_grad(
             torch.arange(len(x)), x, over_levels(state, margin_loss)
         )

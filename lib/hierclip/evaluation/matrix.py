@@ -232,16 +232,25 @@ class LevelMatrix:
 
         def attack(rows: Tensor) -> dict[str, Tensor]:
             images = self.images[rows]
-            given = images.floats(), images.labels, goal, self.budget, seed, rows, margins[rows]
-            state = attack_part(self.classifier, *given)
+            state = attack_part(
+                self.classifier,
+                images.floats(),
+                images.labels,
+                goal,
+                self.budget,
+                seed,
+                rows,
+                margins[rows],
+            )
             if state.met_nan.any():
                 raise HierclipError(
                     f"{goal.name}: the model gives logits that are no number (nan) on "
                     f"{int(state.met_nan.sum())} attacked images; no accuracy can be read from them"
                 )
-            fraction = state.fraction_to_boundary().float().cpu()
-            read = read_logits(self.classifier(state.x_adv), self.paths, images.labels)
-            return {**read, FRACTION: fraction}
+            return {
+                **read_logits(self.classifier(state.x_adv), self.paths, images.labels),
+                FRACTION: state.fraction_to_boundary().float().cpu(),
+            }
 
         for key, values in _in_parts(rows, self.batch, self.classifier, attack).items():
             out[key][rows.numpy()] = values.numpy()
@@ -285,9 +294,16 @@ def attack_part(
     sample_ids, clean_margin: (N,), as in `run_attacks`.
     """
     device = classifier.device
-    score, masks = partial(classifier, levels=goal.levels), goal.masks(labels.to(device))
-    settings = budget, seed, sample_ids.tolist(), clean_margin, surrogate_score(classifier, goal)
-    return run_attacks(score, images.to(device), masks, *settings)
+    return run_attacks(
+        partial(classifier, levels=goal.levels),
+        images.to(device),
+        goal.masks(labels.to(device)),
+        budget,
+        seed,
+        sample_ids.tolist(),
+        clean_margin,
+        surrogate_score(classifier, goal),
+    )
 
 
 def surrogate_score(classifier: Classifier, goal: AttackGoal) -> Score | None:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
@@ -247,11 +247,10 @@ class Evaluation:
         few_val = val[val.evenly_spaced(params.reading_images)]
         paths = torch.from_numpy(trees[0].paths)
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
-        settings: dict[str, Any] = {"seed": params.seed, "batch": params.batch}
-        settings["prune"] = params.prune > 0
+        build = partial(LevelMatrix, seed=params.seed, batch=params.batch, prune=params.prune > 0)
         matrices = {
-            "test": LevelMatrix(classifier, test, paths, budget, **settings),
-            "val": LevelMatrix(classifier, few_val, paths, budget, **settings),
+            "test": build(classifier, test, paths, budget),
+            "val": build(classifier, few_val, paths, budget),
         }
         if self.task.thorough:
             forest_test = test[test.evenly_spaced(params.forest_images)]
@@ -259,11 +258,9 @@ class Evaluation:
             goals = [GOALS["within_superclass"](forest, level) for level in range(1, top + 1)]
             goals.append(GOALS["all_levels"](forest, top))
             over_forest = self.model.classifier(trees, self.task.template).to(self.device)
-            more = LevelMatrix(over_forest, forest_test, forest, budget, **settings, more=goals)
             unstopped = replace(budget, stop_margin=inf)
-            settings["prune"] = False
-            less = LevelMatrix(classifier, forest_test, paths, unstopped, **settings)
-            matrices |= {"forest": more, "levels": less}
+            matrices["forest"] = build(over_forest, forest_test, forest, budget, more=goals)
+            matrices["levels"] = build(classifier, forest_test, paths, unstopped, prune=False)
         what = f"attack on {self.model.method}-{self.seed}, {self.task.name}"
         return {
             part: replace(matrix, kept=self._kept / part, what=f"{what}, {part}")
@@ -342,12 +339,11 @@ class Evaluation:
         if not self.task.thorough:
             return {"forest": forest}
         unstopped = {k: outcomes["levels"].robust_to([k])[k].mean(1).tolist() for k in READINGS}
-        checks = gradient_masking_checks(self.matrices["test"], self.params.audit_images)
         return {
             "forest": forest,
             "superclass": self._superclass_metrics(),
             "levels_transfer": unstopped,
-            "audit": checks,
+            "audit": gradient_masking_checks(self.matrices["test"], self.params.audit_images),
         }
 
     def _superclass_metrics(self) -> dict[str, Triple]:

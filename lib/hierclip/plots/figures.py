@@ -139,8 +139,9 @@ def _audit_curves(by_budget: Axes, by_effort: Axes, record: Record, shift: float
 def reading_panels(width: float, height: float, ylabel: str, xlabel: str) -> tuple[Figure, list]:
     """Make a panel in percent for each reading: side by side, or stacked in a column."""
     rows, columns = (1, 2) if width >= PAGE else (2, 1)
-    size = (width, rows * height)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, rows * height), sharey=True, layout="constrained"
+    )
     for axis, reading in zip(axes, READINGS, strict=True):
         axis.set(title=f"{reading.replace('_', '-')} reading", ylim=(0, 100), xlabel=xlabel)
         if axis.get_subplotspec().is_first_col():
