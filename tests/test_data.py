@@ -20,7 +20,7 @@ from hierclip.data.tasks import (
 )
 from hierclip.errors import HierclipError
 from hierclip.trees import load_tree, save_tree
-from tests.conftest import ONE_STYLE, ROOT, notebook_functions, prepare
+from tests.conftest import ROOT, notebook_functions, prepare
 
 SOME = torch.tensor([3, 50, 120])
 CLASSES = pd.read_csv(ROOT / SOURCE / "classes.csv")
