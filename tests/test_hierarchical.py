@@ -31,7 +31,7 @@ from hierclip.models import PoincareHead
 from tests.conftest import LEAVES, ROOT
 
 close = torch.testing.assert_close
-HIER = load_params(ROOT / "params.yaml").method["hier_published"]
+HIER = load_params(ROOT / "params.yaml").method["hier"]
 IMAGES, DIMENSIONS = 9, 4
 SETTINGS = {
     "image_radius": 1.2,

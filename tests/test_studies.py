@@ -82,12 +82,7 @@ def test_an_ablation_has_a_run_for_every_variant_and_seed_however_many_tables_it
         assert run.levels
         assert run.labels["seed"] == run.seed
     for seed in params.ablation.seeds:
-        assert (
-            sum(
-                run.settings == params.method["hier_published"] and run.seed == seed for run in runs
-            )
-            == 1
-        )
+        assert sum(run.settings == params.method["hier"] and run.seed == seed for run in runs) == 1
     times = {row.get("steps_multiplier", 1) for row in rows}
     assert {run.steps for run in runs} == {max(1, round(params.ablation.steps * k)) for k in times}
 
