@@ -83,9 +83,18 @@ def distance(u: torch.Tensor, v: torch.Tensor, r: float) -> torch.Tensor:
     return 2 / r**0.5 * torch.asinh(q.sqrt())
 
 
+DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef
+
+
+def is_constant(line: ast.stmt) -> bool:
+    """Return whether a line of a notebook gives a name in capitals its value."""
+    targets = line.targets if isinstance(line, ast.Assign) else []
+    return bool(targets) and all(isinstance(t, ast.Name) and t.id.isupper() for t in targets)
+
+
 def notebook_functions(name: str, **given) -> dict:
-    """Return what a notebook imports and the functions that it defines, by name, without running
-    the rest.
+    """Return what a notebook imports and the functions and constants that it defines, by name,
+    without running the rest.
 
     given: names that the functions use.
     """
@@ -93,11 +102,7 @@ def notebook_functions(name: str, **given) -> dict:
 
     cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
     tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
-    tree.body = [
-        line
-        for line in tree.body
-        if isinstance(line, ast.Import | ast.ImportFrom | ast.FunctionDef)
-    ]
+    tree.body = [line for line in tree.body if isinstance(line, DEFINES) or is_constant(line)]
     names: dict = {**given}
     exec(compile(tree, name, "exec"), names)
     return names

@@ -14,6 +14,7 @@ import yaml
 from hierclip import models, studies
 from hierclip.config import load_params
 from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
+from hierclip.errors import HierclipError
 from hierclip.models import CosineHead, LearnedHead, Model
 from hierclip.studies import (
     KEPT,
@@ -373,6 +374,11 @@ def test_a_table_gives_intervals_where_several_runs_gave_a_figure(small, project
             made, asked, list(study.tables), True
         )
         assert shown in text and "nan" not in text and ("±" in text) == (len(seeds) > 1)
+
+
+def test_tables_that_a_preset_does_not_have_are_refused_by_name(small):
+    with pytest.raises(HierclipError, match=r"ablation.tables has no ladder; it has one, other$"):
+        ablation_runs(small, small.ablation, ["one", "ladder"])
 
 
 def test_a_study_record_refuses_what_it_does_not_know():

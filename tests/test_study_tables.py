@@ -1,16 +1,20 @@
 """What is made of a study's rows: the best points of a sweep, the tables of an ablation."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
-from hierclip.studies import ablation_table, best_points
+from hierclip.studies import ablation_table, best_points, variant
+from tests.conftest import notebook_functions
 from tests.test_studies import ablation_runs, small
 
 __all__ = ["small"]  # a fixture: the project's parameters, cut down
+
+report = notebook_functions("70_report")
 
 
 def test_best_points_have_the_highest_sum_of_clean_and_robust_accuracy():
@@ -111,3 +115,75 @@ def test_what_was_left_out_is_averaged_over_its_subsets_before_seeds(small):
     table = ablation_table(pd.DataFrame(rows), small, small.ablation, "other", False)
     assert table.loc["flat again", "clean"] == pytest.approx(3.5)
     assert table.loc["flat again", "clean_half"] == pytest.approx(12.7062 * 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "claimed, mean, half, said",
+    [
+        (2.0, 1.0, 0.5, "as in the paper"),
+        (-0.2, -1.0, 0.5, "as in the paper"),
+        (float("nan"), 1.0, 0.5, "as in the paper"),
+        (2.0, -1.0, 0.5, "otherwise"),
+        (float("nan"), -1.0, 0.5, "otherwise"),
+        (-0.2, 1.0, 0.5, "otherwise"),
+        (2.0, 0.5, 0.5, "not to be told"),
+        (2.0, -0.4, 0.5, "not to be told"),
+        (2.0, 3.0, float("nan"), "not to be told"),  # one seed
+    ],
+)
+def test_a_change_comes_out_as_its_interval_and_the_papers_sign_say(claimed, mean, half, said):
+    assert report["verdict"](claimed, mean, half) == said
+
+
+def claimed_study(small, tables, values):
+    """Return parameters with some tables, and a study whose rows have these accuracies by seed.
+
+    values: by row, the robust accuracies; clean accuracy is one half more.
+    """
+    seeds = tuple(range(len(next(iter(values.values())))))
+    small = small.model_copy(
+        update={"ablation": small.ablation.model_copy(update={"seeds": seeds, "tables": tables})}
+    )
+    rows = []
+    for table in tables.values():
+        for row, changes in table.items():
+            name = variant(small, small.ablation, changes)[2]
+            for seed, robust in enumerate(values[row]):
+                figures = {"variant": name, "seed": seed, "clean": robust + 0.5, "robust": robust}
+                # what was trained on has no say, and the subsets that were left out weigh the same
+                rows.append(figures | {"subset": "seen", "robust": 1 - robust})
+                rows.append(figures | {"subset": "unseen noun", "robust": robust + 0.1})
+                rows.append(figures | {"subset": "unseen style", "robust": robust - 0.1})
+    return SimpleNamespace(frame=pd.DataFrame(rows)), small
+
+
+def test_changes_beside_the_papers_are_paired_by_seed_with_students_interval(small):
+    tables = {"parts": {"a": {"method": "tecoa"}, "b": {"method": "hier"}}}
+    study, params = claimed_study(small, tables, {"a": [0.1, 0.2, 0.3], "b": [0.12, 0.23, 0.34]})
+    claims = [("parts", ["a"], ["b"], None, 1.0), ("parts", ["a"], ["c"], 1.0, 1.0)]
+    claims.append(("other", ["a"], ["b"], 1.0, 1.0))
+    (row,) = report["against_paper"](study, params, claims).to_dict("records")
+    half = 4.3027 * 1 / np.sqrt(3)  # of 2, 3 and 4 points
+    assert row == {
+        "change": "a → b",
+        "accuracy": "robust",
+        "paper": "+1.0",
+        "here": f"+3.0 ± {half:.1f}",
+        "comes out": "as in the paper",
+    }
+
+
+def test_of_several_rows_the_one_with_the_best_sum_is_beside_the_papers(small):
+    tau = {f"tau {tau}": {"method": "hier", "tau": tau} for tau in (1, 2, 3)}
+    tables = {"geometry": {"flat": {"method": "tecoa"}} | tau}
+    values = {"flat": [0.4, 0.5], "tau 1": [0.1, 0.2], "tau 2": [0.3, 0.4], "tau 3": [0.2, 0.3]}
+    study, params = claimed_study(small, tables, values)
+    claims = [("geometry", ["flat"], list(tau), np.nan, None)]
+    (row,) = report["against_paper"](study, params, claims).to_dict("records")
+    assert row["change"] == "flat → tau 2" and row["paper"] == "better"
+    assert row["here"].startswith("-10.0 ± ") and row["comes out"] == "otherwise"
+
+
+def test_rows_that_the_paper_has_are_rows_of_the_default(params):
+    for table, before, after, *_ in report["PAPER"]:
+        assert {*before, *after} <= set(params.ablation.tables[table])
