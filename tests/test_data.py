@@ -1,9 +1,11 @@
 import itertools
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from hierclip.config import STYLES
 from hierclip.data import DATASETS, SPLITS, DataError, ImageSet, load_dataset
@@ -140,6 +142,17 @@ def test_a_prepared_file_without_a_drawing_is_refused_by_its_name(params, tmp_pa
     dataset.prepared = small.prepared
     with pytest.raises(DataError, match=f"lacks {lacks}; run `dvc repro data` again"):
         dataset.images("val")
+
+
+def test_a_prepared_file_of_other_drawings_is_refused(params, tmp_path):
+    shutil.copytree(ROOT / SOURCE, tmp_path / SOURCE)
+    small = opened(params, tmp_path, styles=("openmoji",), subset="seen")
+    prepare(small)
+    with Image.open(tmp_path / SOURCE / "openmoji.png") as sheet:
+        sheet.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / SOURCE / "openmoji.png")
+    again = load_dataset(small.params, tmp_path, small.prepared)
+    with pytest.raises(DataError, match=f"was made from another {SOURCE}/openmoji.png; run"):
+        again.images("val")
 
 
 def test_a_credit_names_every_style_and_no_other(params, tmp_path):

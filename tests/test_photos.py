@@ -264,6 +264,7 @@ def test_what_pillow_warns_of_is_passed_over_in_any_thread(streamed):
         pytest.warns(UserWarning, match="Palette images with Transparency"),
     ):
         image.convert("RGB")
+    prepare(streamed)
     for step in range(2):
         streamed.batch(torch.tensor([0, 1]), 6, 1, step)
         wait(streamed._ahead.values(), timeout=60)
@@ -302,10 +303,67 @@ def test_classes_are_known_from_the_prepared_file_alone(project):
     assert again.leaves == dataset.leaves and len(again.images("test")) == 2 * COUNT
 
 
-def test_a_prepared_file_of_another_size_is_refused(project):
+@pytest.mark.parametrize("changes", [{"size": 8}, {"val_per_class": 2}, {"stream": True}])
+def test_a_prepared_file_of_other_choices_is_refused(project, changes):
     prepare(opened(project, "mine"))
-    with pytest.raises(DataError, match="has images of 16 pixels; run `dvc repro data` again"):
-        opened(project, "mine", size=8).images("test")
+    message = "was made from another params.yaml: data; run .*10_data.* again"
+    with pytest.raises(DataError, match=message):
+        opened(project, "mine", **changes).images("test")
+
+
+@pytest.mark.parametrize("changes", [{"strict": True}, {"holdout_every": 3}, {"download": True}])
+def test_a_prepared_file_serves_choices_that_change_no_image_in_it(project, changes):
+    prepare(opened(project, "mine"))
+    assert len(opened(project, "mine", **changes).images("test"))
+
+
+def replace_image(folder: Path) -> None:
+    file = next(folder.glob("train/*/*"))
+    shutil.copy(next(folder.glob("test/*/*")), file)
+
+
+def touch_image(folder: Path) -> None:
+    os.utime(next(folder.glob("train/*/*")), ns=(1, 1))  # another one of as many bytes
+
+
+def name_classes(folder: Path) -> None:
+    ids = [path.name for path in sorted(folder.glob("train/*"))]
+    lines = [f"{identifier},thing {identifier}" for identifier in ids]
+    (folder / "classes.csv").write_text("\n".join(["id,name", *lines]), encoding="utf8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace_image,
+        touch_image,
+        name_classes,
+        lambda folder: next(folder.glob("test/*/*")).unlink(),
+        lambda folder: next(folder.glob("test/*/*")).rename(folder / "test/1.jpg"),
+        lambda folder: [
+            shutil.copytree(next(part.glob("*")), part / "new") for part in folder.iterdir()
+        ],
+    ],
+)
+def test_a_prepared_file_of_other_photographs_is_refused(project, change):
+    prepare(opened(project, "mine"))
+    change(project / "sets/mine")
+    dataset = opened(project, "mine")
+    with pytest.raises(DataError, match="was made from another set of photographs; run .*10_data"):
+        dataset.images("test")
+
+
+def test_classes_are_those_of_the_photographs_where_the_prepared_file_has_others(project):
+    prepare(opened(project, "mine"))
+    name_classes(project / "sets/mine")
+    assert all(leaf.name.startswith("thing ") for leaf in opened(project, "mine").leaves)
+
+
+def test_a_prepared_file_is_enough_where_the_photographs_are_gone(project):
+    prepare(opened(project, "mine"))
+    shutil.rmtree(project / "sets")
+    (project / "sets").mkdir()  # or `opened` would make them again
+    assert len(opened(project, "mine").images("test"))
 
 
 def test_bad_folders_are_explained(project):

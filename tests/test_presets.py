@@ -74,6 +74,7 @@ def test_dvc_knows_the_stages_of_a_preset(preset):
         for s in params.seeds
     }
     assert set(lines.stdout.split()) == stages | {
+        "photographs",
         "data",
         "trees",
         "pretrain",

@@ -24,7 +24,7 @@ from hierclip.config import (
     StudyParams,
 )
 from hierclip.data import Dataset, class_indices, ids_of, load_dataset
-from hierclip.data.tasks import BASE, TREES, Task
+from hierclip.data.tasks import BASE, TREES, Task, check_inputs
 from hierclip.distributed import device_of, make_fabric
 from hierclip.evaluation import LevelMatrix, level_metrics
 from hierclip.evaluation.records import ThreatModel, git_revision, threat_model, versions
@@ -79,6 +79,7 @@ def run_study(
 
     joblib keeps the rows of a run under data/checkpoints/studies, so a stopped study resumes.
     """
+    check_inputs(root, params, "base")
     dataset = load_dataset(params.data, root)
     hashes = {tree.name: tree.hash for tree in load_forest(root / TREES, params.trees.names)}
     excluded = study.holdout_every, study.holdout_style

@@ -13,7 +13,15 @@ import typer
 
 from hierclip.cli.audit import audit, compare
 from hierclip.cli.export import export
-from hierclip.cli.project import DEFAULT, RESULTS, SUMMARY, readme, verify, write_readme
+from hierclip.cli.project import (
+    DEFAULT,
+    RESULTS,
+    SUMMARY,
+    photographs,
+    readme,
+    verify,
+    write_readme,
+)
 from hierclip.cli.run import run
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
@@ -23,6 +31,7 @@ USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # raised for a wrong c
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (audit, compare, tree, run, export, verify, readme):
     app.command()(command)
+app.command(hidden=True)(photographs)  # a stage of dvc.yaml
 
 
 @app.callback(help=__doc__)

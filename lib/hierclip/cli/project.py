@@ -70,3 +70,23 @@ def verify() -> None:
     agreeing = len(table[table["agrees"]])
     typer.echo(f"{agreeing} metrics agree, {len(table) - agreeing} differ")
     raise typer.Exit(int(agreeing < len(table)))
+
+
+def photographs() -> None:
+    """Write to data/photographs.txt what DVC watches: names, sizes and times of photographs.
+
+    \b
+    Example:
+      hierclip photographs
+    """
+    from hierclip.config import PhotoParams, find_root, load_params
+
+    root, params = find_root(), load_params()
+    sets = {"data": params.data} | {name: entry.data for name, entry in params.zero_shot.items()}
+    lines = []
+    for name, data in sets.items():
+        if isinstance(data, PhotoParams):
+            from hierclip.data import load_dataset
+
+            lines.append(f"{name} {load_dataset(data, root).inputs()}\n")
+    (root / "data/photographs.txt").write_text("".join(lines), encoding="utf8")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from hierclip.config import DataParams
 from hierclip.data.dataset import (
+    CONTENT,
+    MADE,
     SPLITS,
     DataError,
     Dataset,

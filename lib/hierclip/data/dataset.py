@@ -12,12 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hierclip.config import SUBSETS
 from hierclip.errors import HierclipError
 
+MADE = "made"  # a prepared file's entry of metadata, JSON: `PreparedDataset.inputs` and CONTENT
+CONTENT = "content"
 CHUNK = 256  # images read at a time for their fingerprint
 SPLITS = ("val", "test")  # images that choices are made on, and images that results are made on
 
@@ -151,19 +154,33 @@ class PreparedDataset(Dataset):
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the prepared file, mapped from it.
 
-        Raises DataError where the file is missing or has images of another size.
+        Raises DataError where the file is missing or was made from something else.
         """
         if not self.prepared.exists():
             raise DataError(
                 f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`"
             )
-        tensors = load_file(self.prepared)
-        side = tensors["test.images"].shape[-1]
-        if side != self.params.size:
+        changed = self.changed()
+        if changed:
             raise DataError(
-                f"{self.prepared} has images of {side} pixels; run `dvc repro data` again"
+                f"{self.prepared} was made from another {', '.join(changed)}; "
+                "run notebooks/10_data.ipynb or `dvc repro data` again"
             )
-        return tensors
+        return load_file(self.prepared)
+
+    def inputs(self) -> dict[str, str]:
+        """Return a fingerprint of every choice and file that decides what is prepared, by name."""
+        raise NotImplementedError
+
+    def made(self) -> dict[str, Any]:
+        """Read what the prepared file, which exists, was made from; with a hash of its tensors."""
+        with safe_open(self.prepared, "pt") as file:
+            return json.loads((file.metadata() or {}).get(MADE, "{}"))
+
+    def changed(self) -> list[str]:
+        """Name what differs from what the prepared file, which exists, was made from."""
+        made = self.made()
+        return [name for name, value in self.inputs().items() if made.get(name) != value]
 
     def images(self, split: str) -> ImageSet:
         if split not in SPLITS:

@@ -21,6 +21,7 @@ from hierclip.data.dataset import (
     PreparedDataset,
     step_seed,
 )
+from hierclip.progress import fingerprint
 
 SOURCE = "data/source/emoji"  # classes.csv, and a sheet of glyphs a style, which render.py makes
 GLYPH = 64  # pixels a side in the sheets
@@ -103,6 +104,12 @@ class Emoji(PreparedDataset):
             ]
         )
         self.leaves = tuple(nouns[row] for row in self.rows)
+
+    def inputs(self) -> dict[str, str]:
+        choices = self.params.model_dump(exclude={"styles", "subset", "level"})
+        files = sorted((self.project / SOURCE).glob("*.*"))
+        sources = {f"{SOURCE}/{file.name}": fingerprint(file.read_bytes()) for file in files}
+        return {"params.yaml: data": fingerprint(choices)} | sources
 
     def batch(
         self, classes: Tensor, size: int, seed: int, step: int, rows: slice = slice(None)

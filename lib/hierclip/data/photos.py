@@ -1,6 +1,6 @@
 """Datasets of photographs: cut to squares, divided by a rule, kept as bytes."""
 
-import json
+import os
 import struct
 import warnings
 import zlib
@@ -12,15 +12,22 @@ from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageOps
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
 from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed, stored_images
-from hierclip.data.sources import LAYOUTS, SETS, Source, Sources, by_class
-from hierclip.progress import progress
+from hierclip.data.sources import (
+    CLASSES,
+    LAYOUTS,
+    SETS,
+    Source,
+    Sources,
+    by_class,
+    source_folder,
+)
+from hierclip.progress import fingerprint, progress
 
 TRAIN = "train"
 Cut = Callable[[Image.Image], Tensor]  # from an image to its pixels, (3, H, W) uint8
@@ -50,9 +57,8 @@ class Photos(PreparedDataset):
         super().__init__(params, project, prepared)
         self.credit = f"Photographs: {self.name}"
         self._ahead: dict[str, Future] = {}  # the batch of the next step, while it is made
-        if prepared.exists():
-            with safe_open(prepared, "pt") as file:
-                classes = json.loads(file.metadata()["classes"])
+        if prepared.exists() and not self.changed():
+            classes = self.made()["classes"]
         else:
             classes = self.sources["test"].classes
         every = params.holdout_every
@@ -66,6 +72,14 @@ class Photos(PreparedDataset):
         """Each split's images. Raises DataError where the set is not there."""
         opener = SETS.get(self.name) or LAYOUTS[self.params.layout]
         return divided(opener(self.params, self.project), self.params)
+
+    def inputs(self) -> dict[str, str]:
+        choices = self.params.model_dump(exclude={"root", "download", "holdout_every", "strict"})
+        inputs = {"params.yaml: data": fingerprint(choices)}
+        folder = source_folder(self.params, self.project)
+        if folder.exists():  # else the prepared file is enough
+            inputs["set of photographs"] = listing(folder)
+        return inputs
 
     @cached_property
     def _rows(self) -> list[list[int]]:
@@ -116,6 +130,16 @@ class Photos(PreparedDataset):
                 "run `dvc repro data` again"
             )
         return torch.stack(images)  # pyright: ignore
+
+
+def listing(folder: Path) -> str:
+    """Hash the names, sizes and times of the files in a folder, and of classes.csv beside it."""
+    states = []
+    for file in [*sorted(folder.rglob("*")), folder.parent / CLASSES]:
+        if file.is_file():
+            state = file.stat()
+            states.append((os.path.relpath(file, folder), state.st_size, state.st_mtime_ns))
+    return fingerprint(states)
 
 
 def divided(sources: Sources, params: PhotoParams) -> dict[str, Source]:

@@ -25,6 +25,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".p
 CLASSES = "classes.csv"  # beside a user's images: columns id (the class's folder) and name
 PUBLISHED_CLASSES = "data/source/classes.csv"  # columns set, id (torchvision's name) and name
 TINY_CLASSES = "data/source/tiny-imagenet.csv"
+TINY_FOLDER = "tiny-imagenet-200"
 # ImageNet has two classes of one name twice. In WordNet's words these two differ from the others.
 TWINS = {"n04008634": "projectile", "n04355933": "sunglass"}
 
@@ -183,7 +184,7 @@ def folder(params: PhotoParams, project: Path, tests: Sequence[str] = ("test", "
 
 def tiny_imagenet(params: PhotoParams, project: Path) -> Sources:
     """Read Tiny-ImageNet as published; of its validation images those that are there."""
-    base = project / params.root / "tiny-imagenet-200"
+    base = project / params.root / TINY_FOLDER
     need(base / "wnids.txt", "unpack tiny-imagenet-200.zip of cs231n.stanford.edu there")
     known = pd.read_csv(project / TINY_CLASSES, index_col="wnid")["name"].to_dict()
     train = class_folders(base / "train", known)
@@ -392,6 +393,12 @@ def _columns(features: Mapping[str, Any], what: str) -> tuple[str, str]:
             f"{what}: no column of images, or none of class labels, among {', '.join(features)}"
         )
     return images[0], labels[0]
+
+
+def source_folder(params: PhotoParams, project: Path) -> Path:
+    """Return where the files of a set are."""
+    name = PUBLISHED[params.name].folder if params.name in PUBLISHED else params.name
+    return project / params.root / {"tiny-imagenet": TINY_FOLDER}.get(name, name)
 
 
 SETS: dict[str, Opener] = {

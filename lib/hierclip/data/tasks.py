@@ -1,17 +1,25 @@
 """What models are trained and attacked on: classes, their images and their trees."""
 
+import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from hierclip.config import EmojiParams, Params
-from hierclip.data import Dataset, ImageSet, Leaf, class_indices, ids_of, load_dataset
+from hierclip.data import CONTENT, Dataset, ImageSet, Leaf, class_indices, ids_of, load_dataset
 from hierclip.errors import HierclipError
+from hierclip.progress import fingerprint, sha256
 from hierclip.trees import Tree, load_forest, load_tree
 
 BASE, MODELS, TREES = "data/models/base", "data/models", "data/trees"  # in a project's folder
 ZERO_SHOT = "data/zero_shot"  # images and trees of the sets that no stage trains on
+SECTIONS = {  # of params.yaml, by part of a project: what it depends on
+    "trees": ("trees",),
+    "zero_shot": ("trees", "zero_shot"),
+    "base": ("trees", "model", "pretrain"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,57 @@ class Superclasses:
         return replace(images, labels=ancestors[images.labels])
 
 
+def inputs_of(root: Path, params: Params, part: str) -> dict[str, str]:
+    """Return a fingerprint of everything that a part of a project is made from, by name.
+
+    part: a name of PARTS, or METHOD-SEED of a model. What earlier parts are made from counts too.
+    """
+    dataset = load_dataset(params.data, root)
+    inputs = {dataset.prepared.name: dataset.made()[CONTENT]}
+    sections = params.model_dump(exclude={"model": {"accelerator"}})
+    keys = [*SECTIONS.get(part, (*SECTIONS["base"], "finetune"))]
+    if part not in SECTIONS:
+        keys.append(f"method.{part.rpartition('-')[0]}")
+        sections[keys[-1]] = params.method[part.rpartition("-")[0]]
+    folders = "sets", "wordnet", f"trees/{params.data.name}"
+    files = [file for folder in folders for file in root.glob(f"data/source/{folder}/*")]
+    files += [Path(params.model.pretrained or "")] if "model" in keys else []
+    for file in files:
+        if file.is_file():
+            inputs[os.path.relpath(file, root)] = sha256(file)
+    return inputs | {f"params.yaml: {key}": fingerprint(sections[key]) for key in keys}
+
+
+def inputs_file(root: Path, part: str) -> Path:
+    """Return the file in a part's folder that says what it is made from."""
+    folders = {"trees": TREES, "zero_shot": f"{ZERO_SHOT}/trees", "base": BASE}
+    return root / folders.get(part, f"{MODELS}/{part}") / "inputs.json"
+
+
+def write_inputs(root: Path, params: Params, part: str) -> None:
+    """Write down what a part of a project is made from."""
+    text = json.dumps(inputs_of(root, params, part), indent=1, sort_keys=True)
+    inputs_file(root, part).write_text(text + "\n", encoding="utf8")
+
+
+def check_inputs(root: Path, params: Params, part: str) -> None:
+    """Raise HierclipError where a part was made from something else than what is there now.
+
+    A part that does not say what it is made from is not checked.
+    """
+    file = inputs_file(root, part)
+    if not file.exists():
+        return
+    made = json.loads(file.read_text(encoding="utf8"))
+    now = inputs_of(root, params, part)
+    changed = [name for name, value in now.items() if made.get(name) != value]
+    if changed:
+        raise HierclipError(
+            f"{file.parent} was made from another {', '.join(changed[:3])}; "
+            "run the notebook that makes it again, or `dvc repro`"
+        )
+
+
 def zero_shot_file(name: str) -> str:
     """Return the project's file in which notebook 10 keeps the images of a zero-shot set."""
     return f"{ZERO_SHOT}/images/{name}.safetensors"
@@ -77,6 +136,7 @@ def load_task(root: Path, params: Params, name: str) -> Task:
     """Load a task of a project. Raises HierclipError for a name that is not in `params.tasks`."""
     if name not in params.tasks:
         raise HierclipError(f"no task {name!r}; known are {', '.join(params.tasks)}")
+    check_inputs(root, params, "trees" if name in params.subsets else "zero_shot")
     if name in params.subsets:
         dataset = load_dataset(params.data, root)
         forest = load_forest(root / TREES, params.trees.names)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hierclip.attacks import margin
 from hierclip.config import Params
 from hierclip.data import ImageSet, class_indices
-from hierclip.data.tasks import MODELS, Task, load_task
+from hierclip.data.tasks import MODELS, Task, check_inputs, load_task
 from hierclip.distributed import device_of
 from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
@@ -70,6 +70,7 @@ def open_model(root: Path, params: Params, name: str, data: TaskData, tree: Tree
 
     Raises ValueError or OSError where it cannot be opened.
     """
+    check_inputs(root, params, name)
     model = load_model(root / MODELS / name)
     device = device_of(params.model)
     classifier = model.classifier(tree, data.task.template).requires_grad_(False).to(device)

@@ -1,6 +1,5 @@
 """Weights from a file, whoever wrote it: of which towers, what is missing, what is left over."""
 
-import hashlib
 import warnings
 import zipfile
 from collections import Counter
@@ -47,12 +46,6 @@ class Loaded:
 
     image_only: bool  # the file holds no text tower
     left: Sequence[str]  # names of weights that are no part of the model
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_in(folder: Path) -> Path:

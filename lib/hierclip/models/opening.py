@@ -20,9 +20,9 @@ from hierclip.models.checkpoint import (
     check_finite,
     is_torchscript,
     load_weights,
-    sha256,
     weights_in,
 )
+from hierclip.progress import sha256
 
 PREPROCESS = ("mean", "std", "resize_mode", "interpolation")
 SCHEMAS = ("hf-hub:", "local-dir:")  # of names that bring their weights
