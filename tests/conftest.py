@@ -83,7 +83,7 @@ def distance(u: torch.Tensor, v: torch.Tensor, r: float) -> torch.Tensor:
     return 2 / r**0.5 * torch.asinh(q.sqrt())
 
 
-DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef
+DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
 
 
 def is_constant(line: ast.stmt) -> bool:
@@ -93,8 +93,8 @@ def is_constant(line: ast.stmt) -> bool:
 
 
 def notebook_functions(name: str, **given) -> dict:
-    """Return what a notebook imports and the functions and constants that it defines, by name,
-    without running the rest.
+    """Return what a notebook imports and the functions, classes and constants that it defines,
+    by name, without running the rest.
 
     given: names that the functions use.
     """

@@ -15,8 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from hierclip.config import load_params
 from hierclip.data.tasks import load_task
-from hierclip.explorer import image_state, open_model, open_task
-from tests.conftest import ROOT
+from tests.conftest import ROOT, notebook_functions
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -100,12 +99,13 @@ def answers(port):
 @pytest.fixture(scope="module")
 def known(explored):
     """Return the name of a leaf whose first image the model knows with a large margin."""
+    explore = notebook_functions("90_explore")
     params = load_params(explored / "params.yaml")
-    data = open_task(explored, params, "seen")
+    data = explore["open_task"](explored, params, "seen")
     tree = data.task.trees[0]
-    view = open_model(explored, params, "hier-0", data, tree)
+    view = explore["open_model"](explored, params, "hier-0", data, tree)
     images = enumerate(data.references.floats())
-    margins = [image_state(view, image, leaf).margins[0] for leaf, image in images]
+    margins = [explore["image_state"](view, image, leaf).margins[0] for leaf, image in images]
     return tree.leaves[max(range(len(margins)), key=margins.__getitem__)].name
 
 

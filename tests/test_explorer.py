@@ -14,18 +14,20 @@ import torch
 from ipywidgets import HBox
 
 from hierclip.config import load_params
-from hierclip.explorer import (
-    ModelView,
-    image_state,
-    marks,
-    open_model,
-    open_task,
-    scene,
-)
+from hierclip.explorer import marks, node_angles, scene
 from hierclip.hyperbolic import from_klein_sum, to_klein_sum
 from hierclip.losses.levels import group_levels, roll_up
 from hierclip.margins import level_bounds
-from tests.conftest import ROOT
+from tests.conftest import ROOT, notebook_functions
+
+explore = notebook_functions("90_explore")
+image_state, open_model, open_task = (
+    explore[k] for k in ("image_state", "open_model", "open_task")
+)
+
+
+def scene_of(view) -> dict:
+    return scene(view.tree, view.classifier.text_points, view.model.head)
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +119,14 @@ def test_an_image_among_the_references_is_rolled_up_as_training_does(ball, data)
 
 
 def test_a_flat_method_has_one_norm_and_rolls_nothing_up(flat, data):
-    drawn = scene(flat)
+    drawn = scene_of(flat)
     assert drawn["head"]["kind"] == "cosine"
     np.testing.assert_allclose([node["norm"] for node in drawn["nodes"]], 1, atol=1e-5)
     assert state_of(flat, data.images, 0).norms == pytest.approx([1])
 
 
 def test_the_scene_has_every_node_with_its_parent_norm_and_leaves(ball):
-    drawn, tree = scene(ball), ball.tree
+    drawn, tree = scene_of(ball), ball.tree
     nodes = drawn["nodes"]
     levels = [level for level, size in enumerate(tree.sizes) for _ in range(size)]
     assert [node["level"] for node in nodes] == levels
@@ -143,7 +145,7 @@ def test_the_scene_has_every_node_with_its_parent_norm_and_leaves(ball):
 
 
 def angles_of(tree):
-    return ModelView(None, None, None, tree, None).angles  # pyright: ignore
+    return node_angles(tree)
 
 
 def test_leaves_are_evenly_spaced_and_those_of_a_node_side_by_side(forest):
@@ -233,7 +235,7 @@ def test_the_chart_draws_the_bound_and_only_norms_inside_the_ball(ball, data, no
 
 def test_marks_are_the_true_path_and_the_nearest_nodes_of_each_state(ball, data):
     states = [state_of(ball, data.images, 0), state_of(ball, data.images, 5)]
-    drawn, nodes = marks(ball, states), scene(ball)["nodes"]
+    drawn, nodes = marks(ball.tree, states), scene_of(ball)["nodes"]
     path = [ball.tree.levels[l][k].name for l, k in enumerate(ball.tree.paths[0])]
     assert [nodes[k]["name"] for k in drawn["path"]] == path
     nearest = [nodes[k] for k in drawn["states"][1]["nodes"]]
@@ -283,7 +285,7 @@ def test_every_control_changes_what_it_is_for_and_to_what_it_says(notebook):
     assert 12 / 255 < float((attacked.image - clean.image).abs().max()) <= 16 / 255 + 1e-6
     assert "the change, 8 times" in panel.strip.value
     assert "16/255: the image <b>is misclassified</b>" in panel.verdict.value
-    assert panel.disk.marks == marks(panel.view, panel.states)
+    assert panel.disk.marks == marks(panel.view.tree, panel.states)
     names = [level[k].name for level, k in zip(tree.levels, attacked.nodes, strict=True)]
     cells = columns(panel.path.value)["attacked"]
     assert all(name in cell for name, cell in zip(names, cells, strict=True))

@@ -1,10 +1,3 @@
-"""What notebook 90 shows of trees, images and attacks: a model's view of an image, and the disk."""
+"""The disk of notebook 90: a tree and images in the Poincaré disk."""
 
-from hierclip.explorer.disk import Disk, marks, png, scene
-from hierclip.explorer.view import (
-    ImageState,
-    ModelView,
-    image_state,
-    open_model,
-    open_task,
-)
+from hierclip.explorer.disk import Disk, marks, node_angles, png, scene

@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import numpy as np
@@ -11,8 +12,8 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
-from hierclip.explorer.view import ImageState, ModelView
-from hierclip.models.heads import head_to_dict
+from hierclip.models.heads import Head, head_to_dict
+from hierclip.trees import Tree
 
 
 class Disk(anywidget.AnyWidget):
@@ -27,10 +28,20 @@ class Disk(anywidget.AnyWidget):
     stretch = traitlets.Float(0.6).tag(sync=True)
 
 
-def scene(view: ModelView) -> dict:
-    """List the tree's nodes for disk.js, leaves first; parent: a place in the list, or -1."""
-    tree = view.tree
-    norms = [points.norm(dim=-1).tolist() for points in view.classifier.text_points]
+def node_angles(tree: Tree) -> list[np.ndarray]:
+    """Return by level (K_l,) radians: leaves evenly spaced, nodes in the middle of theirs."""
+    ranks = np.argsort(np.lexsort(tree.paths.T))  # the last column, the coarsest, first
+    angles = 2 * np.pi * (ranks + 0.5) / len(ranks)
+    return [np.bincount(nodes, angles) / np.bincount(nodes) for nodes in tree.paths.T]
+
+
+def scene(tree: Tree, text_points: Sequence[Tensor], head: Head) -> dict:
+    """List the tree's nodes for disk.js, leaves first; parent: a place in the list, or -1.
+
+    text_points: (K_l, D) by level.
+    """
+    norms = [points.norm(dim=-1).tolist() for points in text_points]
+    angles = node_angles(tree)
     starts = np.cumsum([0, *tree.sizes])
     nodes = []
     for level, names in enumerate(tree.levels):
@@ -43,19 +54,23 @@ def scene(view: ModelView) -> dict:
                     "name": node.name,
                     "parent": int(parent),
                     "norm": norms[level][k],
-                    "angle": float(view.angles[level][k]),
+                    "angle": float(angles[level][k]),
                     "family": int(tree.paths[leaves[0], -1]),
                     "leaves": leaves[:6].tolist(),  # the pointer shows an image of each
                     "count": len(leaves),
                 }
             )
-    return {"head": head_to_dict(view.model.head), "nodes": nodes, "families": tree.sizes[-1]}
+    return {"head": head_to_dict(head), "nodes": nodes, "families": tree.sizes[-1]}
 
 
-def marks(view: ModelView, states: Sequence[ImageState]) -> dict:
-    """List for disk.js the true path and each state's nearest nodes and points, leaves first."""
-    starts = np.cumsum([0, *view.tree.sizes[:-1]])
-    path = starts + view.tree.paths[states[0].label]
+def marks(tree: Tree, states: Sequence[Any]) -> dict:
+    """List for disk.js the true path and each state's nearest nodes and points, leaves first.
+
+    states: of one image, each with its label, and arrays with an entry per level: nodes, norms,
+    angles.
+    """
+    starts = np.cumsum([0, *tree.sizes[:-1]])
+    path = starts + tree.paths[states[0].label]
     drawn = [
         {
             "nodes": (starts + state.nodes).tolist(),
