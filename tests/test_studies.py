@@ -1,7 +1,6 @@
 """Sets of short runs: which there are, that they run and go on, and what is made of them."""
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,12 +143,12 @@ def project(emoji, forest, backbone, tmp_path) -> Path:
     return tmp_path
 
 
-def kept_results(project) -> list[Path]:
-    return list((project / KEPT).rglob("output.pkl"))
+def kept_results(project) -> list[str]:
+    return (project / KEPT).read_text(encoding="utf8").splitlines()
 
 
 def untimed(rows):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: row[key] for key in row if key not in ("seconds", "key")} for row in rows]
 
 
 def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small, project):
@@ -183,7 +182,7 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     )
 
     assert len(kept_results(project)) == 2
-    shutil.rmtree(project / KEPT)
+    (project / KEPT).unlink()
     again = run_study(runs, small, small.ablation, project, "ablation")
     assert untimed(again.rows) == untimed(record.rows)
 
@@ -309,6 +308,28 @@ def test_a_stopped_study_goes_on_and_computes_nothing_twice(small, project, meas
         run_study(runs, small, small.sweep, project, "sweep").rows == record.rows
         and len(measured) == 3
     )
+
+
+def test_runs_in_a_record_are_not_run_again_and_those_that_it_lacks_are(small, project, measured):
+    """Such as the record that a clone brings, of which a part was made elsewhere."""
+    measured.extend([None] * 2)
+    runs = sweep_runs(small)
+    first = run_study(runs[:1], small, small.sweep, project, "sweep")
+    (project / STUDIES).mkdir(parents=True)
+    (project / STUDIES / "sweep.json").write_text(first.model_dump_json(), encoding="utf8")
+    (project / KEPT).unlink()
+    whole = run_study(runs, small, small.sweep, project, "sweep")
+    assert measured == [None, None, 1e-3, 2e-3] and whole.rows[:1] == first.rows
+    assert "key" not in whole.frame
+
+
+def test_a_line_that_was_cut_off_costs_its_own_run_alone(small, project, measured):
+    measured.extend([None] * 2)
+    record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    text = (project / KEPT).read_text(encoding="utf8")
+    (project / KEPT).write_text(text[:-9], encoding="utf8")
+    again = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+    assert measured[2:] == [1e-3, 2e-3, 2e-3] and again.rows[:1] == record.rows[:1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Sets of short runs, several at a time: the sweep that chooses settings, and the ablation."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Memory, Parallel, delayed, parallel_config
+from joblib import Parallel, delayed, parallel_config
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student
 from torch import Tensor
@@ -35,7 +38,7 @@ from hierclip.training import fit, model_key, set_up
 from hierclip.trees import Tree, load_forest
 
 STUDIES = "data/results/studies"
-KEPT = "data/checkpoints/studies"
+KEPT = "data/checkpoints/studies.jsonl"  # a line for each finished run
 LADDER = ("ladder", "knobs")  # tables of the ablation that `make ladder` runs apart
 SETTINGS = ["lr", "logit_scale", "tau"]  # what a sweep chooses, if a method has it
 
@@ -65,11 +68,11 @@ class StudyRecord(BaseModel):
     trees: dict[str, str]  # name to hash
     versions: dict[str, str]
     git: str
-    rows: list[dict]
+    rows: list[dict]  # "key": a hash of all that a run's rows depend on
 
     @property
     def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows)
+        return pd.DataFrame(self.rows).drop(columns="key", errors="ignore")
 
 
 def run_study(
@@ -77,7 +80,8 @@ def run_study(
 ) -> StudyRecord:
     """Fine-tune and measure every run, `study.workers` at a time in processes of one thread each.
 
-    joblib keeps the rows of a run under data/checkpoints/studies, so a stopped study resumes.
+    The rows of a finished run are kept at once. A run whose rows are kept, or are in a record of
+    the project under the same conditions, is not run again.
     """
     check_inputs(root, params, "base")
     dataset = load_dataset(params.data, root)
@@ -88,14 +92,17 @@ def run_study(
     measured = dataset.images("val").fingerprint()
     base = model_key(load_model(root / BASE).backbone)
     conditions = cache_key(sections, hashes, measured, *first, base)
-    memory = Memory(root / KEPT, verbose=0)
-    job = delayed(memory.cache(_cached, ignore=["run", "params", "study", "root"]))
-    rows = []
+    keys = [cache_key(conditions, run) for run in runs]
+    rows = kept_rows(root)
+    left = {key: run for key, run in zip(keys, runs, strict=True) if key not in rows}
+    (root / KEPT).parent.mkdir(parents=True, exist_ok=True)
     with parallel_config("loky", inner_max_num_threads=1):
-        jobs = [job(cache_key(conditions, run), run, params, study, root) for run in runs]
-        results = iter(Parallel(study.workers, return_as="generator")(jobs))
-        for _ in progress(runs, what):
-            rows += next(results)  # pyright: ignore[reportOperatorIssue]
+        jobs = [delayed(_keyed)(key, run, params, study, root) for key, run in left.items()]
+        results = iter(Parallel(study.workers, return_as="generator_unordered")(jobs))
+        for _ in progress(left, what):
+            key, rows[key] = next(results)  # pyright: ignore[reportGeneralTypeIssues]
+            with (root / KEPT).open("a", encoding="utf8") as file:
+                file.write(json.dumps(rows[key]) + "\n")
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
         steps=study.steps,
@@ -103,12 +110,30 @@ def run_study(
         trees=hashes,
         versions=versions(),
         git=git_revision(root),
-        rows=rows,
+        rows=[row for key in keys for row in rows[key]],
     )
 
 
-def _cached(key: str, run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
-    return measure(run, params, study, root)  # joblib forgets its results if this text changes
+def kept_rows(root: Path) -> dict[str, list[dict]]:
+    """Return the rows of finished runs by key: from a project's records, and of stopped studies."""
+    files = sorted((root / STUDIES).glob("*.json"))
+    lists = [json.loads(file.read_text(encoding="utf8"))["rows"] for file in files]
+    lines = (root / KEPT).read_text(encoding="utf8").splitlines() if (root / KEPT).exists() else []
+    for line in lines:
+        with suppress(ValueError):  # the last line of a study that was killed while it wrote
+            lists.append(json.loads(line))
+    rows: dict[str, list[dict]] = {}
+    for row in chain.from_iterable(lists):
+        same = rows.setdefault(row.get("key"), [])
+        if row not in same:
+            same.append(row)
+    return rows
+
+
+def _keyed(
+    key: str, run: Run, params: Params, study: StudyParams, root: Path
+) -> tuple[str, list[dict]]:
+    return key, [{"key": key} | row for row in measure(run, params, study, root)]
 
 
 def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[dict]:
@@ -131,7 +156,7 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
             starts.append(perf_counter())
             return work.step_loss(step)
 
-        history = fit(work, timed_loss, root / KEPT / "none.ckpt")
+        history = fit(work, timed_loss, (root / KEPT).with_suffix(".ckpt"))
         head = work.trainee.numbers.fixed()
     seconds = np.diff([*starts[:: finetune.accumulate], perf_counter()])  # of every optimiser step
     median = round(float(np.median(seconds)), 4) if history else 0.0
