@@ -3,6 +3,8 @@ parameters.
 """
 
 import ast
+import shutil
+import subprocess
 from pathlib import Path
 
 import networkx as nx
@@ -81,6 +83,22 @@ def distance(u: torch.Tensor, v: torch.Tensor, r: float) -> torch.Tensor:
     rims = (1 - r * u.square().sum(-1)) * (1 - r * v.square().sum(-1))
     q = r * (u - v).square().sum(-1) / rims + 1e-12  # a finite gradient where points coincide
     return 2 / r**0.5 * torch.asinh(q.sqrt())
+
+
+def git(folder: Path, *command: str) -> str:
+    """Return what a git command prints in a folder. Skips the test where git is not installed."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    line = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a", *command]
+    return subprocess.run(line, check=True, capture_output=True, encoding="utf8").stdout.strip()
+
+
+def commit(folder: Path) -> str:
+    """Commit all that is in a folder, in a repository of its own; return the commit."""
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "all", "--allow-empty")
+    return git(folder, "rev-parse", "HEAD")
 
 
 DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef

@@ -1,6 +1,7 @@
 """From a model to its record, and from records to the verdict of `hierclip verify`."""
 
-import subprocess
+import re
+import shutil
 from types import SimpleNamespace
 
 import nbformat
@@ -28,9 +29,19 @@ from hierclip.evaluation import (
     save_record,
     verify,
 )
-from hierclip.evaluation.records import better_reading, compare, parse_record
+from hierclip.evaluation.records import (
+    COMMITTED,
+    NO_GIT,
+    SOURCES,
+    better_reading,
+    committed_records,
+    compare,
+    git_revision,
+    parse_record,
+)
 from hierclip.models import READINGS, Classifier, CosineHead
 from hierclip.trees import Tree, TreeError, forest_levels, graph_tree, load_forest, save_tree
+from tests.conftest import commit, git
 from tests.test_evaluate import PATHS, random_images, record
 
 
@@ -288,22 +299,27 @@ def test_attacks_on_one_reading_give_what_they_give_among_those_on_both():
         assert np.array_equal(direct.robust[reading], both.robust_to(["direct"])[reading])
 
 
+def archive(folder):
+    """Write what an archive of a project holds: sources, one record, a preset; give the folder."""
+    for name in (*SOURCES, "presets/smoke/params.yaml"):
+        file = folder / name if "." in name else folder / name / "file"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("", encoding="utf8")
+    for name in ("lib", "requirements.lock"):
+        (folder / "presets/smoke" / name).symlink_to(f"../../{name}")
+    save_record(record(), folder / RECORDS)
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project with one committed record, and its outcomes as if just made."""
-    (tmp_path / "params.yaml").write_text("", encoding="utf8")
-    save_record(record(), tmp_path / RECORDS)
-    for command in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "records"],
-    ):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    outcomes = outcomes_path(tmp_path, "tecoa", 0, "seen")
+    commit(archive(tmp_path / "project"))
+    outcomes = outcomes_path(tmp_path / "project", "tecoa", 0, "seen")
     outcomes.parent.mkdir(parents=True)
     outcomes.touch()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 def test_verify_passes_records_that_are_the_committed_ones(project):
@@ -328,6 +344,107 @@ def test_verify_refuses_what_was_not_made_here(project):
     outcomes_path(project, "tecoa", 0, "seen").unlink()
     with pytest.raises(RecordError, match="not made here: tecoa-0/seen; run `make repro`"):
         verify(project)
+
+
+def test_verify_refuses_a_record_that_was_taken_away(project):
+    save_record(record(seed=1), project / RECORDS)
+    (project / RECORDS / "tecoa-0/seen.json").unlink()
+    with pytest.raises(RecordError, match="not made here: tecoa-0/seen; run `make repro`"):
+        verify(project)
+
+
+def test_a_record_whose_name_git_would_quote_is_compared(tmp_path):
+    save_record(record(subset="Grüße 1"), archive(tmp_path) / RECORDS)
+    commit(tmp_path)
+    assert {r.subset for r in committed_records(tmp_path)} == {"seen", "Grüße 1"}
+
+
+def test_without_git_records_are_compared_with_those_that_were_kept(project, monkeypatch):
+    shutil.rmtree(project / ".git")
+    with pytest.raises(RecordError, match=r"project: git does not show .* \(fatal: not a git rep"):
+        verify(project)
+    shutil.copytree(project / RECORDS, project / COMMITTED)
+    assert verify(project)["agrees"].all()
+    save_record(record().model_copy(update={"worst_level": {"direct": 0.0}}), project / RECORDS)
+    assert not verify(project)["agrees"].all()
+
+
+def test_a_revision_is_the_last_commit_that_touched_what_results_depend_on(tmp_path):
+    first = commit(archive(tmp_path))
+    (tmp_path / "README.md").touch()
+    commit(tmp_path)
+    assert git_revision(tmp_path) == git_revision(tmp_path / "presets/smoke") == first
+    (tmp_path / "lib/new.py").touch()
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
+    assert git_revision(tmp_path) == git_revision(tmp_path / "presets/smoke") == first + "+"
+
+
+def test_a_shallow_clone_names_the_oldest_commit_that_it_has(project):
+    (project / "README.md").touch()
+    head = commit(project)
+    git(project, "clone", "-q", "--depth", "1", f"file://{project}", project / "clone")
+    assert git_revision(project / "clone") == head  # whose sources are the same
+    assert committed_records(project / "clone") == committed_records(project)
+
+
+def in_an_archive(folder, monkeypatch):
+    archive(folder)
+
+
+def inside_another_repository(folder, monkeypatch):
+    """As with files in $HOME, some of which are called as ours are."""
+    (folder.parent / "lib").mkdir()
+    (folder.parent / "lib/file").touch()
+    commit(folder.parent)
+    archive(folder)
+
+
+def in_a_hook_of_another_repository(folder, monkeypatch):
+    commit(archive(folder.parent / "other"))
+    monkeypatch.setenv("GIT_DIR", str(folder.parent / "other/.git"))
+    archive(folder)
+
+
+def without_a_commit(folder, monkeypatch):
+    git(archive(folder), "init", "-q")
+
+
+def with_git_not_installed(folder, monkeypatch):
+    commit(archive(folder))
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def in_somebody_elses_folder(folder, monkeypatch):
+    commit(archive(folder))
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (in_an_archive, "fatal: not a git repository"),
+        (inside_another_repository, None),
+        (in_a_hook_of_another_repository, "fatal: not a git repository"),
+        (without_a_commit, "fatal: Not a valid object name HEAD"),
+        (with_git_not_installed, "env: .git.: No such file"),
+        (in_somebody_elses_folder, "fatal: detected dubious ownership"),
+    ],
+)
+def test_where_git_does_not_know_the_folder_there_is_no_revision_and_the_reason_is_said(
+    machine, reason, tmp_path, monkeypatch
+):
+    machine(tmp_path / "project", monkeypatch)
+    assert git_revision(tmp_path / "project") == NO_GIT
+    with pytest.raises(RecordError) as caught:
+        committed_records(tmp_path / "project")
+    assert re.search(reason or "no record is committed under data/results", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_in_a_hook_the_project_is_compared_with_its_own_commit(project, monkeypatch):
+    expected = git_revision(project)
+    monkeypatch.setenv("GIT_DIR", str(project.parent / "none"))
+    assert git_revision(project) == expected != NO_GIT and len(committed_records(project)) == 1
 
 
 def test_index_notebook_runs_where_the_results_are(root):

@@ -235,8 +235,7 @@ def _move_results(record: Record, work: Path, out: Path) -> None:
     shutil.rmtree(out / "outcomes", ignore_errors=True)  # of an audit stopped on the next line
     outcomes = outcomes_path(work, record.method, record.seed, record.subset)
     outcomes.parent.replace(out / "outcomes")
-    revision = git_revision(CHECKOUT) if (CHECKOUT / "params.yaml").exists() else ""
-    record = record.model_copy(update={"git": revision})
+    record = record.model_copy(update={"git": git_revision(CHECKOUT)})
     save_record(record, work).replace(out / RECORD)
     shutil.rmtree(work)
 

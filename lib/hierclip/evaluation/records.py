@@ -36,7 +36,9 @@ from hierclip.progress import fingerprint
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
-SOURCES = (":/lib", ":/data/source", ":/requirements.lock", "params.yaml")
+COMMITTED = "data/committed"  # where make keeps the records that came without git
+SOURCES = ("lib", "data/source", "requirements.lock", "params.yaml")
+NO_GIT = "no git"  # in place of a revision
 PACKAGES = (
     "torch",
     "torchvision",
@@ -166,23 +168,28 @@ def hardware(device: torch.device | str) -> str:
 
 def git(root: Path, *command: str) -> str:
     """Return what a git command prints in a folder. Raises RecordError where it fails."""
-    try:
-        line = ["git", "-C", str(root), *command]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RecordError(f"{root}: {error}") from None
+    # A hook's variables name its own repository, which may be another one.
+    clean = ["/usr/bin/env", "-u", "GIT_DIR", "-u", "GIT_WORK_TREE", "-u", "GIT_INDEX_FILE"]
+    line = [*clean, "git", "-C", str(root), *command]
+    done = subprocess.run(line, capture_output=True, encoding="utf8")
+    if done.returncode:
+        reason = done.stderr.split("\n")[0]
+        raise RecordError(f"{root}: git does not show what is committed ({reason})")
+    return done.stdout
 
 
 def git_revision(root: Path) -> str:
     """Return the last commit that touched what results depend on, with a "+" after later changes.
 
-    "" without git.
+    NO_GIT where git does not have these files. A preset's may be links to the project's.
     """
-    try:
-        head = git(root, "log", "-1", "--format=%H", "--", *SOURCES).strip()
-        return head + ("+" if git(root, "status", "--porcelain", "--", *SOURCES).strip() else "")
-    except RecordError:
-        return ""
+    sources = [str((root / name).resolve()) for name in SOURCES]
+    with suppress(RecordError):
+        head = git(root, "log", "-1", "--format=%H", "--", *sources).strip()
+        if head:
+            changes = git(root, "status", "--porcelain", "-unormal", "--", *sources)
+            return head + ("+" if changes else "")
+    return NO_GIT
 
 
 def save_record(record: Record, folder: Path) -> Path:
@@ -382,17 +389,31 @@ def better_reading(outcomes: Outcomes) -> str:
 def verify(root: Path) -> pd.DataFrame:
     """Compare every committed record with the one that was made here, as `compare` does.
 
-    Raises RecordError where git's HEAD has no record, and where one was not made here.
+    Raises RecordError where one was not made here.
     """
-    paths = git(root, "ls-tree", "-r", "--name-only", "HEAD", RECORDS + "/").split()
-    if not paths:
-        raise RecordError(f"no record is committed under {RECORDS}; nothing to compare with")
-    old = [parse_record(git(root, "show", f"HEAD:./{path}"), f"HEAD:{path}") for path in paths]
-    missing = [r.name for r in old if not outcomes_path(root, r.method, r.seed, r.subset).exists()]
+    old = committed_records(root)
+    new = {record.name: record for record in load_records(root / RECORDS)}
+    missing = [
+        r.name
+        for r in old
+        if r.name not in new or not outcomes_path(root, r.method, r.seed, r.subset).exists()
+    ]
     if missing:
         raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
-    new = {record.name: record for record in load_records(root / RECORDS)}
     return pd.concat([compare(new[record.name], record) for record in old])
+
+
+def committed_records(root: Path) -> list[Record]:
+    """Read the records that came with the project: of git's HEAD, or kept in COMMITTED.
+
+    Raises RecordError where there are neither.
+    """
+    if (root / COMMITTED).exists():
+        return load_records(root / COMMITTED)
+    paths = git(root, "ls-tree", "-rz", "--name-only", "HEAD", RECORDS + "/").split("\0")[:-1]
+    if not paths:
+        raise RecordError(f"no record is committed under {RECORDS}; nothing to compare with")
+    return [parse_record(git(root, "show", f"HEAD:./{path}"), f"HEAD:{path}") for path in paths]
 
 
 def compare(new: Record, old: Record) -> pd.DataFrame:
