@@ -25,15 +25,14 @@ help:
 	@echo
 	@echo 'PRESET=NAME, for repro, report, sweep, ablate, ladder, lab and verify: one of $(notdir $(patsubst %/,%,$(wildcard presets/*/)))'
 
+# Presets have the pipeline as copies: DVC compares commits, and follows no link in one.
+
 # The environment, then every result; it goes on where it was stopped.
-repro: no-git $(wildcard presets/*/dvc.yaml)
+repro: no-git
+	@for copy in presets/*/dvc.yaml; do test ! -e "$$copy" || cmp -s dvc.yaml "$$copy" || cp dvc.yaml "$$copy"; done
 	@cd $(ROOT) && dvc repro
 	@hierclip readme
 	@echo "results: $(ROOT)/data/results/table.md, figures beside it; make report$(if $(filter-out .,$(ROOT)), PRESET=$(PRESET)) puts all on a page"
-
-# Presets have the pipeline as copies: DVC compares commits, and follows no link in one.
-presets/%/dvc.yaml: dvc.yaml
-	@cp $< $@
 
 # One page of all results, data/results/report.html: notebook 70 on what `make repro` left; it says what is missing.
 report: $(READY)
@@ -119,6 +118,7 @@ clean:
 
 $(READY): requirements.lock requirements-peers.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python >= 3.11 is needed; this is %d.%d. Try make PYTHON=python3.11" % v[:2])'
+	@$(PYTHON) -c 'import os, sys; bad = set(os.getcwd()) & set(":{}\"\\`$$\n"); bad and sys.exit("the path of this folder holds %s, which its environment or DVC cannot have; rename or move it: %r" % (" ".join(map(repr, sorted(bad))), os.getcwd()))'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
 	@set -o pipefail; $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,42 @@ def make(folder: Path, *arguments: str, code: int = 0) -> tuple[list[str], str]:
 @pytest.fixture
 def project(tmp_path):
     return copy_project(tmp_path / "project")
+
+
+ODD = ["a bü", "it's #b", "%d(b)&;c", " ~*[?!"]
+TARGETS = "repro report test slow bench lint sweep ablate ladder lab verify PRESET=smoke".split()
+
+
+def test_every_target_does_in_odd_folders_what_it_does_in_a_plain_one(tmp_path):
+    plain = copy_project(tmp_path / "plain/project")
+    expected, _ = make(plain, *TARGETS)
+    assert len(expected) == 25 and "./presets/smoke: hierclip verify" in expected
+    for name in ODD:
+        odd = copy_project(tmp_path / name / "project")
+        assert make(odd, *TARGETS)[0] == expected
+        assert {file.name for file in odd.iterdir()} == {file.name for file in plain.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["a:b", "a{b}", 'say "a"', "a$b", "a`b", "a\\b", "a\nb"])
+def test_a_path_that_an_environment_cannot_have_is_one_line_before_anything_is_installed(
+    name, tmp_path
+):
+    folder = copy_project(tmp_path / name)
+    shutil.rmtree(folder / ".venv")
+    _, printed = make(folder, "repro", f"PYTHON={sys.executable}", code=2)
+    line, stop = printed.splitlines()
+    assert line.startswith("the path of this folder holds '") and stop.startswith("make: *** ")
+    assert not (folder / ".venv").exists()
+
+
+def test_a_pipeline_that_changed_is_copied_to_every_preset_and_one_that_did_not_is_left(project):
+    (project / "presets/my own").mkdir()
+    copies = [project / "presets" / name / "dvc.yaml" for name in ("smoke", "my own")]
+    copies[1].write_text("older", encoding="utf8")
+    before = copies[0].stat().st_mtime_ns
+    make(project, "repro")
+    assert copies[0].stat().st_mtime_ns == before
+    assert copies[1].read_bytes() == (project / "dvc.yaml").read_bytes()
 
 
 def test_without_git_dvc_is_told_and_the_records_are_kept_once(project):
