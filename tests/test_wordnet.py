@@ -3,6 +3,7 @@ import shutil
 from collections import Counter
 from itertools import pairwise
 from runpy import run_path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from hierclip.trees.wordnet import (
     find_synset,
     full_folder,
     hypernym_graph,
+    open_wordnet,
 )
 
 CUT = run_path(str(find_root() / "data/source/wordnet.py"))  # what cuts the excerpt
@@ -114,6 +116,24 @@ def uncut(project, tmp_path_factory):
     shutil.copytree(project / EXCERPT, folder, dirs_exist_ok=True)
     (folder / NAMES).unlink()
     return WordNet(folder)
+
+
+def zipped(project, corpora, folder="wordnet", change=lambda name, data: data):
+    """Write what nltk.download leaves: corpora/wordnet.zip, here of the excerpt; return it."""
+    corpora.mkdir(parents=True, exist_ok=True)
+    with ZipFile(corpora / "wordnet.zip", "w", ZIP_DEFLATED) as archive:
+        for file in sorted((project / EXCERPT).iterdir()):
+            if file.name != NAMES:
+                archive.writestr(f"{folder}/{file.name}", change(file.name, file.read_bytes()))
+    return corpora / "wordnet.zip"
+
+
+@pytest.fixture
+def corpora(tmp_path, monkeypatch):
+    """Where NLTK's downloads go, the only place of a full WordNet on this machine."""
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path / "none"), str(tmp_path)])
+    monkeypatch.setattr("hierclip.trees.wordnet.DEBIAN", tmp_path / "none")
+    return tmp_path / "corpora"
 
 
 @pytest.fixture(scope="module")
@@ -388,6 +408,81 @@ def test_without_any_wordnet_it_is_said_what_to_install(monkeypatch):
         TreeError, match=r'^no WordNet here; install a full WordNet 3.0: nltk.download\("wordnet"\)'
     ):
         wordnet_tree("zoo", {"cat.n.01": "cat", "dog.n.01": "dog"}, [2])
+
+
+def test_the_zip_file_of_a_download_is_read_as_the_folder_that_it_holds(
+    project, corpora, uncut, names, params
+):
+    file = zipped(project, corpora)
+    assert full_folder() == file
+    made = WordNet(file)
+    assert not made.is_excerpt and made.get_version() == "3.0"
+    assert {s.name(): hypernyms(s) for s in made.all_synsets("n")} == {
+        s.name(): hypernyms(s) for s in uncut.all_synsets("n")
+    }
+    widths = params.trees.widths
+    assert wordnet_tree("wordnet", names, widths, made).hash == (
+        wordnet_tree("wordnet", names, widths, uncut).hash
+    )
+    assert synsets_by_name(["tennis ball"], {}, made) == {"tennis ball": "tennis_ball.n.01"}
+
+
+def test_an_excerpt_is_cut_out_of_a_zip_file_too(project, corpora, tmp_path):
+    for place, folder in ((project / EXCERPT, "one"), (zipped(project, corpora), "two")):
+        CUT["write_excerpt"](place, tmp_path / folder, ["dog.n.01"])
+    one, two = (sorted((tmp_path / folder).iterdir()) for folder in ("one", "two"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+
+
+def test_the_folder_is_taken_before_the_zip_file_beside_it(project, corpora):
+    zipped(project, corpora)
+    shutil.copytree(project / EXCERPT, corpora / "wordnet")
+    assert full_folder() == corpora / "wordnet"
+
+
+@pytest.mark.parametrize("folder", ["wordnet31", "wordnet2021", "omw-1.4/eng", "wordnet_ic"])
+def test_other_corpora_are_not_taken_for_wordnet(folder, project, corpora):
+    shutil.copytree(project / EXCERPT, corpora / folder)
+    zipped(project, corpora).rename(corpora / f"{folder.split('/')[0]}.zip")
+    assert full_folder() is None
+
+
+@pytest.mark.parametrize("header", ["WordNet 3.1 Copyright 2011", "Wordnet 2021 Copyright", ""])
+def test_another_version_of_wordnet_is_passed_over(header, project, corpora):
+    def change(name, data):
+        return data.replace(b"WordNet 3.0 Copyright 2006", header.encode())
+
+    zipped(project, corpora, change=change)
+    shutil.copytree(project / EXCERPT, corpora / "wordnet")
+    data = corpora / "wordnet/data.noun"
+    data.write_bytes(change("", data.read_bytes()))
+    assert full_folder() is None
+
+
+def cut_short(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def with_a_byte_changed(data: bytes) -> bytes:
+    """Change the middle of data.noun, the largest file, compressed or not."""
+    place = data.index(b"wordnet/data.noun") + 2000
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, with_a_byte_changed, lambda data: b""])
+def test_a_damaged_zip_file_is_one_line(damage, project, corpora):
+    file = zipped(project, corpora)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(TreeError) as caught:
+        open_wordnet()
+    assert str(caught.value).startswith(f"{file}: no zip file of WordNet, or a damaged one (")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zip_file_of_something_else_is_one_line(project, corpora):
+    zipped(project, corpora, folder="words")
+    with pytest.raises(TreeError, match=r"wordnet.zip: no zip file of .*data.noun.*download it"):
+        open_wordnet()
 
 
 def test_without_widths_each_level_has_half_of_the_one_before_at_most(names, excerpt):

@@ -18,7 +18,7 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from hierclip.trees import set_synsets, synsets_by_wnid
-from hierclip.trees.wordnet import INSTALL, WordNet, full_folder
+from hierclip.trees.wordnet import INSTALL, WordNet, full_folder, read_file
 
 SOURCE = Path(__file__).parent
 HEADER = (
@@ -64,8 +64,8 @@ def write_excerpt(full: Path, folder: Path, synsets: Iterable[str]) -> int:
     """Writes the excerpt that `synsets` ("dog.n.01") need from the WordNet in `full`; gives its
     synset count.
     """
-    entries = {e.offset: e for e in map(parse_entry, _lines(full / "data.noun"))}
-    senses = dict(map(_parse_index, _lines(full / "index.noun")))
+    entries = {e.offset: e for e in map(parse_entry, _lines(full, "data.noun"))}
+    senses = dict(map(_parse_index, _lines(full, "index.noun")))
     kept = _close(entries, senses, [_offset(senses, name) for name in synsets])
     folder.mkdir(parents=True, exist_ok=True)
     lines = {offset: _data_line(entries[offset], dict.fromkeys(kept, offset)) for offset in kept}
@@ -89,10 +89,9 @@ def write_excerpt(full: Path, folder: Path, synsets: Iterable[str]) -> int:
     return len(kept)
 
 
-def _lines(path: Path) -> list[str]:
-    return [
-        line for line in path.read_text(encoding="ascii").splitlines() if not line.startswith("  ")
-    ]
+def _lines(full: Path, name: str) -> list[str]:
+    lines = read_file(full, name).decode("ascii").splitlines()
+    return [line for line in lines if not line.startswith("  ")]
 
 
 def _parse_index(line: str) -> tuple[str, list[str]]:
@@ -148,7 +147,7 @@ def wanted_synsets(wordnet: WordNet) -> list[str]:
     """
     with (
         (SOURCE / "emoji/classes.csv").open(encoding="utf8") as emoji,
-        (SOURCE / "tiny-imagenet.csv").open() as tiny,
+        (SOURCE / "tiny-imagenet.csv").open(encoding="utf8") as tiny,
     ):
         synsets = [row["synset"] for row in csv.DictReader(emoji)]
         wnids = ImageNetInfo().label_names() + [row["wnid"] for row in csv.DictReader(tiny)]

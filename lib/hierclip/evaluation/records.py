@@ -170,11 +170,13 @@ def git(root: Path, *command: str) -> str:
     """Return what a git command prints in a folder. Raises RecordError where it fails."""
     # A hook's variables name its own repository, which may be another one.
     clean = ["/usr/bin/env", "-u", "GIT_DIR", "-u", "GIT_WORK_TREE", "-u", "GIT_INDEX_FILE"]
-    line = [*clean, "git", "-C", str(root), *command]
-    done = subprocess.run(line, capture_output=True, encoding="utf8")
+    done = subprocess.run(
+        [*clean, "git", "-C", root, *command], capture_output=True, encoding="utf8"
+    )
     if done.returncode:
-        reason = done.stderr.split("\n")[0]
-        raise RecordError(f"{root}: git does not show what is committed ({reason})")
+        raise RecordError(
+            f"{root}: git does not show what is committed ({done.stderr.partition(os.linesep)[0]})"
+        )
     return done.stdout
 
 
@@ -187,8 +189,7 @@ def git_revision(root: Path) -> str:
     with suppress(RecordError):
         head = git(root, "log", "-1", "--format=%H", "--", *sources).strip()
         if head:
-            changes = git(root, "status", "--porcelain", "-unormal", "--", *sources)
-            return head + ("+" if changes else "")
+            return head + "+" * bool(git(root, "status", "--porcelain", "-unormal", "--", *sources))
     return NO_GIT
 
 

@@ -2,10 +2,13 @@
 
 import re
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
+from zipfile import BadZipFile, ZipFile
 
 import networkx as nx
 import nltk
@@ -18,6 +21,7 @@ from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
 NAMES = "names.yaml"  # only in the excerpt: words for synsets whose own do not fit after "a"
+HEADER = b"WordNet 3.0 Copyright"  # among the first lines of data.noun
 WNID = re.compile(r"n\d{8}", re.ASCII)
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index
 INSTALL = (
@@ -27,7 +31,7 @@ INSTALL = (
 
 
 class WordNet(WordNetCorpusReader):
-    """Read a folder in WordNet's own file format, in English.
+    """Read a folder in WordNet's own file format, or the zip file of one, in English.
 
     root: the project whose excerpt fills in what the folder lacks; by default the checkout's.
     An excerpt lacks synsets, and of the synsets that it has, the senses of other words.
@@ -45,16 +49,34 @@ class WordNet(WordNetCorpusReader):
     def open(self, file: str) -> SeekableUnicodeStreamReader:
         """Open a file of the corpus; `lexnames`, which Debian leaves out, is the excerpt's."""
         folder = self.excerpt if file == "lexnames" and self.excerpt else self.folder
-        return SeekableUnicodeStreamReader((folder / file).open("rb"), "utf8")
+        return SeekableUnicodeStreamReader(BytesIO(read_file(folder, file)), "utf8")
 
     def map_wn(self, version: str = "wordnet") -> None:
         """Map nothing to other languages' WordNets, which would need the sense index."""
 
 
 def full_folder() -> Path | None:
-    """Find a full WordNet 3.0: in NLTK's data path, then Debian's."""
-    known = [Path(path) / "corpora" / "wordnet" for path in nltk.data.path] + [DEBIAN]
-    return next((folder for folder in known if (folder / "data.noun").exists()), None)
+    """Find a full WordNet 3.0: in NLTK's data path a folder or a zip file, then Debian's.
+
+    Another version is passed over: its ids are other synsets' in 3.0.
+    """
+    corpora = [Path(path) / "corpora" for path in nltk.data.path]
+    known = [folder / name for folder in corpora for name in ("wordnet", "wordnet.zip")] + [DEBIAN]
+    there = [place for place in known if place.is_file() or (place / "data.noun").is_file()]
+    return next((p for p in there if HEADER in read_file(p, "data.noun")[:4000]), None)
+
+
+def read_file(place: Path, name: str) -> bytes:
+    """Read a file of a WordNet, in a folder or a zip file. Raises TreeError for a damaged zip."""
+    if not place.is_file():
+        return (place / name).read_bytes()
+    try:
+        return ZipFile(place).read(f"wordnet/{name}")
+    except (BadZipFile, KeyError, EOFError, zlib.error) as error:
+        raise TreeError(
+            f"{place}: no zip file of WordNet, or a damaged one ({error}); remove it, or "
+            'download it again: nltk.download("wordnet", force=True)'
+        ) from None
 
 
 def excerpt_folder(root: Path | None = None) -> Path | None:
