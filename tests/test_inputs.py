@@ -125,7 +125,7 @@ def test_other_files_are_refused_by_name(made, file, parts):
 
 def test_other_images_are_refused(made):
     task = load_task(made, load_params(made / "params.yaml"), "seen")
-    content = task.dataset.made()[CONTENT]  # pyright: ignore[reportAttributeAccessIssue]
+    content = task.dataset.provenance()[CONTENT]  # pyright: ignore[reportAttributeAccessIssue]
     for part in PARTS:
         file = inputs_file(made, part)
         entries = json.loads(file.read_text(encoding="utf8"))

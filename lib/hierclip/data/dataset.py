@@ -172,15 +172,15 @@ class PreparedDataset(Dataset):
         """Return a fingerprint of every choice and file that decides what is prepared, by name."""
         raise NotImplementedError
 
-    def made(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Read what the prepared file, which exists, was made from; with a hash of its tensors."""
         with safe_open(self.prepared, "pt") as file:
             return json.loads((file.metadata() or {}).get(MADE, "{}"))
 
     def changed(self) -> list[str]:
         """Name what differs from what the prepared file, which exists, was made from."""
-        made = self.made()
-        return [name for name, value in self.inputs().items() if made.get(name) != value]
+        recorded = self.provenance()
+        return [name for name, value in self.inputs().items() if recorded.get(name) != value]
 
     def images(self, split: str) -> ImageSet:
         if split not in SPLITS:

@@ -58,7 +58,7 @@ class Photos(PreparedDataset):
         self.credit = f"Photographs: {self.name}"
         self._ahead: dict[str, Future] = {}  # the batch of the next step, while it is made
         if prepared.exists() and not self.changed():
-            classes = self.made()["classes"]
+            classes = self.provenance()["classes"]
         else:
             classes = self.sources["test"].classes
         every = params.holdout_every

@@ -70,7 +70,7 @@ def inputs_of(root: Path, params: Params, part: str) -> dict[str, str]:
     part: a name of PARTS, or METHOD-SEED of a model. What earlier parts are made from counts too.
     """
     dataset = load_dataset(params.data, root)
-    inputs = {dataset.prepared.name: dataset.made()[CONTENT]}
+    inputs = {dataset.prepared.name: dataset.provenance()[CONTENT]}
     sections = params.model_dump(exclude={"model": {"accelerator"}})
     keys = [*SECTIONS.get(part, (*SECTIONS["base"], "finetune"))]
     if part not in SECTIONS:
@@ -105,9 +105,9 @@ def check_inputs(root: Path, params: Params, part: str) -> None:
     file = inputs_file(root, part)
     if not file.exists():
         return
-    made = json.loads(file.read_text(encoding="utf8"))
+    recorded = json.loads(file.read_text(encoding="utf8"))
     now = inputs_of(root, params, part)
-    changed = [name for name, value in now.items() if made.get(name) != value]
+    changed = [name for name, value in now.items() if recorded.get(name) != value]
     if changed:
         raise HierclipError(
             f"{file.parent} was made from another {', '.join(changed[:3])}; "
