@@ -294,7 +294,7 @@ def run_tests(case: Case, until: float) -> Iterator[Row]:
     command = [sys.executable, "-m", "pytest", *options, "tests/test_cuda.py"]
     limit = max(1.0, until - monotonic())
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit
+        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf8", timeout=limit
     )
     yield tests_row(done.returncode, done.stdout, done.stderr)
 
@@ -842,7 +842,7 @@ def driver_version() -> str:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return (
-            subprocess.run(command, capture_output=True, text=True, check=True)
+            subprocess.run(command, capture_output=True, encoding="utf8", check=True)
             .stdout.split("\n")[0]
             .strip()
         )

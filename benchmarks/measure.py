@@ -98,7 +98,7 @@ def peak_memory() -> float:
     """
     status = Path("/proc/self/status")
     if status.exists():
-        lines = status.read_text().splitlines()
+        lines = status.read_text(encoding="utf8").splitlines()
         return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS, in bytes
 
@@ -111,7 +111,7 @@ def in_process(code: str, *arguments: object) -> dict:
     """
     command = [sys.executable, "-c", code, *map(str, arguments)]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=plain)
+    done = subprocess.run(command, capture_output=True, encoding="utf8", env=plain)
     if done.returncode:
         raise RuntimeError(f"a measured process failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

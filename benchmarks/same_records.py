@@ -29,13 +29,13 @@ def committed(commit: str) -> dict[str, dict]:
     listing = subprocess.run(
         ["git", "ls-tree", "-r", "--name-only", commit, RECORDS],
         capture_output=True,
-        text=True,
+        encoding="utf8",
         check=True,
     )
     records = {}
     for path in listing.stdout.splitlines():
         text = subprocess.run(
-            ["git", "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
+            ["git", "show", f"{commit}:{path}"], capture_output=True, encoding="utf8", check=True
         ).stdout
         name = renamed(path).removeprefix(f"{RECORDS}/").removesuffix(".json")
         records[name] = json.loads(renamed(text))

@@ -53,7 +53,7 @@ def audited(weights, tmp_path_factory):
     given = ["--model", ARCHITECTURE, "--pretrained", weights, "--images", "zoo", *QUICK]
     trees = ["--tree", "<i>kinds.json", "--tree", "sizes.json"]
     command = [sys.executable, "-m", "hierclip", "audit", *given, *trees]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf8")
     return folder, done
 
 
@@ -182,7 +182,7 @@ def test_an_audit_that_is_stopped_says_so_and_goes_on(audited, weights, monkeypa
     ]
     command = [sys.executable, "-m", "hierclip", "audit", *given]
     lines = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf8") as process:
         for line in process.stderr:
             lines.append(line)
             if "5 classes" in line:

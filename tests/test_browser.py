@@ -70,11 +70,11 @@ def served(root):
     environment = os.environ | folders | {"HIERCLIP_ROOT": str(root)}
     environment |= {"PYTHONPATH": str(ROOT / "lib")}
     environment |= {"PYTHONHASHSEED": "0"}  # ipywidgets then names marks before their scene
-    with (root / "lab.log").open("w") as log:
+    with (root / "lab.log").open("w", encoding="utf8") as log:
         lab = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
         try:
             while not answers(port):
-                assert lab.poll() is None, (root / "lab.log").read_text()
+                assert lab.poll() is None, (root / "lab.log").read_text(encoding="utf8")
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}"
         finally:

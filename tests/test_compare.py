@@ -100,7 +100,7 @@ def test_processes_share_the_images_of_an_audit_and_find_the_same(place, weights
     records = []
     for name, start in {"alone": [], "two": torchrun}.items():
         command = [sys.executable, *start, "-m", "hierclip", "audit", *given, name]
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=place, capture_output=True, encoding="utf8")
         assert done.returncode in (0, 1), done.stderr[-2000:]
         text = (place / name / "record.json").read_text(encoding="utf8")
         records.append(parse_record(text, name))

@@ -52,7 +52,7 @@ def both(emoji, emoji_forest, params, tmp_path_factory):
         STOPPED,
         "gather",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf8")
     assert done.returncode == 0, done.stderr[-20000:]
     assert not list(folder.glob("*.ckpt"))
     return folder

@@ -104,7 +104,7 @@ def test_a_cricket_is_an_insect_in_every_style_that_draws_it():
 @pytest.mark.parametrize("style", STYLES.index)
 def test_a_style_has_its_terms_beside_it_and_a_credit_of_one_line(style):
     row = STYLES.loc[style]
-    terms = (FOLDER / "LICENSES" / f"{style}.txt").read_text()
+    terms = (FOLDER / "LICENSES" / f"{style}.txt").read_text(encoding="utf8")
     assert f"Licence: {row['licence']}, https://" in terms
     assert f"{row['package']} {row['version']}\n" in terms
     assert f"{style}.png holds {row['drawn']} of the drawings" in terms
@@ -112,6 +112,8 @@ def test_a_style_has_its_terms_beside_it_and_a_credit_of_one_line(style):
     assert len(row["credit"]) <= 60
     if row["licence"] == "Apache 2.0":
         assert "Apache-2.0.txt" in terms
-        assert "9. Accepting Warranty" in (FOLDER / "LICENSES/Apache-2.0.txt").read_text()
+        assert "9. Accepting Warranty" in (FOLDER / "LICENSES/Apache-2.0.txt").read_text(
+            encoding="utf8"
+        )
     if row["licence"] == "MIT":
         assert "Permission is hereby granted, free of charge" in terms

@@ -194,6 +194,10 @@ def test_packages_that_only_show_or_draw_are_not_needed():
     code = f"import sys; sys.modules.update(dict.fromkeys({UNNEEDED})); import benchmarks.gpu, tests.test_cuda"
     environment = {"PYTHONPATH": f"{ROOT / 'lib'}:{ROOT}"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        encoding="utf8",
     )
     assert done.returncode == 0, done.stderr[-1000:]

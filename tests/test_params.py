@@ -17,12 +17,12 @@ from hierclip.evaluation.records import threat_model
 
 @pytest.fixture
 def content(root) -> dict:
-    return yaml.safe_load((root / "params.yaml").read_text())
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf8"))
 
 
 def write(folder, content):
     path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf8")
     return path
 
 
@@ -170,7 +170,7 @@ def test_every_bad_key_has_its_line(tmp_path, content):
 @pytest.mark.parametrize("text", ["", "a: [", "- 1"])
 def test_a_file_that_holds_no_parameters_is_refused_in_one_line(tmp_path, text):
     path = tmp_path / "params.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf8")
     assert message(path).startswith(f"{path}: ") and "\n" not in message(path)
 
 
@@ -368,7 +368,7 @@ def test_a_drawn_set_is_there_once(tmp_path, content, source):
 
 
 def test_drawn_sets_beside_photographs_are_refused(tmp_path, content, root):
-    photos = yaml.safe_load((root / "presets/tiny-imagenet/params.yaml").read_text())
+    photos = yaml.safe_load((root / "presets/tiny-imagenet/params.yaml").read_text(encoding="utf8"))
     drawn = content["zero_shot"]["fxemoji"]
     photos["zero_shot"]["fxemoji"] = {"data": drawn["data"] | {"size": photos["data"]["size"]}}
     path = write(tmp_path, photos)

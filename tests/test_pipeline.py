@@ -148,6 +148,33 @@ def test_the_names_that_were_replaced_do_not_come_back():
         assert not names & REPLACED, file
 
 
+def leaves_the_encoding_to_the_machine(call: ast.Call) -> bool:
+    """Return whether a call reads or writes text in whatever encoding the locale has."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    if {"encoding", None} & set(given):
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) <= (name == "write_text")
+    if name != "open":  # subprocess: text=True
+        return "text" in given and name in ("run", "Popen", "check_output")
+    modes = call.args[isinstance(function, ast.Name) :] or [given.get("mode", ast.Constant("r"))]
+    return isinstance(modes[0], ast.Constant) and set(str(modes[0].value)) <= set("rwax+t")
+
+
+@pytest.mark.parametrize("folder", ["lib", "notebooks", "benchmarks", "tests"])
+def test_text_is_read_and_written_in_an_encoding_that_is_named(folder):
+    for file in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).glob("*.ipynb")]:
+        source = file.read_text(encoding="utf8")
+        if file.suffix == ".ipynb":
+            cells = nbformat.reads(source, as_version=4).cells
+            source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call):
+                assert not leaves_the_encoding_to_the_machine(node), (file, ast.unparse(node))
+
+
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-peers.lock"])
 def test_lock_file_pins_plainly(lock):
     for line in (ROOT / lock).read_text(encoding="utf8").splitlines():

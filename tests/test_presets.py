@@ -64,7 +64,7 @@ def test_dvc_knows_the_stages_of_a_preset(preset):
         [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
         cwd=preset,
         capture_output=True,
-        text=True,
+        encoding="utf8",
         check=True,
     )
     params = load_params(preset / "params.yaml")
@@ -122,7 +122,7 @@ def test_a_preset_runs_from_the_pictures_to_the_report():
 
 def test_a_preset_that_is_not_there_is_refused_beside_the_known():
     said = subprocess.run(
-        ["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, text=True
+        ["make", "repro", "PRESET=papers"], cwd=ROOT, capture_output=True, encoding="utf8"
     )
     assert said.returncode == 2
     assert "no preset papers; known are emoji emoji-full paper smoke tiny-imagenet" in said.stderr

@@ -38,7 +38,7 @@ load_studies = notebook_functions("70_report")["load_studies"]
 
 @pytest.fixture
 def content(root) -> dict:
-    return yaml.safe_load((root / "params.yaml").read_text())
+    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf8"))
 
 
 def test_a_sweep_has_a_run_for_every_entry_and_for_every_other_value_of_a_key_of_it(

@@ -144,7 +144,7 @@ def write(path, nodes, **head):
         "hash": tree_from_graph(tiny_graph(), "tiny", LEAVES).hash,
         "nodes": nodes,
     }
-    path.write_text(json.dumps(said | head))
+    path.write_text(json.dumps(said | head), encoding="utf8")
     return path
 
 
@@ -157,7 +157,10 @@ def test_the_hash_ignores_how_a_file_is_laid_out(tmp_path, tree):
     assert load_tree(write(tmp_path / "compact.json", entries())).hash == tree.hash
     shuffled = [dict(reversed(entry.items())) for entry in entries()]
     spread = tmp_path / "spread.json"
-    spread.write_text(json.dumps(json.loads(write(spread, shuffled).read_text()), indent=4))
+    spread.write_text(
+        json.dumps(json.loads(write(spread, shuffled).read_text(encoding="utf8")), indent=4),
+        encoding="utf8",
+    )
     assert load_tree(spread) == tree
 
 

@@ -27,7 +27,7 @@ class Clean(NBClientEngine):
             seconds = {"wall": round(wall, 2), "user": round(user, 2), "system": round(system, 2)}
             file = executed.parents[1] / "times" / f"{executed.stem}.json"
             file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(seconds))
+            file.write_text(json.dumps(seconds), encoding="utf8")
         if any(cell.metadata.get("papermill", {}).get("exception") for cell in nb.cells):
             return nb
         differs = ["metadata.papermill", "metadata.language_info", "cell.metadata.papermill"]

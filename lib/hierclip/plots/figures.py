@@ -82,8 +82,11 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
     panels, ratios, height = [["budgets", "checks"], ["effort", "checks"]], [1.2, 1], 5.2
     if width < PAGE:
         panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 10
-    figure, axes = plt.subplot_mosaic(  # pyright: ignore
-        panels, figsize=(width, height), width_ratios=ratios, layout="constrained"
+    figure, axes = plt.subplot_mosaic(
+        panels,  # pyright: ignore
+        figsize=(width, height),
+        width_ratios=ratios,
+        layout="constrained",
     )
     rows = list(dict.fromkeys(name for record in records for name in record.audit.checks))
     audit = records[0].audit
