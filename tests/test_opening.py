@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from hierclip import models
 from hierclip.models import ModelError, Overrides, open_backbone
-from hierclip.models.checkpoint import sha256
+from hierclip.progress import sha256
 
 HERE = Path(__file__).parent
 VIT, CUSTOM = "hierclip-vit", "hierclip-custom"
