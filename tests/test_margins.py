@@ -19,7 +19,6 @@ from hierclip.hyperbolic import (
     hyperbolic_bound,
     sibling_distance,
     to_klein_sum,
-    tree_radii,
 )
 from hierclip.margins import level_bounds
 from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead
@@ -525,14 +524,14 @@ def test_nesting_costs_less_than_the_logarithm_of_the_sine_and_tends_to_it(r, sh
 def test_a_cone_of_a_right_angle_or_more_costs_nothing():
     for phi in (pi / 2, 2.0, pi):
         assert sibling_distance(0.8, 1, 4, phi) == sibling_distance(0.8, 1, 4)
-        assert tree_radii([phi], 1.5, 2.0) == pytest.approx([1.5, 1.5])
+        assert notebook.tree_radii([phi], 1.5, 2.0) == pytest.approx([1.5, 1.5])
 
 
 @given(curvatures, radii, st.lists(half_angles, max_size=4), counts)
 def test_radii_of_a_tree_give_nested_siblings_what_their_parents_depth_gives_unnested(
     r, rho, angles, siblings
 ):
-    found = tree_radii(angles, rho / sqrt(r), r)
+    found = notebook.tree_radii(angles, rho / sqrt(r), r)
     assert len(found) == len(angles) + 1 and found[-1] == rho / sqrt(r)
     for angle, child, parent in zip(angles, found, found[1:], strict=False):
         norms = [tanh(min(sqrt(r) * each, 8)) / sqrt(r) for each in (child, parent)]
@@ -548,7 +547,7 @@ def test_radii_of_a_tree_give_nested_siblings_what_their_parents_depth_gives_unn
 def test_step_of_a_deep_tree_is_the_logarithm_of_the_sine_in_distance(r, phi):
     deep = 6 / sqrt(r)
     child, parent = expmap0(
-        torch.tensor([tree_radii([phi], deep, r)], dtype=torch.float64).T, r
+        torch.tensor([notebook.tree_radii([phi], deep, r)], dtype=torch.float64).T, r
     ).abs()
     centre = torch.zeros(1, dtype=torch.float64)
     step = float(distance(child, centre, r) - distance(parent, centre, r))
@@ -558,7 +557,7 @@ def test_step_of_a_deep_tree_is_the_logarithm_of_the_sine_in_distance(r, phi):
 @pytest.mark.parametrize("angle", [0.0, -0.1])
 def test_cone_without_width_has_no_radius(angle):
     with pytest.raises(ValueError, match=f"half-angle {angle:g}"):
-        tree_radii([1.0, angle], 1, 1)
+        notebook.tree_radii([1.0, angle], 1, 1)
 
 
 def test_cones_of_a_tree_are_those_of_its_edges():

@@ -15,8 +15,7 @@ pairs of lambda <z_i, t_i - t_j> is lambda / (K - 1) sum <z_i, t_i - m>
 simplex and z_i = t_i.
 """
 
-from collections.abc import Sequence
-from math import asinh, pi, sin, sinh, sqrt
+from math import asinh, pi, sin, sqrt
 
 import torch
 from torch import Tensor
@@ -199,26 +198,6 @@ def sibling_distance(eta: float, r: float, siblings: int, half_angle: float = pi
         )
     edge = eta * sin(min(half_angle, pi / 2)) * sqrt(2 * siblings / (siblings - 1))
     return 2 / sqrt(r) * asinh(sqrt(r) * edge / ((1 - share) * (1 + share))) if r else 2 * edge
-
-
-def tree_radii(half_angles: Sequence[float], top_radius: float, r: float) -> list[float]:
-    """Return the tangent length of each level's texts, leaves first, that makes up for nesting.
-
-    half_angles: radians, by level below the coarsest, of the cone around a parent's direction that
-    holds its children. sinh(2 sqrt(r) rho_l) sin(phi_l) = sinh(2 sqrt(r) rho_(l+1)): siblings can
-    be as far apart as texts without a cone at their parent's depth. A step is at most
-    ln(1 / sin(phi_l)) / (2 sqrt(r)), and tends to it with depth (Theorem 4). Raises ValueError for
-    a cone without width.
-    """
-    radii = [top_radius]
-    for angle in reversed(half_angles):
-        if angle <= 0:
-            raise ValueError(
-                f"half-angle {angle:g}: no depth tells siblings of one direction apart"
-            )
-        stretch = sinh(2 * sqrt(r) * radii[-1]) / sin(min(angle, pi / 2))
-        radii.append(asinh(stretch) / (2 * sqrt(r)))
-    return radii[::-1]
 
 
 def euclidean_bound(eta: float, scale: float, siblings: int = 2) -> float:

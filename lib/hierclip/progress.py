@@ -64,13 +64,13 @@ def forget_output() -> None:
 
 
 def fingerprint(*parts: object) -> str:
-    """Hash tensors and bytes to the bit, and other parts as they print: SHA-256."""
+    """Hash tensors to the bit, and other parts as they print: SHA-256."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):  # flattened, a slice can still lie scattered
             digest.update(part.detach().cpu().flatten().contiguous().view(uint8).numpy().data)
         else:
-            digest.update(part if isinstance(part, bytes) else repr(part).encode())
+            digest.update(repr(part).encode())
     return digest.hexdigest()
 
 
@@ -78,6 +78,11 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(now: Mapping[str, str], recorded: Mapping[str, Any]) -> list[str]:
+    """Name the entries that have another value now than they are recorded with, or none there."""
+    return [name for name, value in now.items() if recorded.get(name) != value]
 
 
 def cache_key(*parts: object) -> str:

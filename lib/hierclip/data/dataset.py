@@ -4,6 +4,7 @@ measure.
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from hierclip.config import SUBSETS
 from hierclip.errors import HierclipError
+from hierclip.progress import differences
 
 MADE = "made"  # a prepared file's entry of metadata, JSON: `PreparedDataset.inputs` and CONTENT
 CONTENT = "content"
@@ -156,10 +158,6 @@ class PreparedDataset(Dataset):
 
         Raises DataError where the file is missing or was made from something else.
         """
-        if not self.prepared.exists():
-            raise DataError(
-                f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`"
-            )
         changed = self.changed()
         if changed:
             raise DataError(
@@ -168,19 +166,25 @@ class PreparedDataset(Dataset):
             )
         return load_file(self.prepared)
 
+    @abstractmethod
     def inputs(self) -> dict[str, str]:
         """Return a fingerprint of every choice and file that decides what is prepared, by name."""
-        raise NotImplementedError
 
     def provenance(self) -> dict[str, Any]:
-        """Read what the prepared file, which exists, was made from; with a hash of its tensors."""
+        """Read what the prepared file was made from, and a hash of its tensors.
+
+        Raises DataError where the file is missing.
+        """
+        if not self.prepared.exists():
+            raise DataError(
+                f"{self.prepared} is missing; run notebooks/10_data.ipynb or `dvc repro data`"
+            )
         with safe_open(self.prepared, "pt") as file:
             return json.loads((file.metadata() or {}).get(MADE, "{}"))
 
     def changed(self) -> list[str]:
-        """Name what differs from what the prepared file, which exists, was made from."""
-        recorded = self.provenance()
-        return [name for name, value in self.inputs().items() if recorded.get(name) != value]
+        """Name what differs from what the prepared file was made from."""
+        return differences(self.inputs(), self.provenance())
 
     def images(self, split: str) -> ImageSet:
         if split not in SPLITS:

@@ -21,7 +21,7 @@ from hierclip.data.dataset import (
     PreparedDataset,
     step_seed,
 )
-from hierclip.progress import fingerprint
+from hierclip.progress import fingerprint, sha256
 
 SOURCE = "data/source/emoji"  # classes.csv, and a sheet of glyphs a style, which render.py makes
 GLYPH = 64  # pixels a side in the sheets
@@ -108,7 +108,7 @@ class Emoji(PreparedDataset):
     def inputs(self) -> dict[str, str]:
         choices = self.params.model_dump(exclude={"styles", "subset", "level"})
         files = sorted((self.project / SOURCE).glob("*.*"))
-        sources = {f"{SOURCE}/{file.name}": fingerprint(file.read_bytes()) for file in files}
+        sources = {f"{SOURCE}/{file.name}": sha256(file) for file in files}
         return {"params.yaml: data": fingerprint(choices)} | sources
 
     def batch(

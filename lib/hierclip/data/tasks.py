@@ -10,7 +10,7 @@ import torch
 from hierclip.config import EmojiParams, Params
 from hierclip.data import CONTENT, Dataset, ImageSet, Leaf, class_indices, ids_of, load_dataset
 from hierclip.errors import HierclipError
-from hierclip.progress import fingerprint, sha256
+from hierclip.progress import differences, fingerprint, sha256
 from hierclip.trees import Tree, load_forest, load_tree
 
 BASE, MODELS, TREES = "data/models/base", "data/models", "data/trees"  # in a project's folder
@@ -67,15 +67,16 @@ class Superclasses:
 def inputs_of(root: Path, params: Params, part: str) -> dict[str, str]:
     """Return a fingerprint of everything that a part of a project is made from, by name.
 
-    part: a name of PARTS, or METHOD-SEED of a model. What earlier parts are made from counts too.
+    part: a name of SECTIONS, or METHOD-SEED of a model. What earlier parts are made from counts.
     """
     dataset = load_dataset(params.data, root)
-    inputs = {dataset.prepared.name: dataset.provenance()[CONTENT]}
+    inputs = {dataset.prepared.name: str(dataset.provenance().get(CONTENT))}
     sections = params.model_dump(exclude={"model": {"accelerator"}})
     keys = [*SECTIONS.get(part, (*SECTIONS["base"], "finetune"))]
     if part not in SECTIONS:
-        keys.append(f"method.{part.rpartition('-')[0]}")
-        sections[keys[-1]] = params.method[part.rpartition("-")[0]]
+        method = part.rpartition("-")[0]
+        keys.append(f"method.{method}")
+        sections[keys[-1]] = params.method[method]
     folders = "sets", "wordnet", f"trees/{params.data.name}"
     files = [file for folder in folders for file in root.glob(f"data/source/{folder}/*")]
     files += [Path(params.model.pretrained or "")] if "model" in keys else []
@@ -106,8 +107,7 @@ def check_inputs(root: Path, params: Params, part: str) -> None:
     if not file.exists():
         return
     recorded = json.loads(file.read_text(encoding="utf8"))
-    now = inputs_of(root, params, part)
-    changed = [name for name, value in now.items() if recorded.get(name) != value]
+    changed = differences(inputs_of(root, params, part), recorded)
     if changed:
         raise HierclipError(
             f"{file.parent} was made from another {', '.join(changed[:3])}; "
