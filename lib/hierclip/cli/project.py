@@ -24,7 +24,8 @@ def readme() -> None:
     """
     from hierclip.config import find_root
 
-    typer.echo(f"README.md: results {'written' if write_readme(find_root()) else 'are up to date'}")
+    changed = write_readme(find_root())
+    typer.echo(f"README.md: results {'written' if changed else 'are up to date'}")
 
 
 def write_readme(root: Path) -> bool:
@@ -63,10 +64,9 @@ def verify() -> None:
 
     table = compare(find_root())
     for metric, new, old, allowed, agrees in table.itertuples():
-        typer.echo(
-            f"{'agrees ' if agrees else 'DIFFERS'} {metric}: {new:.3f}, "
-            f"committed {old:.3f}, may differ by {allowed:.3f}"
-        )
+        verdict = "agrees " if agrees else "DIFFERS"
+        values = f"{new:.3f}, committed {old:.3f}, may differ by {allowed:.3f}"
+        typer.echo(f"{verdict} {metric}: {values}")
     agreeing = len(table[table["agrees"]])
     typer.echo(f"{agreeing} metrics agree, {len(table) - agreeing} differ")
     raise typer.Exit(int(agreeing < len(table)))

@@ -189,7 +189,8 @@ def git_revision(root: Path) -> str:
     with suppress(RecordError):
         head = git(root, "log", "-1", "--format=%H", "--", *sources).strip()
         if head:
-            return head + "+" * bool(git(root, "status", "--porcelain", "-unormal", "--", *sources))
+            changes = git(root, "status", "--porcelain", "-unormal", "--", *sources)
+            return head + ("+" if changes else "")
     return NO_GIT
 
 

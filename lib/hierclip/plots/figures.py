@@ -82,12 +82,8 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
     panels, ratios, height = [["budgets", "checks"], ["effort", "checks"]], [1.2, 1], 5.2
     if width < PAGE:
         panels, ratios, height = [["budgets"], ["effort"], ["checks"], ["checks"]], [1], 10
-    figure, axes = plt.subplot_mosaic(
-        panels,  # pyright: ignore
-        figsize=(width, height),
-        width_ratios=ratios,
-        layout="constrained",
-    )
+    size = {"figsize": (width, height), "width_ratios": ratios, "layout": "constrained"}
+    figure, axes = plt.subplot_mosaic(panels, **size)  # pyright: ignore
     rows = list(dict.fromkeys(name for record in records for name in record.audit.checks))
     audit = records[0].audit
     for k, record in enumerate(records):
@@ -178,7 +174,5 @@ def fitting(width: float, least: float, count: int) -> int:
 def legend(figure: Figure, axis: Axes) -> None:
     """Put the legend of one panel above all panels."""
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper center",
-        ncols=fitting(figure.get_size_inches()[0], 1.4, len(names)),
-    )  # fmt: skip
+    columns = fitting(figure.get_size_inches()[0], 1.4, len(names))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns)

@@ -72,13 +72,13 @@ def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
 def check_frame(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
     """Tabulate the checks of the audit, a column for each record, in percent."""
     names = [name for name in CHECKS if any(name in r.audit.checks for r in records)]
-    table = pd.DataFrame(
-        {"check": names, "limit": [f"{100 * CHECKS[name][0]:.0f} %" for name in names]}
-    )
+    limits = [f"{100 * CHECKS[name][0]:.0f} %" for name in names]
+    table = pd.DataFrame({"check": names, "limit": limits})
     for record in records:
         cells = {
             name: f"{100 * check.value:.1f} %{'' if check.passed else ', failed'}"
             for name, check in record.audit.checks.items()
         }
-        table[f"{labels[record.method]}, seed {record.seed}"] = [cells.get(n) for n in names]
+        column = f"{labels[record.method]}, seed {record.seed}"
+        table[column] = [cells.get(name) for name in names]
     return table.assign(number=[CHECKS[name][1] for name in names])
