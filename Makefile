@@ -117,7 +117,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock requirements-peers.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python >= 3.11 is needed; this is %d.%d. Try make PYTHON=python3.11" % v[:2])'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python 3.11, 3.12 or 3.13 is needed; this is %d.%d. Try make PYTHON=python3.11" % v); v > (3, 13) and sys.stderr.write("Python %d.%d is newer than 3.11 to 3.13, which are supported; should a package not install, try make PYTHON=python3.13\n" % v)'
 	@$(PYTHON) -c 'import os, sys; bad = set(os.getcwd()) & set(":{}\"\\`$$\n"); bad and sys.exit("the path of this folder holds %s, which its environment or DVC cannot have; rename or move it: %r" % (" ".join(map(repr, sorted(bad))), os.getcwd()))'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"

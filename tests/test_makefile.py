@@ -91,6 +91,28 @@ def test_a_path_that_an_environment_cannot_have_is_one_line_before_anything_is_i
     assert not (folder / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        ("3, 10", "Python 3.11, 3.12 or 3.13 is needed; this is 3.10. Try make PYTHON=python3.11"),
+        ("3, 11", ""),
+        ("3, 13", ""),
+        ("3, 14", "Python 3.14 is newer than 3.11 to 3.13, which are supported; should a package"),
+    ],
+)
+def test_it_is_said_which_pythons_are_supported(version, line, project):
+    """A stand-in for python3 runs make's check in this Python as if it were another version."""
+    (project / ".venv/ready").unlink()
+    python = project / "python3"
+    lines = [f"#!{sys.executable}", "import sys", f"sys.version_info = ({version}, 0)"]
+    python.write_text("\n".join([*lines, "exec(sys.argv[2])"]), encoding="utf8")
+    python.chmod(0o755)
+    old = version == "3, 10"
+    calls, printed = make(project, ".venv/ready", "PYTHON=./python3", code=2 if old else 0)
+    assert line in printed and ("Python 3" in printed) == bool(line)
+    assert bool(calls) != old and (project / ".venv/ready").exists() != old
+
+
 def test_a_pipeline_that_changed_is_copied_to_every_preset_and_one_that_did_not_is_left(project):
     (project / "presets/my own").mkdir()
     copies = [project / "presets" / name / "dvc.yaml" for name in ("smoke", "my own")]
