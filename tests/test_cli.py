@@ -1,6 +1,7 @@
 """The command, used as somebody does who has a model and a folder of images, and no project."""
 
 import inspect
+import io
 import json
 import runpy
 import shutil
@@ -74,6 +75,19 @@ def run(monkeypatch, capsys):
         return stop.value.code, said.out, said.err  # pyright: ignore
 
     return call
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf8"])
+def test_letters_that_a_terminal_cannot_show_stand_by_number(place, monkeypatch, encoding):
+    (place / "odd.yaml").write_text("animal: [猫, dog]\nplant: [rose, Kürbis]", encoding="utf8")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.argv", ["hierclip", "tree", "--tree", "odd.yaml"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    terminal.flush()
+    lines = terminal.buffer.getvalue().decode(encoding).splitlines()  # pyright: ignore
+    assert {"  dog", "  Kürbis", "  猫" if encoding == "utf8" else r"  \u732b"} < set(lines)
 
 
 IN_PYTHON = {"labels", "classes", "texts", "scale", "surrogate", "processor", "size"}  # objects

@@ -18,7 +18,7 @@ from hierclip.config import find_root, load_params
 from hierclip.plots import STYLE, save
 from hierclip.plots.figures import audit_figure, bars, level_bars, matrices, reading_panels
 from hierclip.plots.images import magnified
-from hierclip.plots.tree import sunburst
+from hierclip.plots.tree import FONTS, drawable, sunburst
 from hierclip.trees import graph_tree
 from tests.conftest import notebook_functions
 from tests.test_evaluate import record
@@ -193,3 +193,23 @@ def test_every_node_of_a_tree_is_one_wedge_whatever_order_its_leaves_are_in(tree
     for one in (tree, other):
         axis = sunburst(one).axes[0]
         assert len(axis.patches) == len(axis.texts) == sum(one.sizes)
+
+
+NAMES = ["Straße", "قطة", "two\nlines", "a|b", "x$y$z", r"$\frac$ two", "<script>", "w" * 200]
+LACKED = ["\U000e0041", "\U0010fffd", "\x1b[31m"]  # letters that no font has
+
+
+def test_a_tree_with_odd_names_is_drawn_without_a_warning_and_every_name_can_be_read(tmp_path):
+    leaves = {str(k): name for k, name in enumerate(NAMES + LACKED)}
+    edges = [("top" if int(leaf) < 4 else "bottom", leaf) for leaf in leaves]
+    figure = sunburst(graph_tree(nx.DiGraph(edges), "odd", leaves))
+    figure.savefig(tmp_path / "odd.png")  # a lacking glyph is a warning, bad mathematics an error
+    drawn = {label.get_text().replace("\n", " ") for label in figure.axes[0].texts}
+    assert {"Straße", "قطة", "two lines", "x$y$z", r"$\frac$ two", "w" * 39 + "…"} < drawn
+    assert {"[E0041]", "[10FFFD]", "[1B][31m"} < drawn
+
+
+def test_letters_of_a_font_that_is_installed_are_drawn_and_others_stand_by_number():
+    assert FONTS[0] == "DejaVu Sans" and drawable("lion, Löwe") == "lion, Löwe"
+    has_chinese = any("CJK" in font or "Unicode" in font for font in FONTS)
+    assert drawable("猫 1") == ("猫 1" if has_chinese else "[732B] 1")

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from typer.testing import CliRunner
 
 from hierclip.cli import DEFAULT, RESULTS, SUMMARY, app, main, write_readme
@@ -125,6 +126,9 @@ def test_the_table_of_checks_has_a_column_for_each_record_and_rows_in_the_order_
 def test_a_table_in_markdown_is_padded_where_asked():
     frame = pd.DataFrame({"a": ["x", "longer"], "b": [1, 2]})
     assert pipes(frame) == "| a | b |\n|---|---|\n| x | 1 |\n| longer | 2 |"
+    odd = pd.DataFrame({"A|B": ["x|y", "two\nlines"]})
+    html = markdown2html_mistune(pipes(odd))
+    assert "<th>A|B</th>" in html and "<td>x|y</td>" in html and "<td>two lines</td>" in html
     assert pipes(frame, even=True).splitlines()[1:3] == ["|--------|---|", "| x      | 1 |"]
 
 

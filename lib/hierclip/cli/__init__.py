@@ -51,6 +51,7 @@ def main() -> None:
     line, exit code 130.
     """
     os.environ.setdefault("MPLBACKEND", "agg")  # figures are written to files
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore  # as on stderr
     with noted_interrupts() as signals:
         try:
             code = app(sys.argv[1:] or ["--help"], standalone_mode=False)

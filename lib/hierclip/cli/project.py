@@ -41,8 +41,7 @@ def write_readme(root: Path) -> bool:
         )
 
     def filled(match: re.Match) -> str:
-        preset = root if match[2] == DEFAULT else root / "presets" / match[2]
-        file = preset / SUMMARY
+        file = root / ("" if match[2] == DEFAULT else f"presets/{match[2]}") / SUMMARY
         text = file.read_text(encoding="utf8") if file.exists() else "Not run yet.\n"
         return match[1] + text + match[4]
 

@@ -143,8 +143,12 @@ class Record(Section):
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
     """Describe an attack through a prompt on images of `resolution` pixels a side."""
-    fields = attack.model_dump(mode="json", include=set(ThreatModel.model_fields))
-    return ThreatModel(**fields, resolution=resolution, prompt=prompt, precision="float32")
+    return ThreatModel(
+        **attack.model_dump(mode="json", include=set(ThreatModel.model_fields)),
+        resolution=resolution,
+        prompt=prompt,
+        precision="float32",
+    )
 
 
 def versions() -> dict[str, str]:
@@ -253,13 +257,12 @@ class Evaluation:
         test, val = (
             self.task.dataset.images(split).select_classes(classes) for split in ("test", "val")
         )
-        few_val = val[val.evenly_spaced(params.reading_images)]
         paths = torch.from_numpy(trees[0].paths)
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         build = partial(LevelMatrix, seed=params.seed, batch=params.batch, prune=params.prune > 0)
         matrices = {
             "test": build(classifier, test, paths, budget),
-            "val": build(classifier, few_val, paths, budget),
+            "val": build(classifier, val[val.evenly_spaced(params.reading_images)], paths, budget),
         }
         if self.task.thorough:
             forest_test = test[test.evenly_spaced(params.forest_images)]
@@ -332,8 +335,13 @@ class Evaluation:
     def pgd_20(self) -> Triple:
         """Return the leaf accuracy under PGD of 20 steps, the attack that most papers report."""
         test = self.matrices["test"]
-        step = 2.5 * test.budget.eps / 20
-        budget = replace(test.budget, suite=("pgd_ce",), steps=20, step=step, restarts=1)
+        budget = replace(
+            test.budget,
+            suite=("pgd_ce",),
+            steps=20,
+            step=2.5 * test.budget.eps / 20,
+            restarts=1,
+        )
         matrix = replace(test, budget=budget, kept=None, what="PGD-20")
         nodes = matrix.attack(matrix.goals[0])["nodes"][:, 0]
         right = int((nodes == test.images.labels.numpy()).sum())

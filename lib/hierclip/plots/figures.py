@@ -27,8 +27,10 @@ def level_bars(records: Sequence[Record], labels: Words, palette: Words, width: 
 
     A panel for each reading; 95 % intervals over images.
     """
-    attack = f"{records[0].threat_model.norm} {records[0].threat_model.eps}"
-    ylabel = f"accuracy (%): clean (pale),\nunder {attack} (full)"
+    ylabel = (
+        "accuracy (%): clean (pale),\n"
+        f"under {records[0].threat_model.norm} {records[0].threat_model.eps} (full)"
+    )
     figure, axes = reading_panels(width, 2.8, ylabel, "level (0: leaves)")
     for axis, reading in zip(axes, READINGS, strict=True):
         for k, record in enumerate(records):

@@ -27,11 +27,14 @@ def share(value: float, interval: tuple[float, float]) -> str:
 
 
 def pipes(frame: pd.DataFrame, even: bool = False) -> str:
-    """Write a frame of text as a Markdown table, without its index.
+    """Write a frame of text as a Markdown table, without its index, each row on one line.
 
     even: pad cells to the width of their column, so that the table reads well as plain text.
     """
-    rows = [list(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    rows = [
+        [" ".join(cell.splitlines()).replace("|", r"\|") for cell in row]
+        for row in (frame.columns, *frame.astype(str).to_numpy())
+    ]
     widths = [max(map(len, column)) if even else 1 for column in zip(*rows, strict=True)]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
@@ -47,8 +50,10 @@ def attack_words(threat: ThreatModel) -> str:
     if "square" in threat.suite:
         words += f", {threat.queries} queries"
     if threat.prune:
-        least = f"{100 * threat.prune:.0f} % of the way at least"
-        words += f", the next on images that the one before moved {least}"
+        words += (
+            ", the next on images that the one before moved "
+            f"{100 * threat.prune:.0f} % of the way at least"
+        )
     if threat.eot > 1:
         words += f", means over {threat.eot} calls of the model (EOT)"
     return words
@@ -64,8 +69,10 @@ def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
             name = name.replace("above: ", "above the leaves, ")
             failed.append(f"{where}: {name} ({check.value:.2f}, limit {check.limit:.2f})")
     count, images = sum(len(r.audit.checks) for r in records), max(r.audit.images for r in records)
-    words = f"Gradient-masking checks on {images} image{'s' * (images != 1)} a record: "
-    words += f"{count - len(failed)} of {count} passed."
+    words = (
+        f"Gradient-masking checks on {images} image{'s' * (images != 1)} a record: "
+        f"{count - len(failed)} of {count} passed."
+    )
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
 
 
