@@ -280,13 +280,17 @@ def test_a_class_without_a_readable_image_is_one_line(place, run, weights):
 @pytest.mark.parametrize(
     ("name", "pretrained", "words"),
     [
-        ("hierclip-tiny-64", None, "weights of another model: .*size mismatch"),
+        (
+            "hierclip-tiny-64",
+            None,
+            "weights of another model: 1 of another shape, such as visual.attn",
+        ),
         (
             ARCHITECTURE,
             "other.safetensors",
-            "other.safetensors: weights of another model: missing ",
+            "other.safetensors: weights of another model: .* missing, such as ",
         ),
-        (ARCHITECTURE, "tree.json", "tree.json is no file of weights, or damaged"),
+        (ARCHITECTURE, "tree.json", "tree.json is text "),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(place, weights, name, pretrained, words):

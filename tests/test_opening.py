@@ -1,11 +1,19 @@
 """Opening a model: the weights that are meant, whoever wrote them, and what has to be assumed."""
 
+import gzip
+import io
 import json
+import os
+import pickle
+import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from hierclip import models
@@ -143,27 +151,67 @@ def test_an_archive_of_torchscript_is_read_and_runs_with_quickgelu(tmp_path):
 
 
 REFUSED = {
-    "empty": (b"", "is empty"),
-    "text": (b"hello", "is no file of weights, or damaged"),
+    "empty": (b"", "is empty; a state_dict that torch or safetensors wrote is needed"),
+    "a page": (b"<!DOCTYPE html><title>404</title>", r"is text \('<!DOCTYPE .*get the file itself"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid", "`git lfs pull`"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(9), "is HDF5"),
+    "GGUF": (b"GGUF\3" + bytes(9), "is GGUF"),
+    "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x05", "is an ONNX graph"),
+    "gzip": (gzip.compress(b"weights"), "is a gzip archive; unpack it"),
+    "a pickle": (pickle.dumps({"a": Path("x")}), "holds code beside tensors, which is never run"),
     "no tensors": ({"epoch": 3}, "no weights in it; a state_dict of a model is needed"),
-    "code": ({"args": Path("x"), "state_dict": {"a": torch.ones(1)}}, "holds more than tensors"),
+    "code": (
+        {"args": Path("x"), "state_dict": {"a": torch.ones(1)}},
+        r"holds pathlib.PosixPath beside tensors, which is never run",
+    ),
+    "an optimizer's": (
+        lambda state: {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+        "50 missing.*it is an optimizer's state",
+    ),
+    "an adapter": (
+        lambda state: state | {"visual.proj.lora_A": torch.ones(4, 64)},
+        "1 left over, such as visual.proj.lora_A; it has a LoRA adapter; merge",
+    ),
+    "transformers": (
+        lambda state: {"vision_model.embeddings.class_embedding": torch.ones(64)},
+        "it is in the layout of transformers; in Python, hierclip.audit",
+    ),
+    "quantised": (
+        lambda state: {name: value.to(torch.int8) for name, value in state.items()},
+        "50 not in floating point, such as",
+    ),
+    "no values": (
+        lambda state: state | {"visual.proj": state["visual.proj"].to("meta")},
+        "1 not in floating point, such as visual.proj",
+    ),
+    "the scale itself": (
+        lambda state: state | {"logit_scale": torch.tensor(100.0)},
+        "logit_scale is 100; the logarithm of the scale is needed, such as 4.6052 for 100",
+    ),
+    "two scales": (
+        lambda state: state | {"logit_scale": torch.tensor([4.0, 4.0])},
+        r"1 of another shape, such as logit_scale \(2,\) for \(\)",
+    ),
     "a layer less": (
         lambda state: {k: v for k, v in state.items() if ".resblocks.1." not in k},
-        r"missing .*resblocks.1",
+        "12 missing, such as visual.transformer.resblocks.1",
     ),
     "a layer more": (
         lambda state: state | {"visual.transformer.resblocks.9.ln_1.weight": torch.ones(64)},
-        r"left over visual.transformer.resblocks.9.ln_1.weight \(1 of",
+        r"1 left over, such as visual.transformer.resblocks.9.ln_1.weight; give the architecture that",
     ),
     "another resolution": (
         lambda state: state | {"visual.positional_embedding": torch.ones(26, 64)},
-        "size mismatch for visual.positional_embedding",
+        r"1 of another shape, such as visual.positional_embedding \(26, 64\) for \(17, 64\)",
     ),
     "two models": (
         lambda state: {f"{k}{n}": v for k in ("model.", "ema.") for n, v in state.items()},
-        r"several models fit: model\.visual\.\*, ema\.visual\.\*; keep one",
+        r"several sets of weights fit: model\.visual\.\*, ema\.visual\.\*; save the one that is meant",
     ),
-    "two sets": (lambda state: {"model": state, "original": state}, "several sets of weights fit"),
+    "two sets": (
+        lambda state: {"model": state, "ema": {"shadow": dict(state)}},
+        r"weights fit: \['model'\] visual\.\*, \['ema'\]\['shadow'\] visual\.\*; save the one",
+    ),
     "a text tower of other names": (
         lambda state: {
             "visual": {k[7:]: v for k, v in state.items() if k.startswith("visual.")},
@@ -173,7 +221,7 @@ REFUSED = {
     ),
     "no number": (
         lambda state: state | {"visual.proj": torch.full((64, 32), torch.nan)},
-        r"not finite: visual.proj",
+        r"not finite: visual.proj \(1 weights\); its training diverged",
     ),
 }
 
@@ -190,6 +238,145 @@ def test_weights_that_are_none_or_another_models_are_refused(tmp_path, case):
         open_backbone(VIT, str(path))
 
 
+def test_archives_and_what_is_cut_short_are_told_from_weights(tmp_path):
+    torch.save(new().clip.state_dict(), whole := io.BytesIO())
+    models.save(new(), tmp_path)
+    tensors = (tmp_path / "open_clip_model.safetensors").read_bytes()
+    np.savez(arrays := io.BytesIO(), weights=np.ones(3))
+    image = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(image, "png")
+    with tarfile.open(fileobj=(tar := io.BytesIO()), mode="w") as archive:
+        archive.add(HERE / f"{VIT}.json")
+    with zipfile.ZipFile(other := io.BytesIO(), "w") as archive:
+        archive.write(HERE / f"{VIT}.json")
+    files = {
+        "is a zip archive of other files": [arrays.getvalue(), other.getvalue()],
+        "is a tar archive; unpack it": [tar.getvalue()],
+        "is cut short or damaged": [whole.getvalue()[:9999], tensors[:9999], tensors + b"x"],
+        "is an image": [image.getvalue()],
+    }
+    for words, contents in files.items():
+        for content in contents:
+            for name in ("mine.pt", "mine.safetensors"):
+                (tmp_path / name).write_bytes(content)
+                with pytest.raises(ModelError, match=f"{name} {words}") as raised:
+                    open_backbone(VIT, str(tmp_path / name))
+                assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("written", "name"), [("pt", "w.safetensors"), ("safetensors", "w.pt")])
+def test_weights_are_read_whatever_the_name_of_their_file_ends_in(tmp_path, written, name):
+    models.save(new(), tmp_path)
+    path = tmp_path / name
+    if written == "pt":
+        save(new().clip.state_dict(), path)
+    else:
+        (tmp_path / "open_clip_model.safetensors").rename(path)
+    assert same(open_backbone(VIT, str(path)), new())
+
+
+@pytest.mark.parametrize(
+    "wrapping", ["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"]
+)
+def test_names_that_wrappers_put_between_are_left_out(tmp_path, wrapping):
+    state = {
+        key.replace("resblocks.1.", f"resblocks.1.{wrapping}."): value
+        for key, value in new().clip.state_dict().items()
+    }
+    assert same(open_backbone(VIT, save({"model": state}, tmp_path / "mine.pt")), new())
+
+
+class Intruder:
+    """A pickle that makes a file when somebody runs it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_torchs_older_format_is_read_and_told_from_a_pickle_where_it_is_cut_short(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save(new().clip.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert same(open_backbone(VIT, str(path)), new())
+    path.write_bytes(path.read_bytes()[:9999])
+    with pytest.raises(ModelError, match="old.pt is cut short or damaged"):
+        open_backbone(VIT, str(path))
+
+
+@pytest.mark.parametrize("name", ["mine.pt", "mine.bin", "mine.safetensors", "zipped.pt"])
+def test_a_pickles_code_is_never_run(tmp_path, name):
+    content = {"state_dict": new().clip.state_dict(), "extra": Intruder(tmp_path / "ran")}
+    if name == "zipped.pt":
+        save(content, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+    with pytest.raises(ModelError, match="beside tensors, which is never run"):
+        open_backbone(VIT, str(tmp_path / name))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("part", ["whole", "tower"])
+@pytest.mark.parametrize("published", ["ViT-B-32-256", "RN50"])
+def test_weights_of_another_published_architecture_are_called_by_its_name(
+    tmp_path, published, part
+):
+    with torch.device("meta"):
+        clip = open_clip.create_model(published, load_weights=False, device="meta")
+    state = (clip if part == "whole" else clip.visual).state_dict()
+    small = {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
+    path = tmp_path / "mine.pt"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in small.items()}}, path)
+    with pytest.raises(ModelError, match=f"by its sizes it may be {published}"):
+        open_backbone(VIT, str(path))
+
+
+class Net(torch.nn.Linear):
+    """No CLIP."""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_an_archive_of_torchscript_that_is_no_clip_is_refused(tmp_path):
+    torch.jit.script(Net(3, 4)).save(str(tmp_path / "net.pt"))
+    with pytest.raises(ModelError, match="net.pt: weights of another model: 50 missing"):
+        open_backbone(VIT, str(tmp_path / "net.pt"))
+
+
+def test_the_bias_of_logits_that_siglips_loss_trains_changes_no_prediction(tmp_path):
+    config = json.loads((HERE / f"{VIT}.json").read_text(encoding="utf8"))
+    biased = tmp_path / f"{VIT}-bias.json"
+    biased.write_text(json.dumps(config | {"init_logit_bias": -10.0}), encoding="utf8")
+    open_clip.add_model_config(biased)
+    trained = new(f"{VIT}-bias")
+    with_bias = save(trained.clip.state_dict(), tmp_path / "siglip.pt")
+    without = save(new().clip.state_dict(), tmp_path / "clip.pt")
+    assert same(open_backbone(f"{VIT}-bias", with_bias), trained)
+    assert open_backbone(f"{VIT}-bias", without).clip.logit_bias == 0
+    found = open_backbone(VIT, with_bias)
+    assert any("no such part: logit_bias" in note for note in found.notes)
+    with torch.no_grad():
+        assert found.clip.visual(images()).equal(trained.clip.visual(images()))
+
+
+HEAD_FILES = {
+    "{": "Expecting property name",
+    "[]": "no method and head",
+    '{"head": {"kind": "cosine", "scale": 3}}': "'method'",
+    '{"method": "x", "head": {"kind": "cosine", "scale": NaN}}': "no scale nan; it has scale, numbers",
+    '{"method": "x", "head": {"kind": "cosine", "scale": "3"}}': "has no scale '3'",
+    '{"method": "x", "head": {"kind": "cosine"}}': "scale",
+}
+
+
+@pytest.mark.parametrize("content", HEAD_FILES)
+def test_a_damaged_head_is_refused_by_its_file(tmp_path, content):
+    models.save(new(), tmp_path)
+    (tmp_path / "hierclip.json").write_text(content, encoding="utf8")
+    with pytest.raises(ModelError, match=f"hierclip.json: .*{HEAD_FILES[content]}"):
+        models.load_model(tmp_path)
+
+
 def test_a_folder_without_the_weights_that_are_meant_is_refused(tmp_path):
     models.save(new(), tmp_path / "one")
     weights = tmp_path / "one/open_clip_model.safetensors"
@@ -197,11 +384,14 @@ def test_a_folder_without_the_weights_that_are_meant_is_refused(tmp_path):
     weights.rename(tmp_path / "one/epoch_3.safetensors")  # the only file: it is meant
     assert same(models.load(tmp_path / "one"), new())
     save_file({"a": torch.ones(1)}, tmp_path / "one/epoch_4.safetensors")
-    with pytest.raises(ModelError, match="which of epoch_3.safetensors, epoch_4.safetensors"):
+    right = "epoch_4.safetensors.; all weights belong into one file"  # of a sharded one, too
+    with pytest.raises(ModelError, match=f"which of epoch_3.safetensors, {right}"):
         models.load(tmp_path / "one")
     for file in (tmp_path / "one").glob("*.safetensors"):
         file.rename(file.with_suffix(".txt"))
-    with pytest.raises(ModelError, match="no file of weights; they belong into open_clip_model"):
+    with pytest.raises(
+        ModelError, match="no file of weights; all weights belong into one file, open_"
+    ):
         models.load(tmp_path / "one")
 
 
@@ -210,16 +400,35 @@ def test_a_folder_whose_path_has_a_colon_is_a_folder(tmp_path):
     assert same(models.load(tmp_path / "12:30:05/model"), new())
 
 
+def serve_from_hub(folder: Path, monkeypatch) -> None:
+    """Let open_clip find a model's folder, but for its weights, on the hub."""
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf8"))
+    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *_, **__: config)
+
+
+def test_weights_of_the_hub_are_never_resized_to_the_model(tmp_path, monkeypatch):
+    models.save(new(), tmp_path)
+    serve_from_hub(tmp_path, monkeypatch)
+    path = tmp_path / "open_clip_model.safetensors"
+    download = "download_pretrained_from_hf"
+    monkeypatch.setattr(open_clip.factory, download, lambda *_, **__: str(path))
+    found = open_backbone("hf-hub:me/clip", None)
+    assert same(found, new()) and found.origin["sha256"] == sha256(path)
+    state = {name: value.contiguous() for name, value in new().clip.state_dict().items()}
+    save_file(state | {"visual.positional_embedding": torch.ones(26, 64)}, path)
+    with pytest.raises(ModelError, match=r"visual.positional_embedding \(26, 64\) for \(17, 64\)"):
+        open_backbone("hf-hub:me/clip", None)
+
+
 def test_a_hub_that_has_the_configuration_alone_is_refused(tmp_path, monkeypatch):
     models.save(new(), tmp_path)
-    config = json.loads((tmp_path / "open_clip_config.json").read_text(encoding="utf8"))
-    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *_, **__: config)
+    serve_from_hub(tmp_path, monkeypatch)
 
     def nothing(*_, **__):
         raise FileNotFoundError("no weights here")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", nothing)
-    with pytest.raises(ModelError, match="cannot load hf-hub:me/clip"):
+    with pytest.raises(ModelError, match="cannot load hf-hub:me/clip: no weights here"):
         open_backbone("hf-hub:me/clip", None)
 
 
@@ -289,9 +498,6 @@ def test_what_all_published_weights_share_is_taken_for_a_file(name, published):
 def test_images_are_cut_as_open_clips_own_preprocessing_cuts_them(
     tmp_path, resize_mode, interpolation
 ):
-    import numpy as np
-    from PIL import Image
-
     path = save(new().clip.state_dict(), tmp_path / "mine.pt")
     found = open_backbone(
         VIT, path, Overrides(resize_mode=resize_mode, interpolation=interpolation)

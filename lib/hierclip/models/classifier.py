@@ -224,6 +224,12 @@ def load_model(folder: Path, overrides: Overrides = AS_PUBLISHED) -> Model:
     backbone = load(folder, overrides)
     if not (folder / HEAD).exists():
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
-    entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
-    head = head_from_dict(entries["head"])
-    return Model(backbone, head, entries["method"], entries.get("template"))
+    try:
+        entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
+        head = head_from_dict(entries["head"])
+        return Model(backbone, head, entries["method"], entries.get("template"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / HEAD}: no method and head with its numbers, as `save_model` writes them "
+            f"({error})"
+        ) from error

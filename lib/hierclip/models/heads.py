@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierclip import hyperbolic
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such
 from hierclip.hyperbolic import Scalar
 
 
@@ -137,9 +137,18 @@ def head_from_dict(entries: dict) -> Head:
     """Make the head of `head_to_dict`. Raises HierclipError for an unknown kind or number."""
     kind = entries.get("kind")
     if kind not in HEADS:
-        raise HierclipError(f"no head {kind!r}; known are {', '.join(HEADS)}")
+        raise HierclipError(no_such("head", kind, HEADS))
     numbers = {name: value for name, value in entries.items() if name != "kind"}
-    unknown = sorted(set(numbers) - {field.name for field in fields(HEADS[kind])})
-    if unknown:
-        raise HierclipError(f"a {kind} head has no {', '.join(unknown)}")
+    known = [field.name for field in fields(HEADS[kind])]
+    odd = {
+        name: value
+        for name, value in numbers.items()
+        if name not in known
+        or (name != "norms" and not (isinstance(value, int | float) and 0 < value < float("inf")))
+    }
+    if odd:
+        written = ", ".join(f"{name} {value!r}" for name, value in odd.items())
+        raise HierclipError(
+            f"a {kind} head has no {written}; it has {', '.join(known)}, numbers above 0"
+        )
     return HEADS[kind](**numbers)

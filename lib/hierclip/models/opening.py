@@ -1,8 +1,6 @@
 """Opening a model of open_clip: the weights that are meant, its preprocessing, its activation."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import shorten
@@ -13,6 +11,7 @@ import torch
 from open_clip.transform import PreprocessCfg
 
 from hierclip.config import ModelParams
+from hierclip.errors import no_such, refuse_first
 from hierclip.models.backbone import CONFIG, Backbone
 from hierclip.models.checkpoint import (
     Loaded,
@@ -27,6 +26,12 @@ from hierclip.progress import sha256
 PREPROCESS = ("mean", "std", "resize_mode", "interpolation")
 SCHEMAS = ("hf-hub:", "local-dir:")  # of names that bring their weights
 OPENAI = "openai"  # the tag whose text tower most robust image towers were trained beside
+OF_TRANSFORMERS = {  # OpenAI's models there: open_clip's name
+    "openai/clip-vit-base-patch32": "ViT-B-32",
+    "openai/clip-vit-base-patch16": "ViT-B-16",
+    "openai/clip-vit-large-patch14": "ViT-L-14",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336",
+}
 
 open_clip.add_model_config(Path(__file__).parent)  # hierclip-tiny and hierclip-tiny-64
 
@@ -49,7 +54,11 @@ AS_PUBLISHED = Overrides()
 def load(folder: Path, overrides: Overrides = AS_PUBLISHED) -> Backbone:
     """Load the model that `save` wrote to `folder`. Raises ModelError where there is none."""
     if not (folder / CONFIG).exists():
-        raise ModelError(f"no model in {folder}; run the stage that writes it (`dvc repro`)")
+        raise ModelError(
+            f"no model in {folder}: it has no {CONFIG}, which `hierclip export` writes; a file of "
+            "weights is given by --pretrained, a folder of transformers in Python, by "
+            "audit(CLIPModel.from_pretrained(FOLDER), images)"
+        )
     return open_backbone(f"local-dir:{folder}", None, overrides)
 
 
@@ -63,43 +72,46 @@ def open_backbone(
     text tower is that of `overrides.text_weights`, or OpenAI's. Raises ModelError for what
     open_clip cannot make, and for weights that are not there or are another model's.
     """
+    check_name(name, pretrained)
     schema, _, place = name.partition(":") if name.startswith(SCHEMAS) else ("", "", name)
-    tag = open_clip.get_pretrained_cfg(name, pretrained or "")
+    tag = open_clip.get_pretrained_cfg(name, str(pretrained or ""))
     path = Path(pretrained) if pretrained and not tag else None
     path = weights_in(Path(place)) if schema == "local-dir" else path
-    if path and not path.is_file():
-        raise ModelError(f"{name}: no published weights {pretrained!r}, and no such file")
     preprocess, quick = preprocess_of(vars(overrides)), overrides.quick_gelu
     if quick is None:  # open_clip would run OpenAI's weights with GELU, and warn
         quick = tag.get("quick_gelu")
     if path and not schema:
         preprocess = published_preprocess(name) | preprocess
-        archive = has_variant(name) and is_torchscript(path)  # as OpenAI publishes its models
+        variant = f"{name}-quickgelu" in open_clip.list_models()
+        archive = variant and is_torchscript(path)  # as OpenAI publishes its models
         quick = True if quick is None and archive else quick
-    by_open_clip = bool(tag) or schema == "hf-hub"
     settings: dict[str, Any] = {} if quick is None else {"quick_gelu": quick}
     try:
-        with quiet():
-            clip: Any = open_clip.create_model(
-                name,
-                pretrained if tag else None,
-                load_weights=by_open_clip,
-                require_pretrained=by_open_clip,
-                pretrained_text=False,
-                force_preprocess_cfg=preprocess,
-                **settings,
-            )
-            tokenizer = open_clip.get_tokenizer(name)
-            config = open_clip.get_model_config(name) or {}
-            if by_open_clip:  # the file that it was loaded from, which is cached by now
-                from_hub = open_clip.factory.download_pretrained_from_hf
-                path = Path(open_clip.download_pretrained(tag) if tag else from_hub(place))
+        tokenizer = open_clip.get_tokenizer(name)  # first, for it may lack a package
+        clip: Any = open_clip.create_model(
+            name,
+            pretrained if tag else None,
+            load_weights=bool(tag),
+            require_pretrained=bool(tag),
+            pretrained_text=False,
+            force_preprocess_cfg=preprocess,
+            **settings,
+        )
+        config = open_clip.get_model_config(name) or {}
+        if tag:  # the file that it was loaded from, which is cached by now
+            path = Path(open_clip.download_pretrained(tag))
+        if schema == "hf-hub":
+            path = Path(open_clip.factory.download_pretrained_from_hf(place))
     except Exception as error:  # torch, safetensors and open_clip each raise their own
         reason = shorten(str(error), 200, placeholder=" ...")
-        reason += "; a checkpoint file needs no network" if tag else ""
-        raise ModelError(f"cannot load {name} with weights {pretrained!r}: {reason}") from error
+        if isinstance(error, ImportError):
+            reason += "; install that package (transformers is hierclip's extra `transformers`)"
+        elif tag:
+            reason += "; a checkpoint file needs no network"
+        weights = f" with weights {pretrained!r}" if pretrained else ""
+        raise ModelError(f"cannot load {name}{weights}: {reason}") from error
     loaded = Loaded(False, ())
-    if path and not by_open_clip:
+    if path and not tag:
         loaded = load_weights(clip, path)
         if loaded.image_only and not schema:
             return with_text_tower(name, path, overrides)
@@ -115,6 +127,39 @@ def open_backbone(
     return Backbone(clip.eval(), tokenizer, config | settings, preprocess, origin, notes)
 
 
+def check_name(name: str, pretrained: str | None, needed: bool = False) -> None:
+    """Raise ModelError for a name, or weights for it, that cannot be opened.
+
+    needed: where there are no weights, too.
+    """
+    weights, models = str(pretrained or ""), open_clip.list_models()
+    folder, meant = Path(name.removeprefix("local-dir:")), OF_TRANSFORMERS.get(name)
+    complete = name.startswith(SCHEMAS) or (needed and folder.is_dir())
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    published = open_clip.is_pretrained_cfg(name, weights)
+    mistakes = {
+        f"{name} has weights of its own; leave out {weights!r}": complete and weights,
+        f"no folder {str(folder)!r}": name.startswith("local-dir:") and not folder.is_dir(),
+        f"{name} is a file; give it as weights of an architecture, such as ViT-B-32": (
+            folder.is_file() and name not in models
+        ),
+        f"{name} is so called in transformers; open_clip has {meant}, weights openai": meant,
+        f"no folder {name!r} with a model in it, and "
+        f"{no_such('model of open_clip', name, models)}; one of the hub is hf-hub:NAME": (
+            not complete and name not in models
+        ),
+        f"{name}: which weights? published are {', '.join(tags) or 'none'}; a checkpoint file "
+        "will do": needed and not complete and not weights,
+        f"{weights} is a folder; give the file in it as weights, or the folder as the model": (
+            weights and not published and Path(weights).is_dir()
+        ),
+        f"{name}: no file {weights!r}, and {no_such('published weights', weights, tags)}": (
+            weights and not published and not Path(weights).is_file()
+        ),
+    }
+    refuse_first(mistakes, ModelError)
+
+
 def create(params: ModelParams, seed: int, size: int) -> Backbone:
     """Make the model that `params` names, with published, local or new weights drawn from `seed`.
 
@@ -122,10 +167,6 @@ def create(params: ModelParams, seed: int, size: int) -> Backbone:
     their weights. Raises ModelError where open_clip has no such architecture or weights, and where
     the model does not take images of `size` pixels a side.
     """
-    if ":" not in params.architecture and params.architecture not in open_clip.list_models():
-        raise ModelError(
-            f"open_clip has no model {params.architecture!r}; `open_clip.list_models()` lists them"
-        )
     torch.manual_seed(seed)
     backbone = open_backbone(params.architecture, params.pretrained)
     side = backbone.config["vision_cfg"]["image_size"]
@@ -201,7 +242,7 @@ def assumptions(
     notes = [f"assumed of {path.name}: {words}"] if words else []
     if quick and overrides.quick_gelu is None:
         notes.append(f"{path.name} runs with QuickGELU, as OpenAI's archives do; --no-quick-gelu")
-    if quick is None and has_variant(name):
+    if quick is None and f"{name}-quickgelu" in open_clip.list_models():
         notes.append(
             f"{path.name} runs with GELU; what comes from OpenAI's weights needs --quick-gelu, "
             "and --try-quick-gelu finds out which of the two is right"
@@ -209,23 +250,6 @@ def assumptions(
     return notes
 
 
-def has_variant(name: str) -> bool:
-    """Tell whether open_clip knows the architecture with QuickGELU, too."""
-    return f"{name}-quickgelu" in open_clip.list_models()
-
-
 def numbers(value: Any) -> str:
     """Write an entry of preprocessing."""
     return value if isinstance(value, str) else "/".join(f"{number:g}" for number in value)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep open_clip from logging that it loads no weights: they are loaded here."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

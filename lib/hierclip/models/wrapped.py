@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -125,17 +124,13 @@ def wrap(
         )
     name = getattr(model, "__name__", type(model).__name__)
     if callable(texts):
-        texts = Texts(partial(tensor_from, texts))
+        encode = texts
+        texts = Texts(lambda prompts: torch.as_tensor(encode(prompts)))
     elif texts is not None:
         texts = torch.as_tensor(texts)
     gradients = None if surrogate is None else as_module(surrogate)
     scale = SCALE if scale is None else scale
     return Wrapped(as_module(model), name, classes, texts, scale, gradients)
-
-
-def tensor_from(encode: Callable[[list[str]], Any], prompts: list[str]) -> Tensor:
-    """Return what a function makes of prompts as a tensor."""
-    return torch.as_tensor(encode(prompts))
 
 
 def as_module(function: Any) -> nn.Module:
