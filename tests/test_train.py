@@ -48,10 +48,10 @@ class Regression:
     schedule.
     """
 
-    def __init__(self, fabric, checkpoint, steps=8, stop=None, config="", scale=1.0, spoil=None):
+    def __init__(self, fabric, checkpoint, steps=8, stop=None, config="", scale=1.0, **spoil):
         torch.manual_seed(0)
         self.seen: list[int] = []
-        self.stop, self.spoil = stop, spoil
+        self.stop, self.spoil, self.root = stop, spoil.get("spoil"), spoil.get("root")
         module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
         with torch.no_grad():
             module[0].weight.mul_(scale)
@@ -68,6 +68,8 @@ class Regression:
         self.seen.append(step)
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
         loss = (self.module(x)[:, 0] - x.sum(1)).square().mean()
+        if step == self.root:
+            loss = loss + (loss - loss).sqrt()
         return loss * float("nan") if step == self.spoil else loss, {"step": float(step)}
 
 
@@ -132,8 +134,31 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew(
 
 
 def test_a_loss_that_is_no_number_is_refused_with_step_and_learning_rate(fabric, checkpoint):
-    with pytest.raises(TrainingError, match=r"^regression: the loss is nan at step 3; .*0\.25"):
+    with pytest.raises(TrainingError, match=r"^regression: loss not finite at step 3; .*0\.25"):
         Regression(fabric, checkpoint, spoil=3).run()
+
+
+@pytest.mark.parametrize("step", [3, 7])  # before a checkpoint, and the last
+def test_weights_that_become_no_number_are_refused_and_not_kept(fabric, checkpoint, step):
+    """A finite loss may have a gradient that is none: that of a root at 0."""
+    run = Regression(fabric, checkpoint, root=step)
+    words = f"^regression: 0.weight, 0.bias, .* not finite at step {step}; lower the learning rate"
+    with pytest.raises(TrainingError, match=words):
+        run.run()
+    kept = torch.load(checkpoint, weights_only=True)["module"] if checkpoint.exists() else {}
+    assert all(value.isfinite().all() for value in kept.values())
+
+
+def test_a_run_that_goes_on_from_weights_that_are_no_numbers_says_what_to_remove(
+    fabric, checkpoint
+):
+    interrupted(fabric, checkpoint)
+    content = torch.load(checkpoint, weights_only=True)
+    content["module"]["2.bias"].fill_(torch.nan)
+    torch.save(content, checkpoint)
+    words = f"^regression: loss not finite at step 4; .*, or remove {checkpoint}"
+    with pytest.raises(TrainingError, match=words):
+        Regression(fabric, checkpoint).run()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])

@@ -30,6 +30,7 @@ from hierclip.losses import (
 from hierclip.losses.hierarchical import clean_distances
 from hierclip.losses.levels import Nodes
 from hierclip.models import Backbone, LearnedHead, Towers
+from hierclip.models.checkpoint import not_finite
 from hierclip.progress import cache_key, fingerprint, kept_under, progress
 from hierclip.trees import check_forest
 
@@ -62,7 +63,8 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     from `checkpoint` to the bit; `accumulate` of these steps make an optimiser step. A checkpoint
     of another training is ignored; so is a damaged one, with a warning. The file is removed when
     training is complete; the module is then on the CPU, and needs no gradient.
-    Raises TrainingError where a loss is not finite.
+    Raises TrainingError where a loss, what is logged of it, or a weight is not finite: weights are
+    looked at before a checkpoint is written, and at the end.
     """
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
@@ -79,7 +81,7 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     read = partial(torch.load, map_location="cpu", weights_only=True)
     resumed = fabric.is_global_zero and kept_under(key, checkpoint, read, "training") is not None
     if fabric.broadcast(resumed):
-        fabric.load(checkpoint, state)
+        fabric.load(checkpoint, state, weights_only=True)
     history: History = state["history"]
     left = range(len(history), work.steps)
     for step in progress(left, work.name, len(history), lambda: f"loss {history[-1]['loss']:.3f}"):
@@ -93,14 +95,19 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
                 fabric.backward(loss / params.accumulate)
             parts.append({"loss": mean(loss.detach()).item()} | logged)
         history.append({name: sum(p[name] for p in parts) / len(parts) for name in parts[0]})
-        if not math.isfinite(history[-1]["loss"]):
-            raise TrainingError(
-                f"{work.name}: the loss is {history[-1]['loss']} at step {step}; "
-                f"lower the learning rate (now {schedule.base_lrs[0]:g})"
-            )
         optimizer.step()
+        last = step + 1 == work.steps
+        due = last or (step + 1) % params.checkpoint_every == 0
+        faulty = [name for name, value in history[-1].items() if not math.isfinite(value)]
+        faulty = faulty or (not_finite(module) if due else [])
+        if faulty:
+            raise TrainingError(
+                f"{work.name}: {', '.join(faulty[:3])} not finite at step {step}; "
+                f"lower the learning rate (now {schedule.base_lrs[0]:g}), or remove {checkpoint} "
+                "where training went on from there"
+            )
         schedule.step()
-        if (step + 1) % params.checkpoint_every == 0 and step + 1 < work.steps:
+        if due and not last:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             fabric.save(checkpoint.with_suffix(".part"), state)
             if fabric.is_global_zero:
