@@ -18,6 +18,7 @@ import hierclip
 from hierclip import models
 from hierclip.cli.audit import folder_names
 from hierclip.errors import HierclipError
+from hierclip.trees import Node, Tree
 from tests.conftest import LEAVES
 from tests.miniatures import COUNT, folders, lines
 from tests.test_cli import TREE
@@ -271,6 +272,7 @@ def test_a_dataset_that_transforms_its_images_is_refused(here):
         audit(logits, tensors, size=16)
 
 
+LEAF_NODES = tuple(Node(leaf, leaf) for leaf in LEAVES)
 BAD = {
     "bytes as floats": ({"x": 255 * images()}, r"values from 2.* to 23\d.*; pixels in \[0, 1\]"),
     "normalised": ({"x": (images() - 0.5) / 0.2}, r"values from -1.99.* to 2.*not normalised"),
@@ -300,6 +302,15 @@ BAD = {
         {"model": lambda x: logits(x) + torch.tensor([0, 0, 0, 0, torch.inf])},
         "not finite, such as inf",
     ),
+    "a scale that is none": ({"texts": torch.eye(5), "scale": torch.nan}, "scale nan: a number"),
+    "a scale below 0": ({"texts": torch.eye(5), "scale": -1.0}, "scale -1.0: a number above 0"),
+    "no checks": ({"checks": 0}, "checks 0: one image at least is needed"),
+    "no budget": ({"eps": None}, "eps: None is no budget; write"),
+    "a budget of the whole range": ({"eps": 1}, "eps: 1 is no budget; write"),
+    "a tree outside": (
+        {"tree": Tree("../../tree", Node("", "all"), (LEAF_NODES,), ())},
+        "tree '../../tree': files are named by it; write it without /",
+    ),
 }
 
 
@@ -311,6 +322,19 @@ def test_what_would_give_a_wrong_figure_is_refused(here, case):
     with pytest.raises(HierclipError, match=words):
         audit(model, x, labels, **given)
     assert not (here / "hierclip-audit/record.json").exists()
+
+
+def test_nothing_is_written_outside_the_folder_whatever_a_model_is_called(here):
+    def model(x):
+        return logits(x)
+
+    model.__name__ = "../../<script>|" + 200 * "x"
+    (here / "work").mkdir()
+    before = {*here.parent.rglob("*")}
+    record = on_tensors(model, out="work/out/here")
+    assert record.method == "script-" + 73 * "x"
+    new = {*here.parent.rglob("*")} - before
+    assert new and all(path.is_relative_to(here / "work/out") for path in new)
 
 
 def test_a_folder_for_a_function_needs_a_size(here):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 
 import hierclip
 from hierclip import models
-from hierclip.audits import audit
+from hierclip.audits import attack_params, audit
 from hierclip.cli import USAGE, app, main
 from hierclip.cli.audit import audit as audit_command
+from hierclip.cli.audit import folder_names
 from hierclip.cli.export import head_words
 from hierclip.config import ParamsError
 from hierclip.data.sources import DataError
@@ -94,7 +96,28 @@ IN_PYTHON = {"labels", "classes", "texts", "scale", "surrogate", "processor", "s
 BAD = {  # what is given instead, and what the line has to say
     "architecture": (
         {"--model": "ViT-Z-99"},
-        "no model 'ViT-Z-99': neither a folder, nor hf-hub:NAME, nor one of open_clip",
+        "no model of open_clip 'ViT-Z-99'; did you mean ViT-",
+    ),
+    "architecture as the paper writes it": (
+        {"--model": "vit-b/32"},
+        "no model of open_clip 'vit-b/32'; did you mean ViT-B-32",
+    ),
+    "architecture as transformers has it": (
+        {"--model": "openai/clip-vit-large-patch14-336"},
+        "is so called in transformers; open_clip has ViT-L-14-336, weights openai",
+    ),
+    "file of weights as the model": (
+        {"--model": "tree.json"},
+        "tree.json is a file; give it as weights of an architecture",
+    ),
+    "folder as weights": ({"--pretrained": "zoo"}, "zoo is a folder; give the file in it"),
+    "folder that is none": (
+        {"--model": "local-dir:none", "--pretrained": None},
+        "no folder 'none'",
+    ),
+    "tag": (
+        {"--model": "ViT-B-32", "--pretrained": "open-ai"},
+        "no published weights 'open-ai'; did you mean openai",
     ),
     "path of a model": (
         {"--model": "models/hier-0", "--pretrained": None},
@@ -102,7 +125,7 @@ BAD = {  # what is given instead, and what the line has to say
     ),
     "which weights": (
         {"--pretrained": None},
-        "hierclip-tiny: which weights? none are published for it",
+        "hierclip-tiny: which weights? published are none; a checkpoint file will do",
     ),
     "which tag": (
         {"--model": "ViT-B-32", "--pretrained": None},
@@ -110,7 +133,7 @@ BAD = {  # what is given instead, and what the line has to say
     ),
     "weights": (
         {"--pretrained": "none.pt"},
-        "no weights 'none.pt', and no such file; none are published",
+        "no file 'none.pt', and no published weights 'none.pt'; known are none",
     ),
     "folder and weights": ({"--model": "zoo"}, "zoo has weights of its own; leave out"),
     "images": ({"--images": "nowhere"}, "nowhere: no such folder"),
@@ -146,13 +169,26 @@ BAD = {  # what is given instead, and what the line has to say
     ),
     "widths": (
         {"--widths": "3,x"},
-        "--widths 3,x: 'x' is no number of nodes; write them like 24,12,5",
+        "--widths 3,x: write numbers like 24,12,5",
     ),
     "widths that rise": (
         {"--widths": "2,3"},
         "level 2 keeps 2 nodes; its width 3 must be reachable and falling",
     ),
     "budget": ({"--eps": "abc"}, "eps: 'abc' is no budget; write n/255, such as 1/255"),
+    "budget that may be a level": (
+        {"--eps": "1"},
+        "(for Linf at most 0.5, for 1 may be meant as 1/255)",
+    ),
+    "budget of a comma": ({"--eps": "0,5"}, "eps: '0,5' is no budget"),
+    "budget of other levels": ({"--eps": "4/256"}, "eps: '4/256' is no budget"),
+    "budget that is no number": ({"--eps": "nan"}, "eps: 'nan' is no budget"),
+    "budget below 0": ({"--eps": "-1/255"}, "eps: '-1/255' is no budget"),
+    "budget of L2": (
+        {"--eps": "3", "--norm": "L2"},
+        "eps: '3' is no budget; write n/255, such as 1/255, or a share of 1",
+    ),
+    "checks": ({"--checks": "0"}, "'--checks'"),
     "budget beyond pixels": ({"--eps": "300/255"}, "eps: '300/255' is no budget"),
     "budget in the wrong unit": ({"--eps": "4"}, "eps: '4' is no budget"),
     "no budget": ({"--eps": "0"}, "eps: '0' is no budget"),
@@ -160,9 +196,13 @@ BAD = {  # what is given instead, and what the line has to say
         {"--suite": "apgd_ce,strong"},
         "suite: no attack 'strong'; known are standard, quick, pgd_ce",
     ),
+    "suite nearly": (
+        {"--suite": "apdg_ce"},
+        "no attack 'apdg_ce'; did you mean apgd_ce",
+    ),
     "norm": ({"--norm": "L1"}, "norm: Input should be 'Linf' or 'L2' (got 'L1')"),
     "template": ({"--template": "a photo"}, "template 'a photo' has no {}"),
-    "device": ({"--device": "toaster"}, "no device 'toaster'; here are auto, cpu"),
+    "device": ({"--device": "toaster"}, "no device 'toaster'; known are auto, cpu"),
     "batch": ({"--batch": "0"}, "'--batch'"),
     "limit": ({"--limit": "x"}, "'--limit'"),
     "out": ({"--out": "tree.json/deep"}, "tree.json/deep is a file, or in one"),
@@ -390,9 +430,11 @@ def test_an_exported_model_is_loaded_by_the_lines_that_are_printed(place, run, b
     assert words.strip() == head_words(head)
     assert load_file(place / "clip/open_clip_model.safetensors").keys() == expected.keys()
     code, _, err = run("export", "mine-0", "clip")
-    assert code == 2 and "clip is not empty; name a folder that is new" in err
+    assert code == 2 and "clip is a file, or not empty; name a folder that is new" in err
     code, _, err = run("export", "none-0", "new")
-    assert code == 2 and err.endswith("known are mine-0\n")
+    assert code == 2 and err.endswith(
+        "known are mine-0; a project's `hierclip run 40_finetune` makes one\n"
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -407,3 +449,24 @@ def test_what_is_said_of_a_head_is_true(backbone, tree, head):
     same = all(torch.equal(a.argmax(1), b.argmax(1)) for a, b in zip(own, plain, strict=True))
     assert same or "may predict otherwise" in head_words(head)
     assert ("cosine, as open_clip does" in head_words(head)) == isinstance(head, type(HEADS[0]))
+
+
+@pytest.mark.parametrize(("eps", "norm"), [("0.5", "Linf"), ("1", "L2"), ("255/255", "Linf")])
+def test_a_budget_is_a_share_of_the_range_or_levels_of_255(eps, norm):
+    defaults = {name: each.default for name, each in inspect.signature(audit).parameters.items()}
+    given = defaults | {"eps": eps, "norm": norm, "suite": "quick"}
+    assert attack_params(given).eps == (0.5 if eps == "0.5" else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("..", "unnamed"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("<script>alert|1</script>", "script-alert-1-script"),
+        ("größe 3.2", "größe-3.2"),
+        (200 * "long", 20 * "long"),
+    ],
+)
+def test_folders_of_audits_have_legible_names_in_the_folder_that_is_asked_for(name, folder):
+    assert folder_names([((name, None), Path("/"))]) == [folder]

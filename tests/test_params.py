@@ -109,14 +109,44 @@ def test_a_bad_budget_is_one_line_naming_file_and_key(tmp_path, content):
 def test_an_unknown_key_is_one_line_naming_file_and_key(tmp_path, content):
     content["finetune"]["temperature"] = 1
     path = write(tmp_path, content)
-    assert message(path) == f"{path}: finetune.temperature is no known key"
+    known = "batch, accumulate, weight_decay, warmup, checkpoint_every, steps, eps"
+    assert message(path) == f"{path}: finetune: no key 'temperature'; known are {known}"
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "meant"),
+    [
+        ((), "atack", "no key 'atack'; did you mean attack"),
+        (("attack",), "epsilon", "attack: no key 'epsilon'; did you mean eps"),
+        (("data",), "stiles", "data: no key 'stiles'; did you mean styles"),
+        (("method", "hier"), "curvatur", "method.hier: no key 'curvatur'; did you mean curvature?"),
+        (("pretrain",), "Step", "pretrain: no key 'Step'; did you mean steps?"),
+        (
+            ("zero_shot", "noto-v1"),
+            "widht",
+            "zero_shot.noto-v1: no key 'widht'; did you mean widths",
+        ),
+    ],
+)
+def test_a_key_nearly_right_is_met_with_the_one_that_is_meant(tmp_path, content, place, key, meant):
+    section = content
+    for part in place:
+        section = section[part]
+    section[key] = 1
+    assert message(write(tmp_path, content)).startswith(f"{tmp_path / 'params.yaml'}: {meant}")
+
+
+def test_a_method_nearly_right_is_met_with_the_one_that_is_meant(tmp_path, content):
+    content["methods"] = ["clip", "teoca"]
+    said = "methods: no method 'teoca'; did you mean tecoa?"
+    assert said in message(write(tmp_path, content))
 
 
 @pytest.mark.parametrize(
     ("method", "key", "value", "said"),
     [
-        ("tecoa", "gamma", 0.4, "method.tecoa.gamma is no known key"),  # AGFT's
-        ("hier", "logit_scale", 1.0, "logit_scale is no known key"),
+        ("tecoa", "gamma", 0.4, "method.tecoa: no key 'gamma'; known are "),  # AGFT's
+        ("hier", "logit_scale", 1.0, "method.hier: no key 'logit_scale'"),
         ("tecoa", "loss", "trades", "'trades'"),
         ("hier", "negatives", ["beside"], "'beside'"),
         ("agft", "hard_label_weight", 2, "(got 2)"),
@@ -243,7 +273,7 @@ def test_a_sweep_over_an_unknown_method_is_refused_beside_the_known(tmp_path, co
 def test_a_sweep_over_an_unknown_key_is_one_line_naming_it(tmp_path, content):
     content["sweep"]["grid"]["tecoa"] = {"tau": [1.0]}
     path = write(tmp_path, content)
-    assert message(path) == f"{path}: sweep.grid.tecoa: tau is no known key"
+    assert message(path).startswith(f"{path}: sweep.grid.tecoa: no key 'tau'; known are label, ")
 
 
 def test_a_sweep_over_no_values_is_refused(tmp_path, content):
@@ -265,7 +295,7 @@ def test_every_value_of_a_sweep_is_checked(tmp_path, content):
     [
         ({"method": "trades"}, "no method 'trades'; known are clip, tecoa"),
         ({"vic": 0}, "no method None; known are clip, tecoa"),
-        ({"method": "tecoa", "vic": 0}, "vic is no known key"),
+        ({"method": "tecoa", "vic": 0}, "no key 'vic'; known are label, "),
         ({"method": "hier", "perturbation": "twice"}, "perturbation: "),
         ({"method": "hier", "loss": "tecoa"}, "loss: "),
     ],

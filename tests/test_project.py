@@ -158,11 +158,15 @@ def test_a_notebook_is_run_by_its_name_and_keeps_an_executed_copy(project):
         (["41"], "no notebook '41'; known are 00_index, 10_data, "),
         (
             ["40_finetune", "-p", "lr=2"],
-            "-p lr=2: write NAME=VALUE with a parameter of 40_finetune.ipynb: method, seed",
+            "-p lr=2: write NAME=VALUE; 40_finetune.ipynb: no parameter 'lr'; known are method, ",
         ),
         (
             ["40_finetune", "-p", "seed"],
-            "-p seed: write NAME=VALUE with a parameter of 40_finetune.ipynb: method, seed",
+            "-p seed: write NAME=VALUE; 40_finetune.ipynb: no value is given",
+        ),
+        (
+            ["40_finetune", "-p", "sede=1"],
+            "-p sede=1: write NAME=VALUE; 40_finetune.ipynb: no parameter 'sede'; did you mean seed?",
         ),
         (["40_finetune", "-p", "method=none"], "method: no method 'none'; known are agft, "),
     ],

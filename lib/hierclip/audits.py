@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from pydantic import ValidationError
@@ -36,7 +35,7 @@ from hierclip.data import (
 )
 from hierclip.data.tasks import Task
 from hierclip.distributed import broadcast, join_processes, rank
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such, refuse_first
 from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
 from hierclip.evaluation.records import git_revision, parse_record
 from hierclip.models import (
@@ -49,7 +48,7 @@ from hierclip.models import (
     open_backbone,
 )
 from hierclip.models.classifier import HEAD
-from hierclip.models.opening import SCHEMAS
+from hierclip.models.opening import check_name
 from hierclip.models.wrapped import Wrapped, wrap
 from hierclip.trees import Tree
 from hierclip.trees.chosen import audit_trees
@@ -144,7 +143,8 @@ def audit(
     if isinstance(model, str | Path):
         audited: Model | Wrapped = open_model(str(model), pretrained, overrides)
     else:
-        audited = wrap(model, list(source.classes), texts, scale, surrogate, processor)
+        wrapped = wrap(model, list(source.classes), texts, scale, surrogate, processor)
+        audited = replace(wrapped, method=file_name(wrapped.method))
     cut = audited.cut or (square(size) if size else None)
     template = template or audited.template or TEMPLATE
     template = template if audited.reads_texts else NO_PROMPT
@@ -162,10 +162,16 @@ def audit(
             tried = [note]
         test = dataset.splits["test"]
         shape = tuple(test.pixels.shape[-2:])
-        if audited.size not in (None, shape):
-            raise HierclipError(f"images of {shape} pixels; {audited.method} takes {audited.size}")
-        if shape[0] != shape[1]:
-            raise HierclipError(f"images of {shape} pixels; Square, a check, needs square ones")
+        refuse_first(
+            {
+                f"images of {shape} pixels; {audited.method} takes {audited.size}": (
+                    audited.size not in (None, shape)
+                ),
+                f"images of {shape} pixels; Square, a check, needs square ones": (
+                    shape[0] != shape[1]
+                ),
+            }
+        )
         notes = [
             f"{audited.method} on {dataset.name}: {len(test)} images "
             f"of {len(dataset.leaves)} classes",
@@ -240,13 +246,6 @@ def _move_results(record: Record, work: Path, out: Path) -> None:
     shutil.rmtree(work)
 
 
-def _refuse(mistakes: Mapping[str, object]) -> None:
-    """Raise HierclipError with the first message whose value is true."""
-    for message, applies in mistakes.items():
-        if applies:
-            raise HierclipError(message)
-
-
 def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], str, "Images"]:
     """Check the arguments of `audit`; return the attack, the trees, a line about them, the images.
 
@@ -258,12 +257,15 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
     devices = ["auto", "cpu", *["cuda"][: len(gpus)], *gpus]
     template, limit, device, out = (given[k] for k in ("template", "limit", "device", "out"))
     model, tree, synsets = (given[key] for key in ("model", "tree", "synsets"))
-    _refuse(
+    refuse_first(
         {
             f"template {template!r} has no {{}} for the class's name; write it like "
             "'a photo of a {}'": template is not None and "{}" not in template,
             f"limit {limit}: a class needs one image at least": limit is not None and limit < 1,
-            f"no device {device!r}; here are {', '.join(devices)}": device not in devices,
+            f"scale {given.get('scale')}: a number above 0 is needed": (
+                given.get("scale") is not None and not 0 < given["scale"] < float("inf")
+            ),
+            no_such("device", device, devices): device not in devices,
             f"{out} is a file, or in one; name a folder for what comes out": any(
                 path.is_file() for path in (Path(out), *Path(out).parents)
             ),
@@ -280,11 +282,19 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
         kind = "a model with a name" if named else f"a {type(model).__name__}"
         raise HierclipError(f"{', '.join(odd)}: {kind} takes none; leave it out")
     if named:
-        _refuse(_model_mistakes(str(model), given["pretrained"]))
+        check_name(str(model), given["pretrained"], needed=True)
     chosen = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
     images = open_images(given["images"], given.get("labels"), given.get("classes"))
     synsets = Path(synsets) if synsets else None
     trees, about = audit_trees(images.classes, chosen, synsets, given["widths"])
+    refuse_first(
+        {
+            f"tree {each.name!r}: files are named by it; write it without /": (
+                each.name != Path(each.name).name
+            )
+            for each in trees
+        }
+    )
     return attack, trees, about, images
 
 
@@ -298,16 +308,16 @@ def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
         and not (len(std) == 3 and 0 < min(std) <= max(std) <= 1),
     }
     for name, known in RESIZING.items():
-        message = f"no {name} {given[name]!r}; known are {', '.join(known)}"
-        mistakes[message] = given[name] not in (None, *known)
+        mistakes[no_such(name, given[name], known)] = given[name] not in (None, *known)
     return mistakes
 
 
 def attack_params(given: Mapping[str, Any]) -> AttackParams:
     """Build the attack of an audit from its arguments.
 
-    eps: "n/255" or a share of a pixel's range. suite: one of SUITES, or names of ATTACKS with
-    commas between them, with the steps of "standard". The step of PGD is 2.5 times the budget
+    eps: "n/255", or a share of a pixel's range, which for Linf is at most 0.5: a 1 may be meant as
+    1/255. L2 is over all pixels of an image, at most 1. suite: one of SUITES, or names of ATTACKS
+    with commas between them, with the steps of "standard". The step of PGD is 2.5 times the budget
     divided by the number of steps. checks: number of images that are attacked in further ways.
     Raises HierclipError for a bad budget, an unknown attack, and a number out of range.
     """
@@ -317,14 +327,15 @@ def attack_params(given: Mapping[str, Any]) -> AttackParams:
     unknown = [name for name in settings["suite"] if name not in ATTACKS]
     try:
         share = parse_budget(eps) if "/" in str(eps) else float(eps)
-    except ValueError:
+    except (ValueError, TypeError):
         share = 0.0
-    _refuse(
+    largest = 0.5 if given["norm"] == "Linf" and "/" not in str(eps) else 1
+    refuse_first(
         {
-            f"suite: no attack {''.join(unknown[:1])!r}; known are "
-            f"{', '.join((*SUITES, *ATTACKS))}": unknown,
+            f"checks {given['checks']}: one image at least is needed": given["checks"] < 1,
+            f"suite: {no_such('attack', ''.join(unknown[:1]), (*SUITES, *ATTACKS))}": unknown,
             f"eps: {eps!r} is no budget; write n/255, such as 1/255, or a share of 1, such as "
-            "0.004": not 0 < share <= 1,
+            "0.004 (for Linf at most 0.5, for 1 may be meant as 1/255)": not 0 < share <= largest,
         }
     )
     asked = {key: given[key] for key in ("steps", "queries") if given[key] is not None}
@@ -347,7 +358,7 @@ def attack_params(given: Mapping[str, Any]) -> AttackParams:
 
 
 def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUBLISHED) -> Model:
-    """Open a model that `_model_mistakes` finds no mistake in.
+    """Open a model that `check_name` lets through.
 
     model: an architecture of open_clip with, as `pretrained`, a published tag or a checkpoint file;
     or what has weights of its own: open_clip's hf-hub:NAME, or a folder in its layout, which
@@ -355,7 +366,7 @@ def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUB
     """
     folder = Path(model.removeprefix("local-dir:"))
     name = folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
-    name = _file_name(name)
+    name = file_name(name)
     if (folder / HEAD).exists():
         return replace(load_model(folder, overrides), method=name)
     backbone = (
@@ -366,29 +377,9 @@ def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUB
     return Model(backbone, CosineHead(backbone.logit_scale), name)
 
 
-def _model_mistakes(model: str, pretrained: str | None) -> dict[str, object]:
-    """Map a message for each mistake that can be seen without loading to whether it was made."""
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    published = f"published are {', '.join(tags)}" if tags else "none are published for it"
-    right = f"{published}; a checkpoint file will do"
-    weights = pretrained or ""
-    if Path(model).is_dir() or model.startswith(SCHEMAS):
-        return {f"{model} has weights of its own; leave out {weights!r}": weights}
-    return {
-        f"no folder {model!r} with a model in it; one of the hub is hf-hub:NAME": (
-            model.startswith(".") or {"/", "\\"} & set(model)
-        ),
-        f"no model {model!r}: neither a folder, nor hf-hub:NAME, nor one of open_clip, "
-        "`open_clip.list_models()`": model not in open_clip.list_models(),
-        f"{model}: which weights? {right}": not weights,
-        f"{model}: no weights {weights!r}, and no such file; {right}": not (
-            open_clip.is_pretrained_cfg(model, weights) or Path(weights).is_file()
-        ),
-    }
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text)
+def file_name(text: str) -> str:
+    """Return a text as the name of a file, of which other characters are left out."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:80] or "unnamed"
 
 
 @dataclass
@@ -444,7 +435,7 @@ def open_images(
     empty = [each for k, each in enumerate(opened.classes) if not counts[k]]
     words = Counter(opened.classes.values())
     twins = [each for each, word in opened.classes.items() if words[word] > 1]
-    _refuse(
+    refuse_first(
         {
             f"{opened.name}: one class only ({', '.join(words)}); there must be two or more to "
             "tell apart": len(opened.classes) < 2,
@@ -459,7 +450,7 @@ def open_images(
 
 def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
     """Find the images in a folder. Raises HierclipError for one that does not exist."""
-    _refuse(
+    refuse_first(
         {
             f"{folder}: no such folder; give one with a folder of images for each class": (
                 not folder.is_dir()
@@ -470,7 +461,7 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
     parts = [folder / name for name in ("test", "val", "valid", "validation")]
     part = next((part for part in parts if part.is_dir()), folder)
     source = shards_source(part, folder) if any(part.glob("*.tar")) else class_folders(part)
-    return Images(_file_name(folder.resolve().name), source.classes, source)
+    return Images(file_name(folder.resolve().name), source.classes, source)
 
 
 def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
@@ -481,7 +472,7 @@ def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
         raise HierclipError("labels: whole numbers are needed, of the classes from 0") from None
     low, high = images.aminmax() if images.numel() else (0, 0)
     outside = images.is_floating_point() and not (low >= 0 and high <= 1)  # NaN is neither
-    _refuse(
+    refuse_first(
         {
             f"images {tuple(images.shape)} of {images.dtype}: (N, 3, H, W), floats in [0, 1] or "
             "uint8, are needed": images.ndim != 4

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such
 
 FILE = "params.yaml"
 SUBSETS = ("seen", "unseen")  # classes seen in fine-tuning, and the others
@@ -81,6 +81,14 @@ Template = Annotated[str, Field(pattern=r"\{\}")]  # a prompt, with {} for the c
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, entries: Any) -> Any:
+        unknown = [*entries.keys() - cls.model_fields] if isinstance(entries, dict) else []
+        if unknown:
+            raise ValueError(no_such("key", min(map(str, unknown)), cls.model_fields))
+        return entries
 
 
 # Data, trees and the model
@@ -313,7 +321,7 @@ MethodParams = Annotated[NoneParams | TrainedParams, Field(discriminator="loss")
 
 class AttackParams(Section):
     norm: Literal["Linf", "L2"]
-    eps: Eps
+    eps: Step
     suite: tuple[
         Literal[
             "pgd_ce", "pgd_margin", "apgd_ce", "apgd_margin", "apgd_t", "fab_t", "cw", "square"
@@ -480,7 +488,7 @@ class Params(Section):
         """
         name = changes.get("method")
         if not isinstance(name, str) or name not in self.method:
-            raise ParamsError(f"{where}: no method {name!r}; known are {', '.join(self.method)}")
+            raise ParamsError(f"{where}: {no_such('method', name, self.method)}")
         base = self.method[name]
         entries = base.model_dump(mode="json") | dict(changes)
         del entries["method"]
@@ -532,7 +540,7 @@ def error_line(entry) -> str:
     if place[:1] == ["method"]:
         del place[2:3]  # the loss, pydantic's tag of the union: no key
     key = ".".join(place) or "the file"
-    if entry["type"] == "extra_forbidden":
-        return f"{key} is no known key"
     message = entry["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {entry['input']!r})" if entry["loc"] else message
+    whole = entry["type"] == "value_error" and isinstance(entry["input"], dict)  # a section
+    got = "" if whole else f" (got {entry['input']!r})"
+    return f"{key}: {message}{got}" if entry["loc"] else message

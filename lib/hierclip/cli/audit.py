@@ -1,7 +1,6 @@
 """How robust a model is, asked by somebody who has no project."""
 
 import os
-import re
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hierclip.cli.run import run_notebook
-from hierclip.cli.tree import Synsets, Widths, parse_widths
+from hierclip.cli.tree import Synsets, Widths, parse_list
 from hierclip.errors import HierclipError
 
 Channels = Annotated[
@@ -67,7 +66,9 @@ def audit(
     ] = None,
     synsets: Synsets = None,
     widths: Widths = None,
-    eps: Annotated[str, typer.Option(help="budget: n/255, or a share of 1")] = "1/255",
+    eps: Annotated[
+        str, typer.Option(help="budget: n/255, or a share of 1, such as 0.004")
+    ] = "1/255",
     suite: Annotated[
         str, typer.Option(help="standard, quick, or attacks with commas between them")
     ] = "standard",
@@ -127,8 +128,12 @@ def audit(
       hierclip audit --model ViT-L-14 --pretrained fare.pt --pretrained tecoa.pt --images my-images
       torchrun --nproc-per-node 4 -m hierclip audit --model my-clip --images my-images
     """
-    given = locals() | {"tree": tree or [], "widths": parse_widths(widths)}
-    given |= {"mean": parse_channels("--mean", mean), "std": parse_channels("--std", std)}
+    given = locals() | {
+        "tree": tree or [],
+        "widths": parse_list("--widths", widths, int, "24,12,5"),
+        "mean": parse_list("--mean", mean, float, "0.5,0.5,0.5"),
+        "std": parse_list("--std", std, float, "0.5,0.5,0.5"),
+    }
     pairs = model_pairs(model, pretrained or [])
     every = list(product(pairs, images))
     several = len(every) > 1
@@ -155,10 +160,12 @@ def audit(
 
 def folder_names(every: list[tuple[tuple[str, str | None], Path]]) -> list[str]:
     """Return the name of a folder for each audit: of the whole paths where the files' are alike."""
+    from hierclip.audits import file_name
+
     short = [(name, Path(weights or "").stem, place.name) for (name, weights), place in every]
     whole = [(name, weights or "", str(place)) for (name, weights), place in every]
     parts = short if len(set(short)) == len(short) else whole
-    return [re.sub(r"[^\w.-]+", "-", "-".join(filter(None, each))) for each in parts]
+    return [file_name("-".join(filter(None, each))) for each in parts]
 
 
 def model_pairs(models: list[str], weights: list[str]) -> list[tuple[str, str | None]]:
@@ -231,11 +238,3 @@ def write_page(notebook: Path, given: dict[str, Any], path: Path) -> None:
     config = PyFileConfigLoader("nbconvert_config.py", str(NOTEBOOKS)).load_config()
     page, _ = HTMLExporter(config=config).from_notebook_node(run_notebook(notebook, given))
     path.write_text(page, encoding="utf8")
-
-
-def parse_channels(option: str, text: str | None) -> list[float] | None:
-    """Read "0.5,0.5,0.5" as numbers. Raises HierclipError for anything else."""
-    try:
-        return [float(part) for part in text.split(",")] if text else None
-    except ValueError:
-        raise HierclipError(f"{option} {text}: write three numbers like 0.5,0.5,0.5") from None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such
 
 HEAD_WORDS = {  # what open_clip, which takes the text of the largest cosine, makes of a model
     "cosine": "The model is read by cosine, as open_clip does: it predicts there what it does "
@@ -38,18 +38,16 @@ def export(
     from hierclip.models import load_model, save_model
     from hierclip.models.classifier import HEAD
 
-    if folder.is_file():
-        raise HierclipError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise HierclipError(f"{folder} is not empty; name a folder that is new")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise HierclipError(f"{folder} is a file, or not empty; name a folder that is new")
     source = Path(name)
     if not (source / HEAD).exists():
         source = find_root() / MODELS / name
     if not (source / HEAD).exists():
         known = sorted(file.parent.name for file in source.parent.glob(f"*/{HEAD}"))
         raise HierclipError(
-            f"no model {name!r} in {source.parent}; "
-            f"known are {', '.join(known) or 'none: hierclip run 40_finetune'}"
+            f"{source.parent}: {no_such('model', name, known)}; a project's `hierclip run "
+            "40_finetune` makes one"
         )
     model = load_model(source)
     save_model(model, folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -42,16 +42,16 @@ def run(
     root = find_root()
     path = root / "notebooks" / f"{notebook.removesuffix('.ipynb')}.ipynb"
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.ipynb")))
-        raise HierclipError(f"no notebook {notebook!r}; known are {known}")
+        known = sorted(file.stem for file in path.parent.glob("*.ipynb"))
+        raise HierclipError(no_such("notebook", notebook, known))
     known = papermill.inspect_notebook(path)
     values: dict[str, object] = {}
     for text in parameters or []:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
             raise HierclipError(
-                f"-p {text}: write NAME=VALUE with a parameter of {path.name}: "
-                f"{', '.join(known) or 'it has none'}"
+                f"-p {text}: write NAME=VALUE; {path.name}: "
+                + (no_such("parameter", name, known) if name not in known else "no value is given")
             )
         values[name] = yaml.safe_load(value)
     if dist.is_torchelastic_launched():

@@ -48,7 +48,7 @@ def tree(
     ):
         if path is not None and path.suffix.lower() not in endings:
             raise HierclipError(f"{option} {path}: its name has to end in {' or '.join(endings)}")
-    most = parse_widths(widths)
+    most = parse_list("--widths", widths, int, "24,12,5")
     import networkx as nx
 
     from hierclip import trees
@@ -82,15 +82,12 @@ def tree(
         raise typer.Exit(1)
 
 
-def parse_widths(text: str | None) -> list[int] | None:
-    """Read "24,12,5" as numbers. Raises HierclipError for anything else."""
-    parts = text.split(",") if text is not None else []
-    bad = [part for part in parts if not part.strip().isdecimal() or not int(part)]
-    if bad:
-        raise HierclipError(
-            f"--widths {text}: {bad[0]!r} is no number of nodes; write them like 24,12,5"
-        )
-    return [int(part) for part in parts] or None
+def parse_list(option: str, text: str | None, kind: type, example: str) -> list | None:
+    """Read numbers of a kind with commas between them. Raises HierclipError for anything else."""
+    try:
+        return None if text is None else [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise HierclipError(f"{option} {text}: write numbers like {example}") from None
 
 
 def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[str, str]:
