@@ -45,7 +45,11 @@ def notebook_of(stage) -> Path:
 
 
 def source_of(stage) -> str:
-    cells = nbformat.read(notebook_of(stage), as_version=4).cells
+    return code_of(notebook_of(stage))
+
+
+def code_of(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
     return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
 
 
@@ -135,6 +139,37 @@ def test_the_library_has_no_more_statements_than_its_cap():
     assert (
         sum(isinstance(node, ast.stmt) for tree in trees for node in ast.walk(tree)) <= STATEMENTS
     )
+
+
+def calls(source: str) -> dict[str, list[set[str]]]:
+    """Return by function, as it is written, the keywords of each call, as they are written."""
+    found: dict[str, list[set[str]]] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            keywords = {ast.unparse(keyword) for keyword in node.keywords}
+            found.setdefault(ast.unparse(node.func), []).append(keywords)
+            for argument in node.args:  # of partial(torch.load, ...)
+                found.setdefault(ast.unparse(argument), []).append(keywords)
+    return found
+
+
+def test_no_pickle_of_a_users_is_run():
+    """joblib reads its own cache alone, which a study of the project wrote."""
+    files = [*(ROOT / "lib").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    sources = [file.read_text(encoding="utf8") for file in files]
+    sources += [code_of(path) for path in (ROOT / "notebooks").glob("*.ipynb")]
+    loads = 0
+    for source in sources:
+        by_function = calls(source)
+        for name in ("torch.load", "fabric.load"):
+            loads += len(by_function.get(name, []))
+            assert all("weights_only=True" in keywords for keywords in by_function.get(name, []))
+        for name in by_function:
+            assert not re.search(
+                r"(pickle|dill|joblib|pd)\.(load|loads|read_pickle|Unpickler)$", name
+            )
+            assert not any("allow_pickle=True" in keywords for keywords in by_function[name])
+    assert loads >= 3
 
 
 def test_the_names_that_were_replaced_do_not_come_back():
