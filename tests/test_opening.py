@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -357,6 +358,19 @@ def test_the_bias_of_logits_that_siglips_loss_trains_changes_no_prediction(tmp_p
     assert any("no such part: logit_bias" in note for note in found.notes)
     with torch.no_grad():
         assert found.clip.visual(images()).equal(trained.clip.visual(images()))
+
+
+def test_a_tokenizer_whose_package_is_missing_is_refused_with_what_to_install(
+    tmp_path, monkeypatch
+):
+    config = json.loads((HERE / f"{VIT}.json").read_text(encoding="utf8"))
+    config["text_cfg"]["hf_tokenizer_name"] = "somebody/tokenizer"
+    models.save(new(), tmp_path)
+    written = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    (tmp_path / "open_clip_config.json").write_text(written, encoding="utf8")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match="transformers is hierclip's extra `transformers`"):
+        models.load(tmp_path)
 
 
 HEAD_FILES = {

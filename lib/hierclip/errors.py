@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-LISTED = 20  # known names in a message
+LISTED = 12  # known names in a message
 
 
 class HierclipError(ValueError):
