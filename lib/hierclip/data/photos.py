@@ -1,9 +1,7 @@
 """Datasets of photographs: cut to squares, divided by a rule, kept as bytes."""
 
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
@@ -30,18 +28,8 @@ from hierclip.data.sources import (
 from hierclip.progress import fingerprint, progress
 
 TRAIN = "train"
-Cut = Callable[[Image.Image], Tensor]  # from an image to its pixels, (3, H, W) uint8
+Cut = Callable[[Image.Image], Tensor]  # from an image in RGB to its pixels, (3, H, W) uint8
 BATCH = 256  # images decoded at a time
-# What Pillow raises for damaged files, besides an OSError without the system's error number.
-DAMAGED = (
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class Photos(PreparedDataset):
@@ -123,12 +111,12 @@ class Photos(PreparedDataset):
         source = self.sources[TRAIN]
         stored = self.tensors[f"{TRAIN}.rows"][rows].tolist()
         images = read_images(source, square(self.params.size), stored)
-        lost = [row for row, image in zip(stored, images, strict=True) if image is None]
-        if lost:
-            raise DataError(
-                f"{self.name}: {source.called(lost[0])} could be read once and cannot now; "
-                "run `dvc repro data` again"
-            )
+        for row, image in zip(stored, images, strict=True):
+            if isinstance(image, str):
+                raise DataError(
+                    f"{self.name}: {source.called(row)} could be read once and cannot now "
+                    f"({image}); run `dvc repro data` again"
+                )
         return torch.stack(images)  # pyright: ignore
 
 
@@ -177,14 +165,14 @@ def write_images(
 ) -> list[int]:
     """Write the readable images to `file`, if there is one, as the bytes that `cut` makes of them.
 
-    Return their rows. unreadable: the names of the other images are added to it.
+    Return their rows. unreadable: the other images are added to it, "name (what is wrong)".
     """
     rows = []
     for batch in progress(torch.arange(len(source.labels)).split(BATCH), what):
         images = read_images(source, cut, batch.tolist())
         for row, image in zip(batch.tolist(), images, strict=True):
-            if image is None:
-                unreadable.append(source.called(row))
+            if isinstance(image, str):
+                unreadable.append(f"{source.called(row)} ({image})")
                 continue
             rows.append(row)
             if file:
@@ -192,7 +180,7 @@ def write_images(
     return rows
 
 
-def read_images(source: Source, cut: Cut, rows: Sequence[int]) -> list[Tensor | None]:
+def read_images(source: Source, cut: Cut, rows: Sequence[int]) -> list[Tensor | str]:
     """Read several images at once. Pillow's warnings, of odd metadata, are passed over."""
     # For good: catch_warnings is not for several threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -200,21 +188,23 @@ def read_images(source: Source, cut: Cut, rows: Sequence[int]) -> list[Tensor | 
         return list(workers.map(partial(read_image, source, cut), rows))
 
 
-def read_image(source: Source, cut: Cut, row: int) -> Tensor | None:
-    """Read an image as `cut` makes it; return None for a damaged one.
+def read_image(source: Source, cut: Cut, row: int) -> Tensor | str:
+    """Read an image as `cut` makes it of `to_rgb`'s; for a bad image return what is wrong with it.
 
     Raises DataError, which names the image, where reading failed for another reason: a disk's, or a
     missing file.
     """
     try:
         with source.read(row) as image:
-            return cut(image)
+            return cut(to_rgb(image))
     except DataError:
         raise
+    except UnidentifiedImageError:
+        return "no image that Pillow knows"
     except Exception as error:
-        if isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None):
-            return None
         problem = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None):
+            return problem
         raise DataError(
             f"{source.called(row)}: not read, though it may be whole ({problem}); try again"
         ) from error
@@ -224,7 +214,7 @@ def square(size: int) -> Cut:
     """Cut the middle of an image, its shorter side `size` pixels."""
 
     def cut(image: Image.Image) -> Tensor:
-        whole = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+        whole = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
         return pil_to_tensor(whole)
 
     return cut

@@ -5,6 +5,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -16,10 +17,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from torchvision import datasets
-from torchvision.datasets.folder import make_dataset
+from torchvision.datasets.folder import default_loader, make_dataset
 
 from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError
+from hierclip.data.pixels import open_rgb
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CLASSES = "classes.csv"  # beside a user's images: columns id (the class's folder) and name
@@ -343,6 +345,9 @@ def dataset_source(
     Caltech-256's clutter, are left out. Raises DataError where no list of classes is found, and
     where an image is none of Pillow's.
     """
+    if getattr(images, "loader", None) is default_loader:  # 16 bits it makes black and white
+        images = copy(images)
+        images.loader = open_rgb
     features = getattr(images, "features", None)
     column, label = _columns(features, what) if features else (0, 1)
     if features:
