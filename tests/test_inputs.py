@@ -232,7 +232,7 @@ def test_of_many_missing_leaves_some_are_listed(read):
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
     refused(lambda: read_tree(tmp_path / "nowhere.yaml", LEAVES), "nowhere.yaml: ")
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\xff")
-    refused(lambda: read_tree(tmp_path / "t.csv", LEAVES), "t.csv: ", "decode")
+    refused(lambda: read_tree(tmp_path / "t.csv", LEAVES), "t.csv: not in UTF-8; save it so")
 
 
 def test_a_saved_tree_keeps_its_levels_and_takes_the_order_given(read, tmp_path):

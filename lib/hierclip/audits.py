@@ -35,7 +35,7 @@ from hierclip.data import (
 )
 from hierclip.data.tasks import Task
 from hierclip.distributed import broadcast, join_processes, rank
-from hierclip.errors import HierclipError, no_such, refuse_first
+from hierclip.errors import HierclipError, no_such, refuse
 from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
 from hierclip.evaluation.records import git_revision, parse_record
 from hierclip.models import (
@@ -162,7 +162,7 @@ def audit(
             tried = [note]
         test = dataset.splits["test"]
         shape = tuple(test.pixels.shape[-2:])
-        refuse_first(
+        refuse(
             {
                 f"images of {shape} pixels; {audited.method} takes {audited.size}": (
                     audited.size not in (None, shape)
@@ -257,7 +257,7 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
     devices = ["auto", "cpu", *["cuda"][: len(gpus)], *gpus]
     template, limit, device, out = (given[k] for k in ("template", "limit", "device", "out"))
     model, tree, synsets = (given[key] for key in ("model", "tree", "synsets"))
-    refuse_first(
+    refuse(
         {
             f"template {template!r} has no {{}} for the class's name; write it like "
             "'a photo of a {}'": template is not None and "{}" not in template,
@@ -287,7 +287,7 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
     images = open_images(given["images"], given.get("labels"), given.get("classes"))
     synsets = Path(synsets) if synsets else None
     trees, about = audit_trees(images.classes, chosen, synsets, given["widths"])
-    refuse_first(
+    refuse(
         {
             f"tree {each.name!r}: files are named by it; write it without /": (
                 each.name != Path(each.name).name
@@ -330,7 +330,7 @@ def attack_params(given: Mapping[str, Any]) -> AttackParams:
     except (ValueError, TypeError):
         share = 0.0
     largest = 0.5 if given["norm"] == "Linf" and "/" not in str(eps) else 1
-    refuse_first(
+    refuse(
         {
             f"checks {given['checks']}: one image at least is needed": given["checks"] < 1,
             f"suite: {no_such('attack', ''.join(unknown[:1]), (*SUITES, *ATTACKS))}": unknown,
@@ -435,7 +435,7 @@ def open_images(
     empty = [each for k, each in enumerate(opened.classes) if not counts[k]]
     words = Counter(opened.classes.values())
     twins = [each for each, word in opened.classes.items() if words[word] > 1]
-    refuse_first(
+    refuse(
         {
             f"{opened.name}: one class only ({', '.join(words)}); there must be two or more to "
             "tell apart": len(opened.classes) < 2,
@@ -450,7 +450,7 @@ def open_images(
 
 def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
     """Find the images in a folder. Raises HierclipError for one that does not exist."""
-    refuse_first(
+    refuse(
         {
             f"{folder}: no such folder; give one with a folder of images for each class": (
                 not folder.is_dir()
@@ -472,7 +472,7 @@ def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
         raise HierclipError("labels: whole numbers are needed, of the classes from 0") from None
     low, high = images.aminmax() if images.numel() else (0, 0)
     outside = images.is_floating_point() and not (low >= 0 and high <= 1)  # NaN is neither
-    refuse_first(
+    refuse(
         {
             f"images {tuple(images.shape)} of {images.dtype}: (N, 3, H, W), floats in [0, 1] or "
             "uint8, are needed": images.ndim != 4

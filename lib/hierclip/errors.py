@@ -27,7 +27,7 @@ def no_such(kind: str, name: object, known: Iterable[str]) -> str:
     return f"no {kind} {name!r}{meant} known are {listed}{more}"
 
 
-def refuse_first(mistakes: Mapping[str, object], kind: type[HierclipError] = HierclipError) -> None:
+def refuse(mistakes: Mapping[str, object], kind: type[HierclipError] = HierclipError) -> None:
     """Raise an error with the first message whose value is true."""
     for message, applies in mistakes.items():
         if applies:

@@ -16,6 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed, stored_images
+from hierclip.data.pixels import DAMAGED, to_rgb
 from hierclip.data.sources import (
     CLASSES,
     LAYOUTS,

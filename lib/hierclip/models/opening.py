@@ -11,7 +11,7 @@ import torch
 from open_clip.transform import PreprocessCfg
 
 from hierclip.config import ModelParams
-from hierclip.errors import no_such, refuse_first
+from hierclip.errors import no_such, refuse
 from hierclip.models.backbone import CONFIG, Backbone
 from hierclip.models.checkpoint import (
     Loaded,
@@ -157,7 +157,7 @@ def check_name(name: str, pretrained: str | None, needed: bool = False) -> None:
             weights and not published and not Path(weights).is_file()
         ),
     }
-    refuse_first(mistakes, ModelError)
+    refuse(mistakes, ModelError)
 
 
 def create(params: ModelParams, seed: int, size: int) -> Backbone:

@@ -9,7 +9,8 @@ import networkx as nx
 import yaml
 
 from hierclip.trees.forest import set_synsets
-from hierclip.trees.graphs import read_tree
+from hierclip.trees.graphs import read_tree, read_yaml
+from hierclip.trees.tables import visible
 from hierclip.trees.tree import Node, Tree, TreeError, tree_from_graph
 from hierclip.trees.wordnet import WNID, synsets_by_name, wordnet_tree
 
@@ -102,18 +103,21 @@ def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str],
         if path.suffix.lower() == ".csv":
             synset_of, under = set_synsets(path)
         else:
-            synset_of = dict(yaml.safe_load(path.read_text(encoding="utf8")))
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            synset_of = dict(read_yaml(path))
+        odd = [visible(each) for each, synset in synset_of.items() if not isinstance(synset, str)]
+        if odd:
+            raise ValueError(f"the synset of {', '.join(odd[:5])} is no text")
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).removeprefix(f"{path}: ").split())
         raise TreeError(
-            f"{path}: no lines `class: synset`, nor a CSV of class, synset, under "
-            f"({' '.join(str(error).split())})"
+            f"{path}: no lines `class: synset`, nor a CSV of class, synset, under ({problem})"
         ) from None
     return _by_leaf(synset_of, leaves), _by_leaf(under, leaves)
 
 
 def _by_leaf(written: Mapping[str, str], leaves: Mapping[str, str]) -> dict[str, str]:
     chosen = {leaf: written.get(leaf) or written.get(name) for leaf, name in leaves.items()}
-    return {leaf: str(synset) for leaf, synset in chosen.items() if synset}
+    return {leaf: synset for leaf, synset in chosen.items() if synset}
 
 
 def same_words(tree: Tree) -> list[str]:

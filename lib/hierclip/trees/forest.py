@@ -3,13 +3,13 @@
 The list holds the leaves, then each tree's levels above them.
 """
 
-import csv
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
+from hierclip.trees.tables import read_columns
 from hierclip.trees.tree import Tree, TreeError, load_tree
 
 
@@ -54,9 +54,9 @@ def forest_columns(trees: Sequence[Tree]) -> dict[str, list[int]]:
 def set_synsets(table: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return by class its synset; and, for a class that WordNet lacks, one to be placed under.
 
-    table: columns class, synset, under (if no synset).
+    table: columns class, synset, under (if no synset). Raises HierclipError for what `read_columns`
+    refuses.
     """
-    with table.open(encoding="utf8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = read_columns(table, "class", "synset")
     synsets = {row["class"]: row["synset"] for row in rows if row["synset"]}
-    return synsets, {row["class"]: row["under"] for row in rows if not row["synset"]}
+    return synsets, {row["class"]: row.get("under", "") for row in rows if not row["synset"]}

@@ -1,17 +1,17 @@
 """Trees from graphs, and from files that users write: outlines, tables of paths, saved trees."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import networkx as nx
 import yaml
 
+from hierclip.trees.tables import read_rows, read_text
 from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, load_tree, tree_from_graph
 
 
@@ -177,7 +177,7 @@ def read_tree(
             raise TreeError(
                 f"no reader for {path.suffix!r}; a tree's file ends in {', '.join(READERS)}"
             )
-        outline = READERS[suffix](path.read_text(encoding="utf-8-sig"))
+        outline = READERS[suffix](path)
         if not (suffix == ".json" and isinstance(outline, dict) and "version" in outline):
             paths = list(_paths(outline))
             leaves = leaves or {leaf: leaf for *_, leaf in paths}
@@ -187,8 +187,9 @@ def read_tree(
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise TreeError(f"{path}: {line}{error.problem}, which is no YAML") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, csv.Error) as error:
-        raise TreeError(f"{path}: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).removeprefix(f"{path}: ").split())
+        raise TreeError(f"{path}: {problem}") from error
     saved = load_tree(path)
     leaves = leaves or {leaf.id: leaf.name for leaf in saved.leaves}
     tree = tree_from_graph(saved.graph(), saved.name, list(leaves), str(path))
@@ -261,17 +262,24 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict:
     return mapping
 
 
-def _read_csv(text: str) -> list[tuple[str, ...]]:
+def read_yaml(path: Path) -> Any:
+    """Read YAML in which every scalar is text. Raises TreeError for a node twice in a mapping."""
+    return yaml.load(read_text(path), _Outline)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(read_text(path), object_pairs_hook=_once, parse_int=str, parse_float=str)
+
+
+def _read_csv(path: Path) -> list[tuple[str, ...]]:
     """Read rows of `leaf,parent,...` as paths from the top to a leaf."""
-    lines = (line.rstrip(", \t") for line in text.split("\n"))  # spreadsheets pad short rows
-    table = csv.reader(lines, skipinitialspace=True, strict=True)
-    paths = [tuple(cell.strip() for cell in reversed(row)) for row in table if row]
+    paths = [tuple(reversed(row)) for row in read_rows(path)]
     return paths[1:] if paths and paths[0][-1].lower() == "leaf" else paths
 
 
-READERS: dict[str, Callable[[str], object]] = {
-    ".yaml": partial(yaml.load, Loader=_Outline),
-    ".yml": partial(yaml.load, Loader=_Outline),
-    ".json": partial(json.loads, object_pairs_hook=_once, parse_int=str, parse_float=str),
+READERS: dict[str, Callable[[Path], object]] = {
+    ".yaml": read_yaml,
+    ".yml": read_yaml,
+    ".json": _read_json,
     ".csv": _read_csv,
 }
