@@ -16,11 +16,12 @@ from torchvision.datasets import ImageFolder
 
 import hierclip
 from hierclip import models
+from hierclip.audits import image_folder
 from hierclip.cli.audit import folder_names
 from hierclip.errors import HierclipError
 from hierclip.trees import Node, Tree
 from tests.conftest import LEAVES
-from tests.miniatures import COUNT, folders, lines
+from tests.miniatures import COUNT, MINIATURES, folders, lines
 from tests.test_cli import TREE
 from tests.test_opening import VIT, architectures
 
@@ -543,6 +544,26 @@ def test_every_line_of_classes_csv_names_one_folder_and_every_folder_has_a_line(
             audit(of_two, "zoo", **settings)
     lines(here / "zoo/classes.csv", "id,name", "001,cat", "002,dog")
     assert audit(of_two, "zoo", **settings).images == 2 * COUNT
+
+
+def test_an_audit_reads_the_split_to_test_on_and_no_split_as_a_class(here):
+    for k, part in enumerate(("train", "val")):
+        folders(here / "zoo" / part, ["cat", "dog"], seed=1000 * k)
+    found = image_folder(Path("zoo"))
+    assert list(found.classes) == ["cat", "dog"]
+    assert found.content.called(0).startswith("zoo/val/")  # pyright: ignore
+    MINIATURES["tiny-imagenet"][0](here)
+    with pytest.raises(HierclipError, match="val has images; splits need the same class folders"):
+        image_folder(Path("tiny-imagenet-200"))
+
+
+def test_archives_beside_class_folders_are_no_shards(here):
+    folders(here / "zoo", ["cat", "dog"])
+    (here / "zoo/old.tar").touch()
+    assert list(image_folder(Path("zoo")).classes) == ["cat", "dog"]
+    lines(here / "zoo/classes.csv", "id,name", "cat,cat", "dog,dog")
+    with pytest.raises(HierclipError, match=r"1 shards that are damaged, .*old.tar \(empty file"):
+        image_folder(Path("zoo"))
 
 
 def test_folders_named_in_another_form_of_unicode_are_those_of_the_lines(here):

@@ -84,7 +84,7 @@ def test_an_audit_prints_a_table_and_what_it_does(audited):
         in done.stderr
     )
     left_out = "left out, as they cannot be read: zoo/cat/0.jpg (no image that Pillow knows)"
-    assert f"\n{left_out}\n" in done.stderr
+    assert "\nzoo: left out 1 .txt\n" in done.stderr and f"\n{left_out}\n" in done.stderr
     assert "zoo, test: 5/5" in done.stderr and "Kernel" not in done.stderr
 
 

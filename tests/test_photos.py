@@ -381,7 +381,10 @@ def test_bad_folders_are_explained(project):
         prepare(opened(project, "empty"))
     put(project / "sets/odd/train/cat/1.jpg", 0)
     put(project / "sets/odd/test/dog/1.jpg", 0)
-    with pytest.raises(DataError, match="odd: cat, dog is not in both parts"):
+    with pytest.raises(
+        DataError,
+        match="odd: test has dog; train has cat; splits need the same class folders in each",
+    ):
         prepare(opened(project, "odd"))
     put(project / "sets/wnids/n99999999/1.jpg", 0)
     with pytest.raises(
@@ -474,6 +477,34 @@ def test_imagenets_archives_are_unpacked_as_published(project, monkeypatch):
     assert [Path(dataset.sources["test"].called(row)).name[-6] for row in (0, 1)] == ["2", "1"]
 
 
+def test_what_shards_and_folders_leave_out_is_said(project, capsys):
+    """In data that are not strict: a shard's bad pairs in a warning, other files in a line."""
+    MINIATURES["sharded"][0](project / "sets")
+    shard = project / "sets/sharded/test/000.tar"
+    entries = shard.read_bytes().rstrip(b"\0")
+    shard.write_bytes(entries + b"\0" * (-len(entries) % 512))  # all pairs, without the end
+    with pytest.raises(
+        DataError, match="shards that are damaged, compressed or no tar: .*test/000"
+    ):
+        prepare(opened(project, "sharded", strict=True))
+    with pytest.warns(UserWarning, match=r"test/000.tar \(cut off, after 6 images\); left out$"):
+        dataset = opened(project, "sharded")
+    prepare(dataset)
+    assert len(dataset.images("test")) == 4 * COUNT
+    MINIATURES["mine"][0](project / "sets")
+    (project / "sets/mine/train/dog/notes.txt").touch()
+    prepare(opened(project, "mine"))
+    assert capsys.readouterr().out == f"{project / 'sets/mine/train'}: left out 1 .txt\n"
+
+
+def test_imagenets_splits_need_the_same_classes(project):
+    MINIATURES["imagenet"][0](project / "sets")
+    put(project / "sets/imagenet/train/n02124075/1.jpg", 0)
+    put(project / "sets/imagenet/test/1.jpg", 0)  # of the challenge, without labels
+    with pytest.raises(DataError, match="imagenet: train has n02124075; splits need the same"):
+        prepare(opened(project, "imagenet"))
+
+
 def test_imagenets_classes_have_a_name_each():
     assert len(set(imagenet_names().values())) == 1000
 
@@ -482,9 +513,10 @@ def test_shards_without_a_class_are_named(project):
     MINIATURES["sharded"][0](project / "sets")
     (project / "sets/sharded/classes.csv").write_text("id,name\ncat.n.01,cat\n", encoding="utf8")
     with pytest.raises(
-        DataError, match=r"000.tar/000001: no class number below 1 \(6 images\); KEY.cls gives it"
+        DataError,
+        match=r"6 labels that are no class number below 1: .*000.tar/000001, .*; mend that",
     ):
-        prepare(opened(project, "sharded"))
+        prepare(opened(project, "sharded", strict=True))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from hierclip.data import Source, dataset_source, square
-from hierclip.data.photos import read_image
-from hierclip.data.pixels import to_rgb
+from hierclip.data.photos import read_image, to_rgb
 from hierclip.models import create
 from tests.miniatures import noise, put
 
@@ -173,7 +172,7 @@ def test_an_image_is_turned_upright(kind, orientation):
 
 
 def test_damaged_exif_data_are_passed_over():
-    image = saved(noise(0), "JPEG", exif=b"Exif\0\0no TIFF at all")
+    image = saved(noise(0), exif=b"Exif\0\0no TIFF at all")
     assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
 
 

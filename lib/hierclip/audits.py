@@ -33,6 +33,7 @@ from hierclip.data import (
     square,
     write_images,
 )
+from hierclip.data.sources import CLASSES, SPLITS, folders_in, shard_files, split_folders
 from hierclip.data.tasks import Task
 from hierclip.distributed import broadcast, join_processes, rank
 from hierclip.errors import HierclipError, no_such, refuse
@@ -390,6 +391,7 @@ class Folder:
     leaves: tuple[Leaf, ...]
     splits: Mapping[str, ImageSet]
     unreadable: Sequence[str] = ()  # files that cannot be read
+    notes: Sequence[str] = ()  # of their source
     credit: str = ""
 
     def images(self, split: str) -> ImageSet:
@@ -449,7 +451,10 @@ def open_images(
 
 
 def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
-    """Find the images in a folder. Raises HierclipError for one that does not exist."""
+    """Find the images in a folder, or in its split to test on, as shards or class folders.
+
+    Raises HierclipError for one that does not exist, and as `split_folders` does.
+    """
     refuse(
         {
             f"{folder}: no such folder; give one with a folder of images for each class": (
@@ -458,9 +463,13 @@ def image_folder(folder: Path, classes: Mapping | None = None) -> Images:
             f"{folder}: classes are the folders; name them in classes.csv (id, name)": classes,
         }
     )
-    parts = [folder / name for name in ("test", "val", "valid", "validation")]
-    part = next((part for part in parts if part.is_dir()), folder)
-    source = shards_source(part, folder) if any(part.glob("*.tar")) else class_folders(part)
+    parts = [folder / name for name in SPLITS if not name.startswith("train")]
+    if (folder / CLASSES).exists() or not folders_in(folder):
+        parts.append(folder)
+    sharded = [part for part in parts if shard_files(part)]
+    source = (
+        shards_source(sharded[0], folder) if sharded else class_folders(split_folders(folder)[-1])
+    )
     return Images(file_name(folder.resolve().name), source.classes, source)
 
 
@@ -519,7 +528,8 @@ def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path)
     rest = torch.cat([group[count:] for group in rows])
     val = readable[rest] if len(rest) else test
     leaves = tuple(Leaf(each, name, "seen") for each, name in images.classes.items())
-    return Folder(images.name, leaves, {"test": test, "val": val}, unreadable)
+    notes = images.content.notes if isinstance(images.content, Source) else ()
+    return Folder(images.name, leaves, {"test": test, "val": val}, unreadable, notes)
 
 
 def _stored(
@@ -552,4 +562,4 @@ def dataset_notes(dataset: Folder) -> list[str]:
             dataset.unreadable
         ),
     }
-    return [note for note, applies in notes.items() if applies]
+    return [*dataset.notes, *(note for note, applies in notes.items() if applies)]

@@ -1,13 +1,16 @@
 """Datasets of photographs: cut to squares, divided by a rule, kept as bytes."""
 
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -16,7 +19,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError, Leaf, PreparedDataset, step_seed, stored_images
-from hierclip.data.pixels import DAMAGED, to_rgb
 from hierclip.data.sources import (
     CLASSES,
     LAYOUTS,
@@ -31,6 +33,17 @@ from hierclip.progress import fingerprint, progress
 TRAIN = "train"
 Cut = Callable[[Image.Image], Tensor]  # from an image in RGB to its pixels, (3, H, W) uint8
 BATCH = 256  # images decoded at a time
+# What Pillow raises for damaged files, besides an OSError without the system's error number.
+DAMAGED = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+BITS, PHOTOMETRIC = 258, 262  # tags of TIFF; photometric 0: white is zero
 
 
 class Photos(PreparedDataset):
@@ -203,12 +216,52 @@ def read_image(source: Source, cut: Cut, row: int) -> Tensor | str:
     except UnidentifiedImageError:
         return "no image that Pillow knows"
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and os.path.islink(error.filename):
+            return "a broken link"
         problem = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None):
             return problem
         raise DataError(
             f"{source.called(row)}: not read, though it may be whole ({problem}); try again"
         ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB, upright as its EXIF data say, with white behind what is transparent.
+
+    Grey of up to 16 bits, and floats, keep their range: black is 0, white the most that the bits
+    hold, or 1. Everything else is as Pillow converts it. Raises ValueError, which says what is
+    wrong, for integers of 32 bits, whose range nobody knows, and floats outside [0, 1].
+    """
+    image.load()
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except DAMAGED:  # the pixels are whole: only the EXIF data are damaged
+        upright = image
+    if image.mode[0] in "IF":
+        return _grey(np.asarray(upright), image).convert("RGB")
+    if upright.has_transparency_data:
+        # Not at once: of La, Pillow would drop the alpha.
+        upright = upright.convert("LA" if upright.mode == "La" else "RGBA").convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    return upright.convert("RGB")
+
+
+def _grey(values: np.ndarray, image: Image.Image) -> Image.Image:
+    """Scale the values of an image of mode I;16, I or F to 8 bits."""
+    tags = getattr(image, "tag_v2", {})
+    white = 2 ** tags.get(BITS, (16,))[0] - 1 if image.mode != "F" else 1
+    if image.format == "FITS" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError("integers whose range is not known; save it with 8 or 16 bits, as a PNG")
+    if not ((values >= 0) & (values <= white)).all():  # NaN is neither
+        raise ValueError(
+            f"values from {values.min():g} to {values.max():g}; floats in [0, 1] are needed"
+        )
+    grey = np.round(255 * (values / white)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey)
 
 
 def square(size: int) -> Cut:

@@ -1,12 +1,13 @@
 """Where photographs come from: published sets, folders and shards as classes, labels and images."""
 
-import csv
+import os
 import re
 import tarfile
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -17,14 +18,24 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from torchvision import datasets
-from torchvision.datasets.folder import default_loader, make_dataset
+from torchvision.datasets.folder import default_loader
 
 from hierclip.config import PhotoParams
 from hierclip.data.dataset import DataError
-from hierclip.data.pixels import open_rgb
+from hierclip.errors import refuse
+from hierclip.trees.tables import read_columns, visible
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 CLASSES = "classes.csv"  # beside a user's images: columns id (the class's folder) and name
+SPLITS = (  # what folders of splits are called, in any case; the first of each kind is taken
+    *("train", "training", "training_set"),
+    *("test", "testing", "test_set", "val", "valid", "validation", "validation_set"),
+)
+JUNK = (  # what systems leave in folders, beside hidden files; in lower case
+    *("__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin"),
+    *("recycler", "recycled", "system volume information", "lost+found", "network trash folder"),
+    *("temporary items", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", CLASSES),
+)
+NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG")  # formats that Pillow knows but does not decode
 PUBLISHED_CLASSES = "data/source/classes.csv"  # columns set, id (torchvision's name) and name
 TINY_CLASSES = "data/source/tiny-imagenet.csv"
 TINY_FOLDER = "tiny-imagenet-200"
@@ -40,12 +51,15 @@ class Source:
     labels: Sequence[int]
     read: Callable[[int], Image.Image]
     called: Callable[[int], str]  # what a message calls an image
+    notes: Sequence[str] = ()  # what was left out
 
     def take(self, rows: Sequence[int]) -> "Source":
         """Select some of the images."""
-        labels = [self.labels[row] for row in rows]
-        return Source(
-            self.classes, labels, lambda i: self.read(rows[i]), lambda i: self.called(rows[i])
+        return replace(
+            self,
+            labels=[self.labels[row] for row in rows],
+            read=lambda i: self.read(rows[i]),
+            called=lambda i: self.called(rows[i]),
         )
 
 
@@ -66,7 +80,118 @@ def need(path: Path, what: str) -> Path:
     return path
 
 
-# Class folders
+# Folders
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """Return the endings, in lower case, of the images that the installed Pillow opens."""
+    kinds = Image.registered_extensions()
+    formats = Image.OPEN.keys() - {*NO_IMAGES}
+    return frozenset({".mpo", *(ending for ending in kinds if kinds[ending] in formats)})
+
+
+def is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in image_endings()
+
+
+def listed(folder: str | Path) -> tuple[list[str], list[str]]:
+    """List the folders and the files in a folder by name, without JUNK and what is hidden.
+
+    Raises DataError for a folder that cannot be read, and for a broken link, if it is not called
+    like an image.
+    """
+    entries = next(os.walk(folder), None)
+    if entries is None:
+        raise DataError(f"{folder}: the folder cannot be read; do you have the right to?")
+    folders, files = (
+        [os.path.join(folder, name) for name in sorted(names) if not is_junk(name)]
+        for names in entries[1:]
+    )
+    dangling = [file for file in files if not (is_image(file) or os.path.exists(file))]
+    if dangling:
+        raise DataError(f"{dangling[0]}: a broken link; mend or remove it")
+    return folders, files
+
+
+def is_junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def folders_in(folder: Path) -> dict[str, Path]:
+    """Find the folders in a folder by name; not links to it or to what it is in."""
+    around = {folder.resolve(), *folder.resolve().parents}
+    paths = map(Path, listed(folder)[0])
+    return {path.name: path for path in paths if path.resolve() not in around}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Find the files in a folder and below it, without JUNK.
+
+    Links are followed, but no folder is entered twice, nor one that `folder` is in.
+    """
+    entered = {folder.resolve(), *folder.resolve().parents}
+    files: list[str] = []
+    left = [str(folder)]
+    for path in left:
+        folders, beside = listed(path)
+        files += beside
+        for inner in folders:
+            real = Path(inner).resolve()
+            if real not in entered:
+                entered.add(real)
+                left.append(inner)
+    return sorted(files, key=os.path.split)
+
+
+def split_folders(folder: Path) -> list[Path]:
+    """Return the folders of images to train on, if there is one, and to test on.
+
+    They are called as SPLITS are, and have class folders in them; where there are none, `folder`
+    itself is to test on. A folder with images directly in it is a class, whatever it is called.
+    Raises DataError where splits have different class folders, where images are beside splits, and
+    where there is nothing to test on.
+    """
+    inside = folders_in(folder)
+    within = {
+        name: set(folders_in(path))
+        for name, path in inside.items()
+        if name.lower() in SPLITS and not any(map(is_image, listed(path)[1]))
+    }
+    splits = {name: classes for name, classes in within.items() if classes}
+    if not splits:
+        return [folder]
+    others = [n for n in inside if n not in splits and any(map(is_image, files_below(inside[n])))]
+    if others and sum(map(len, splits.values())) == 1:
+        return [folder]
+    parts = sorted(splits, key=lambda name: SPLITS.index(name.lower()))
+    tests = [name for name in parts if not name.lower().startswith("train")]
+    refuse(
+        {
+            f"{folder}: {', '.join(parts)} with class folders, beside {', '.join(others[:5])} with "
+            "images: splits or classes? name the folder to read, or move what is no split": others,
+            f"{folder}: class folders in {parts[0]} alone; put test beside it, or name it": (
+                not tests
+            ),
+        },
+        DataError,
+    )
+    same_classes(folder, splits)
+    return [inside[name] for name in dict.fromkeys((parts[0], tests[0]))]
+
+
+def same_classes(folder: Path, splits: Mapping[str, set[str]]) -> None:
+    """Raise DataError, which names the difference, unless all splits have the same classes."""
+    common = set.intersection(*splits.values())
+    odd = {name: ", ".join(sorted(classes - common)[:5]) for name, classes in splits.items()}
+    named = "; ".join(f"{name} has {classes}" for name, classes in odd.items() if classes)
+    refuse(
+        {
+            f"{folder}: {named}; splits need the same class folders in each, so add what is "
+            "missing, or name the folder to read": named
+        },
+        DataError,
+    )
 
 
 def class_folders(folder: Path, known: Mapping[str, str] | None = None) -> Source:
@@ -76,25 +201,38 @@ def class_folders(folder: Path, known: Mapping[str, str] | None = None) -> Sourc
     it names them all instead. Raises DataError where there is no class folder, for a WordNet id
     without a name, and for a line of the file without its folder or a folder without its line.
     """
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    ids = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    if not ids:
+    folders = folders_in(folder) if folder.is_dir() else {}
+    if not folders:
         raise DataError(
             f"{folder}: no class folders; "
             "put the images of each class into one, named after the class"
         )
-    files = [file for file in (folder / CLASSES, folder.parent / CLASSES) if file.exists()]
-    names = names_of(ids, files[0]) if files else {i: class_name(i, known) for i in ids}
-    classes = {i: names[i] for i in ids}
-    labels = {i: label for label, i in enumerate(ids)}
-    return files_source(classes, make_dataset(folder, labels, IMAGES, allow_empty=True))
+    tables = [file for file in (folder / CLASSES, folder.parent / CLASSES) if file.exists()]
+    ids = list(folders)
+    classes = names_of(ids, tables[0]) if tables else {i: class_name(i, known) for i in ids}
+    files: list[tuple[str, int]] = []
+    others = [f"{file} in no class folder" for file in listed(folder)[1] if is_image(file)]
+    for label, path in enumerate(folders.values()):
+        inside = files_below(path)
+        files += [(file, label) for file in inside if is_image(file)]
+        others += [file for file in inside if not is_image(file)]
+    return files_source(classes, files, others_line(folder, others))
 
 
-def files_source(classes: dict[str, str], files: Sequence[tuple[str, int]]) -> Source:
+def others_line(folder: Path, files: Sequence[str]) -> list[str]:
+    """Describe files that are no images of a class by their endings, in a line if there are any."""
+    counts = Counter(os.path.splitext(file)[1].lower() or "without an ending" for file in files)
+    kinds = [f"{count} {kind}" for kind, count in sorted(counts.items())]
+    return [f"{folder}: left out {', '.join(kinds)}"] if kinds else []
+
+
+def files_source(
+    classes: dict[str, str], files: Sequence[tuple[str, int]], notes: Sequence[str] = ()
+) -> Source:
     """Make a source of files, each with its label, sorted by their numbers."""
     files = sorted(files, key=lambda file: number(Path(file[0])))
     labels = [label for _, label in files]
-    return Source(classes, labels, lambda i: Image.open(files[i][0]), lambda i: files[i][0])
+    return Source(classes, labels, lambda i: Image.open(files[i][0]), lambda i: files[i][0], notes)
 
 
 def number(path: Path) -> tuple[int, str]:
@@ -106,42 +244,31 @@ def number(path: Path) -> tuple[int, str]:
 def given_names(file: Path) -> dict[str, str]:
     """Read classes' names by identifier, as text in Unicode's composed form (NFC), from a CSV.
 
-    Raises DataError for a file without columns id and name, a class without a name, and an
-    identifier given twice.
+    Raises HierclipError for what `read_columns` refuses, and a class without a name.
     """
-    try:
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: not in UTF-8; save it so") from None
-    if not rows or {"id", "name"} - set(rows[0]):
-        raise DataError(f"{file}: columns id and name are needed")
-    bare = [row["id"] for row in rows if not (row["id"] and (row["name"] or "").strip())]
-    if bare:
-        raise DataError(
-            f"{file}: no name for {', '.join(map(repr, bare[:5]))}; each class needs one"
-        )
-    ids = Counter(normalize("NFC", row["id"]) for row in rows)
-    twice = [identifier for identifier, count in ids.items() if count > 1]
-    if twice:
-        raise DataError(f"{file}: id {', '.join(twice[:5])} stands twice; a class has one line")
+    rows = read_columns(file, "id", "name")
+    bare = ", ".join([repr(row["id"]) for row in rows if not row["name"]][:5])
+    refuse({f"{file}: no name for {bare}; each class needs one": bare}, DataError)
     return {normalize("NFC", row["id"]): row["name"] for row in rows}
 
 
 def names_of(ids: Sequence[str], file: Path) -> dict[str, str]:
     """Read the names of the class folders `ids`. Raises DataError where it names others."""
     names = given_names(file)
-    folders = {normalize("NFC", identifier): identifier for identifier in ids}
-    without = ", ".join(sorted(names.keys() - folders.keys())[:5])
-    unnamed = ", ".join(sorted(folders.keys() - names.keys())[:5])
-    if without or unnamed:
-        raise DataError(
-            f"{file}: every line needs its class folder and every folder its line; "
-            + (f"no folder for id {without}" if without else "")
-            + ("; " if without and unnamed else "")
-            + (f"no line for folder {unnamed}" if unnamed else "")
-            + " (an id is compared as text: 1 is not 001)"
-        )
-    return {folder: names[identifier] for identifier, folder in folders.items()}
+    folders = {normalize("NFC", identifier) for identifier in ids}
+    odd = {
+        "no folder for id": sorted(names.keys() - folders),
+        "no line for folder": sorted(folders - names.keys()),
+    }
+    problem = "; ".join(
+        f"{kind} {', '.join(map(visible, odd[kind][:5]))}" for kind in odd if odd[kind]
+    )
+    message = (
+        f"{file}: every line needs its class folder and every folder its line; {problem} "
+        "(an id is compared as text: 1 is not 001)"
+    )
+    refuse({message: problem}, DataError)
+    return {identifier: names[normalize("NFC", identifier)] for identifier in ids}
 
 
 def class_name(identifier: str, known: Mapping[str, str] | None) -> str:
@@ -168,20 +295,11 @@ def imagenet_names() -> dict[str, str]:
     return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True)) | TWINS
 
 
-def folder(params: PhotoParams, project: Path, tests: Sequence[str] = ("test", "val")) -> Sources:
-    """Read class folders in `train` and the first of `tests`, or alone, all of them to test on."""
+def folder(params: PhotoParams, project: Path) -> Sources:
+    """Read class folders: those of `split_folders`, or alone, all of them to test on."""
     base = project / params.root / params.name
     need(base, "put class folders there, or train/ and test/ with class folders in them")
-    test = class_folders(next((base / n for n in tests if (base / n).is_dir()), base))
-    if not (base / "train").is_dir():
-        return [test]
-    train = class_folders(base / "train")
-    odd = sorted(set(train.classes) ^ set(test.classes))
-    if odd:
-        raise DataError(
-            f"{base}: {', '.join(odd[:5])} is not in both parts; every class needs a folder in each"
-        )
-    return [train, test]
+    return [class_folders(part) for part in split_folders(base)]
 
 
 def tiny_imagenet(params: PhotoParams, project: Path) -> Sources:
@@ -213,7 +331,9 @@ def imagenet(params: PhotoParams, project: Path) -> Sources:
                 raise DataError(f"{base}: cannot unpack {archive.name}; {error}") from None
         what = f"put {archive.name} and ILSVRC2012_devkit_t12.tar.gz beside it"
         need(base / part, f"{what}, or a folder for each class, named by its WordNet id, into it")
-    return folder(params, project, ["val"])
+    parts = {part: base / part for part in ("train", "val")}
+    same_classes(base, {part: set(folders_in(path)) for part, path in parts.items()})
+    return [class_folders(path) for path in parts.values()]
 
 
 # Shards
@@ -227,44 +347,95 @@ def shards(params: PhotoParams, project: Path) -> Sources:
     """
     base = project / params.root / params.name
     parts = [base / part for part in ("train", "test") if (base / part).is_dir()]
-    return [
-        shards_source(part, base) for part in (parts if len(parts) == 2 else parts[-1:] or [base])
-    ]
+    parts = parts if len(parts) == 2 else parts[-1:] or [base]
+    return [shards_source(part, base, params.strict) for part in parts]
 
 
-def shards_source(folder: Path, base: Path) -> Source:
+def shard_files(folder: Path) -> list[Path]:
+    """Find the shards in a folder."""
+    return sorted(path for path in folder.glob("*.tar") if not is_junk(path.name))
+
+
+def shard_members(file: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Yield the key, the ending and the entry of each file in a shard.
+
+    Raises tarfile.ReadError for what is no tar or compressed, and where a tar is cut off, damaged,
+    or followed by another one: tarfile reads as far as it can and does not say so.
+    """
+    with tarfile.open(file, "r:") as shard, file.open("rb") as stream:
+        for member in shard:
+            path = PurePosixPath(member.name)
+            if member.offset_data + member.size > file.stat().st_size:
+                raise tarfile.ReadError("cut off")
+            if not member.isdir() and not any(map(is_junk, path.parts)):
+                stem, _, ending = path.name.partition(".")
+                yield f"{file}/{path.parent / stem}", f".{ending}".lower(), member
+        stream.seek(shard.offset)
+        end = stream.read(2 * tarfile.RECORDSIZE)  # a tar ends in zeros
+    if not end or any(end):
+        raise tarfile.ReadError("cut off" if not end else f"damaged at byte {shard.offset}")
+
+
+def shards_source(folder: Path, base: Path, strict: bool = True) -> Source:
     """Find where each image begins in the shards of a folder, so that it can be read by itself.
 
-    base: where classes.csv is.
+    base: where classes.csv is. Raises DataError, which names and counts them, for damaged shards,
+    labels that are no class's number, and keys without one image and one label, each a plain file;
+    or, if not `strict`, warns of them and leaves them out.
     """
     what = "the classes, in the order of their numbers: columns id and name"
     classes = given_names(need(base / CLASSES, what))
-    entries: dict[str, tuple[Path, int, int]] = {}
-    labels: dict[str, int] = {}
-    for file in sorted(folder.glob("*.tar")):
-        with tarfile.open(file) as shard:
-            for member in shard:
-                path = PurePosixPath(member.name)
-                stem, _, ending = path.name.partition(".")
-                key = f"{file}/{path.parent / stem}"
-                if f".{ending.lower()}" in IMAGES:
+    images: dict[str, tuple[Path, int, int]] = {}
+    labels: dict[str, tuple[Path, int, int]] = {}
+    others: list[str] = []
+    wrong: dict[str, str] = {}  # what is wrong with a key or a shard
+    for file in shard_files(folder):
+        before = len(images)
+        try:
+            for key, ending, member in shard_members(file):
+                entries = labels if ending == ".cls" else images
+                if entries is images and ending not in image_endings():
+                    others.append(member.name)
+                elif key in entries or not member.isreg() or member.issparse():
+                    wrong[key] = "keys with several images or labels, or a link for one"
+                else:
                     entries[key] = file, member.offset_data, member.size
-                elif ending == "cls" and member.isfile():
-                    labels[key] = int(shard.extractfile(member).read())  # pyright: ignore
-    if not entries:
-        raise DataError(f"{folder}: no images in shards; *.tar with KEY.jpg and KEY.cls are needed")
-    keys = list(entries)
-    odd = [key for key in keys if not 0 <= labels.get(key, -1) < len(classes)]
-    if odd:
-        raise DataError(
-            f"{odd[0]}: no class number below {len(classes)} ({len(odd)} images); KEY.cls gives it"
-        )
+            if len(images) == before:
+                wrong[str(file)] = "shards without an image"
+        except tarfile.ReadError as error:
+            name = f"{file} ({error}, after {len(images) - before} images)"
+            wrong[name] = "shards that are damaged, compressed or no tar"
+    numbers = {key: content(*place).strip() for key, place in labels.items()}
+    for key in images | labels:
+        if key not in labels:
+            wrong.setdefault(key, "images without a label (KEY.cls)")
+        elif key not in images:
+            wrong.setdefault(key, "labels without an image")
+        elif not numbers[key].isdigit() or int(numbers[key]) >= len(classes):
+            wrong.setdefault(key, f"labels that are no class number below {len(classes)}")
+    if wrong:
+        counts = Counter(wrong.values())
+        firsts = {kind: [n for n in wrong if wrong[n] == kind][:5] for kind in counts}
+        problem = "; ".join(f"{counts[k]} {k}: {', '.join(firsts[k])}" for k in counts)
+        if strict:
+            raise DataError(
+                f"{folder}: {problem}; mend that, or leave it out by a project's data.strict: false"
+            )
+        warnings.warn(f"{folder}: {problem}; left out", stacklevel=2)
+    keys = [key for key in images if key not in wrong]
+    message = f"{folder}: no images in shards; *.tar with KEY.jpg and KEY.cls are needed"
+    refuse({message: not keys}, DataError)
+    return Source(
+        classes,
+        [int(numbers[key]) for key in keys],
+        lambda i: Image.open(BytesIO(content(*images[keys[i]]))),
+        keys.__getitem__,
+        others_line(folder, others),
+    )
 
-    def read(i: int) -> Image.Image:
-        file, offset, size = entries[keys[i]]
-        return Image.open(BytesIO(np.fromfile(file, np.uint8, size, offset=offset).tobytes()))
 
-    return Source(classes, [labels[key] for key in keys], read, keys.__getitem__)
+def content(file: Path, start: int, size: int) -> bytes:
+    return np.fromfile(file, np.uint8, size, offset=start).tobytes()
 
 
 # Published sets through torchvision
@@ -345,9 +516,6 @@ def dataset_source(
     Caltech-256's clutter, are left out. Raises DataError where no list of classes is found, and
     where an image is none of Pillow's.
     """
-    if getattr(images, "loader", None) is default_loader:  # 16 bits it makes black and white
-        images = copy(images)
-        images.loader = open_rgb
     features = getattr(images, "features", None)
     column, label = _columns(features, what) if features else (0, 1)
     if features:
@@ -375,6 +543,9 @@ def dataset_source(
     rows = [row for row, label in enumerate(labels) if names[classes[label]]]
     if what == "sun397":  # whose files torchvision takes as the disk lists them
         rows.sort(key=images._image_files.__getitem__)
+    if getattr(images, "loader", None) is default_loader and images.transforms is None:
+        images = copy(images)
+        images.loader = Image.open  # the default one makes 16 bits black and white
 
     def read(row: int) -> Image.Image:
         image = images[row][column]
