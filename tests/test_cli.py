@@ -35,6 +35,7 @@ from hierclip.trees.wordnet import EXCERPT, NAMES
 from tests.conftest import LEAVES, ROOT
 from tests.miniatures import folders
 from tests.test_heads import HEADS
+from tests.test_writing import held
 
 mpl.use("agg")
 ARCHITECTURE = "hierclip-tiny"
@@ -261,6 +262,20 @@ def test_a_bug_keeps_its_traceback(place, monkeypatch, bug):
     with pytest.raises(bug, match="not the user's") as found:
         main()
     assert found.traceback[-1].name == "broken"
+
+
+def test_a_full_disk_is_one_line(place, run):
+    (place / "full.json").symlink_to("/dev/full")
+    code, _, err = run("tree", "--tree", "tree.json", "--out", "full.json")
+    assert code == 2 and err == "hierclip: [Errno 28] No space left on device\n"
+
+
+def test_an_audit_into_a_folder_that_another_one_is_at_work_on_is_refused(place, run, weights):
+    given = ("--model", ARCHITECTURE, "--pretrained", str(weights), "--images", "zoo")
+    with held(place / "mine"):
+        code, out, err = run("audit", *given, "--tree", "tree.json", "--out", "mine")
+    assert (code, out) == (2, "") and err.startswith("hierclip: mine: another process is at work")
+    assert not (place / "mine").exists()
 
 
 def test_a_file_that_the_system_refuses_is_one_line(place, run):

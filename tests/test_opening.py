@@ -246,7 +246,7 @@ def test_archives_and_what_is_cut_short_are_told_from_weights(tmp_path):
     np.savez(arrays := io.BytesIO(), weights=np.ones(3))
     image = io.BytesIO()
     Image.new("RGB", (9, 9)).save(image, "png")
-    with tarfile.open(fileobj=(tar := io.BytesIO()), mode="w") as archive:
+    with tarfile.TarFile(fileobj=(tar := io.BytesIO()), mode="w") as archive:
         archive.add(HERE / f"{VIT}.json")
     with zipfile.ZipFile(other := io.BytesIO(), "w") as archive:
         archive.write(HERE / f"{VIT}.json")

@@ -344,7 +344,7 @@ def name_classes(folder: Path) -> None:
         touch_image,
         name_classes,
         lambda folder: next(folder.glob("test/*/*")).unlink(),
-        lambda folder: next(folder.glob("test/*/*")).rename(folder / "test/1.jpg"),
+        lambda folder: (file := next(folder.glob("test/*/*"))).rename(file.with_name("99.jpg")),
         lambda folder: [
             shutil.copytree(next(part.glob("*")), part / "new") for part in folder.iterdir()
         ],

@@ -46,7 +46,7 @@ def made(project):
     params = load_params(project / "params.yaml")
     for part in PARTS:
         inputs_file(project, part).parent.mkdir(parents=True, exist_ok=True)
-        write_inputs(project, params, part)
+        write_inputs(inputs_file(project, part).parent, project, params, part)
     return project
 
 

@@ -144,7 +144,7 @@ def project(emoji, forest, backbone, tmp_path) -> Path:
 
 
 def kept_results(project) -> list[str]:
-    return (project / KEPT).read_text(encoding="utf8").splitlines()
+    return [line for line in (project / KEPT).read_text(encoding="utf8").splitlines() if line]
 
 
 def untimed(rows):
@@ -328,8 +328,9 @@ def test_a_line_that_was_cut_off_costs_its_own_run_alone(small, project, measure
     record = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
     text = (project / KEPT).read_text(encoding="utf8")
     (project / KEPT).write_text(text[:-9], encoding="utf8")
-    again = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
-    assert measured[2:] == [1e-3, 2e-3, 2e-3] and again.rows[:1] == record.rows[:1]
+    for _ in range(2):  # nor does it cost the one that is written after it
+        again = run_study(sweep_runs(small), small, small.sweep, project, "sweep")
+        assert measured[2:] == [1e-3, 2e-3, 2e-3] and again.rows[:1] == record.rows[:1]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from hierclip import training
 from hierclip.config import OptimParams, load_params
 from hierclip.data.tasks import Task
 from hierclip.distributed import make_fabric
+from hierclip.errors import HierclipError
 from hierclip.losses import OBJECTIVES, Objective, make_head
 from hierclip.models import CosineHead, Towers
 from hierclip.training import Training, TrainingError, fit, loss_batch, set_up
 from hierclip.trees import TreeError, tree_from_graph
 from tests.conftest import LEAVES, ROOT, Stripes, finetune, notebook_functions, sizes_graph
+from tests.test_writing import held
 
 TEMPLATE = "a picture of a {}"
 pretrain = notebook_functions("30_pretrain")["pretrain"]
@@ -101,6 +103,13 @@ def test_the_checkpoint_goes_when_training_is_through(fabric, checkpoint):
     interrupted(fabric, checkpoint)
     Regression(fabric, checkpoint).run()
     assert list(checkpoint.parent.iterdir()) == []
+
+
+def test_a_training_that_another_process_is_at_is_refused_before_its_first_step(fabric, checkpoint):
+    second = Regression(fabric, checkpoint)
+    with held(checkpoint), pytest.raises(HierclipError, match="another process is at work on it"):
+        second.run()
+    assert second.seen == []
 
 
 @pytest.mark.parametrize("change", [{"config": "other"}, {"scale": 2.0}, {"steps": 9}])

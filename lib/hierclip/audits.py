@@ -51,6 +51,7 @@ from hierclip.models import (
 from hierclip.models.classifier import HEAD
 from hierclip.models.opening import check_name
 from hierclip.models.wrapped import Wrapped, wrap
+from hierclip.progress import exclusive
 from hierclip.trees import Tree
 from hierclip.trees.chosen import audit_trees
 
@@ -136,7 +137,8 @@ def audit(
 
     Writes the record and, in `outcomes`, the outcome of every image to the folder `out`. A stopped
     audit resumes from there; the record of a finished one is read. Warns with FailedChecks where a
-    check of the attack failed. Raises HierclipError for every mistake in what is given.
+    check of the attack failed. Raises HierclipError for every mistake in what is given, and where
+    another process is at work on `out`.
     """
     given = dict(locals())
     attack, trees, about_trees, source = read_arguments(given)
@@ -152,7 +154,7 @@ def audit(
     place = join_processes(device)
     out = Path(out)
     disk = next(folder for folder in (out, *out.parents) if folder.is_dir())
-    with TemporaryDirectory(prefix="hierclip-", dir=disk) as folder:
+    with exclusive(out), TemporaryDirectory(prefix="hierclip-", dir=disk) as folder:
         dataset = read_dataset(source, cut, limit, Path(folder, "images"))
         task = Task(dataset.name, dataset, trees, template)
         tried = []

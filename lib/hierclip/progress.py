@@ -1,16 +1,22 @@
-"""Long work: how far it is, and whether what was kept of it can be resumed."""
+"""Long work: how far it is, what is kept of it, and that no other process does the same."""
 
 import hashlib
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from torch import Tensor, uint8
 from tqdm.auto import tqdm
+
+from hierclip.errors import HierclipError
 
 T = TypeVar("T")
 HEADLESS = "HIERCLIP_HEADLESS"  # set in the environment of a notebook that nobody watches
@@ -23,6 +29,11 @@ def headless() -> bool:
     return "DVC_STAGE" in os.environ or HEADLESS in os.environ
 
 
+def _first() -> bool:
+    """Tell whether this is the first of the processes that share a work."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def progress(
     items: Collection[T], what: str, done: int = 0, note: Callable[[], str] = str
 ) -> Iterator[T]:
@@ -33,7 +44,7 @@ def progress(
     same bytes. Of several processes the first one shows it, and a worker process shows nothing.
     """
     total, start = done + len(items), monotonic()
-    if os.environ.get("RANK", "0") != "0" or parent_process():
+    if not _first() or parent_process():
         yield from items
         return
     if not headless():
@@ -61,6 +72,54 @@ def forget_output() -> None:
 
     if get_ipython() is not None:
         clear_output()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes that ask for it too from working on a file or folder.
+
+    Of the processes of one run the first asks for all. A lock ends with its process, however that
+    ends; PATH.lock alone means nothing. Raises HierclipError at once where another process has it.
+    """
+    if not _first():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        message = f"{path}: another process is at work on it; wait until it is done, or stop it"
+        raise HierclipError(message) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a file or folder to write, which takes the place of `path` when it is whole.
+
+    Of several processes the first one's does. Raises HierclipError, and leaves what is at `path`,
+    where the system refuses to write.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if _first() and part.is_dir():  # of a process that was killed
+            shutil.rmtree(part)
+        yield part
+        if _first() and path.is_dir():
+            shutil.rmtree(path)
+        if _first():
+            part.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save's, safetensors'
+        if isinstance(error, HierclipError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise HierclipError(f"{path} cannot be written ({reason})") from error
 
 
 def fingerprint(*parts: object) -> str:

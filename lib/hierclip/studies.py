@@ -33,7 +33,7 @@ from hierclip.evaluation import LevelMatrix, level_metrics
 from hierclip.evaluation.records import ThreatModel, git_revision, threat_model, versions
 from hierclip.losses import make_head
 from hierclip.models import Model, load_model
-from hierclip.progress import cache_key, progress
+from hierclip.progress import cache_key, exclusive, fingerprint, progress
 from hierclip.training import fit, model_key, set_up
 from hierclip.trees import Tree, load_forest
 
@@ -96,13 +96,13 @@ def run_study(
     rows = kept_rows(root)
     left = {key: run for key, run in zip(keys, runs, strict=True) if key not in rows}
     (root / KEPT).parent.mkdir(parents=True, exist_ok=True)
-    with parallel_config("loky", inner_max_num_threads=1):
+    with exclusive(root / KEPT), parallel_config("loky", inner_max_num_threads=1):
         jobs = [delayed(_keyed)(key, run, params, study, root) for key, run in left.items()]
         results = iter(Parallel(study.workers, return_as="generator_unordered")(jobs))
         for _ in progress(left, what):
             key, rows[key] = next(results)  # pyright: ignore[reportGeneralTypeIssues]
             with (root / KEPT).open("a", encoding="utf8") as file:
-                file.write(json.dumps(rows[key]) + "\n")
+                file.write("\n" + json.dumps(rows[key]))  # after what a killed study left
     return StudyRecord(
         threat_model=threat_model(params.attack, params.model.template, params.data.size),
         steps=study.steps,
@@ -120,7 +120,7 @@ def kept_rows(root: Path) -> dict[str, list[dict]]:
     lists = [json.loads(file.read_text(encoding="utf8"))["rows"] for file in files]
     lines = (root / KEPT).read_text(encoding="utf8").splitlines() if (root / KEPT).exists() else []
     for line in lines:
-        with suppress(ValueError):  # the last line of a study that was killed while it wrote
+        with suppress(ValueError):  # empty, or of a study that was killed while it wrote
             lists.append(json.loads(line))
     rows: dict[str, list[dict]] = {}
     for row in chain.from_iterable(lists):
@@ -156,7 +156,8 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
             starts.append(perf_counter())
             return work.step_loss(step)
 
-        history = fit(work, timed_loss, (root / KEPT).with_suffix(".ckpt"))
+        checkpoint = (root / KEPT).with_name(f"{fingerprint(run.labels)}.ckpt")
+        history = fit(work, timed_loss, checkpoint)
         head = work.trainee.numbers.fixed()
     seconds = np.diff([*starts[:: finetune.accumulate], perf_counter()])  # of every optimiser step
     median = round(float(np.median(seconds)), 4) if history else 0.0

@@ -31,7 +31,14 @@ from hierclip.losses.hierarchical import clean_distances
 from hierclip.losses.levels import Nodes
 from hierclip.models import Backbone, LearnedHead, Towers
 from hierclip.models.checkpoint import not_finite
-from hierclip.progress import cache_key, fingerprint, kept_under, progress
+from hierclip.progress import (
+    cache_key,
+    exclusive,
+    fingerprint,
+    kept_under,
+    progress,
+    replacing,
+)
 from hierclip.trees import check_forest
 
 CLEAN_BATCHES = 4  # that zeta_vic "clean" is measured on
@@ -64,8 +71,14 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     of another training is ignored; so is a damaged one, with a warning. The file is removed when
     training is complete; the module is then on the CPU, and needs no gradient.
     Raises TrainingError where a loss, what is logged of it, or a weight is not finite: weights are
-    looked at before a checkpoint is written, and at the end.
+    looked at before a checkpoint is written, and at the end; HierclipError where another process is
+    at this training.
     """
+    with exclusive(checkpoint):
+        return _fit(work, step_loss, checkpoint)
+
+
+def _fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
     fabric, module, optimizer, params = work.fabric, work.module, work.optimizer, work.params
     share = partial(rate_share, steps=work.steps, warmup=params.warmup)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
@@ -108,10 +121,8 @@ def fit(work: Training, step_loss: StepLoss, checkpoint: Path) -> History:
             )
         schedule.step()
         if due and not last:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            fabric.save(checkpoint.with_suffix(".part"), state)
-            if fabric.is_global_zero:
-                checkpoint.with_suffix(".part").replace(checkpoint)
+            with replacing(checkpoint) as part:
+                fabric.save(part, state)
     fabric.barrier()
     if fabric.is_global_zero:
         checkpoint.unlink(missing_ok=True)

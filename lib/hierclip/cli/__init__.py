@@ -1,5 +1,6 @@
 """Run what the project does outside its notebooks, and an audit for those who have no project."""
 
+import errno
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from hierclip.cli.run import run
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # raised for a wrong command line
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -92,7 +94,7 @@ def noted_interrupts() -> Iterator[list[int]]:
 def refuse(error: Exception) -> None:
     """End with a user's mistake as one line; raise any other error as it is."""
     known = isinstance(error, (USAGE, HierclipError, OSError))
-    unnamed = isinstance(error, OSError) and not error.filename
+    unnamed = isinstance(error, OSError) and not error.filename and error.errno not in FULL
     if not known or unnamed or sys.argv[1:2] == ["--debug"]:
         raise error
     message = str(error)

@@ -14,6 +14,7 @@ from hierclip.progress import differences, fingerprint, sha256
 from hierclip.trees import Tree, load_forest, load_tree
 
 BASE, MODELS, TREES = "data/models/base", "data/models", "data/trees"  # in a project's folder
+INPUTS = "inputs.json"  # in a part's folder: what it is made from
 ZERO_SHOT = "data/zero_shot"  # images and trees of the sets that no stage trains on
 SECTIONS = {  # of params.yaml, by part of a project: what it depends on
     "trees": ("trees",),
@@ -89,13 +90,13 @@ def inputs_of(root: Path, params: Params, part: str) -> dict[str, str]:
 def inputs_file(root: Path, part: str) -> Path:
     """Return the file in a part's folder that says what it is made from."""
     folders = {"trees": TREES, "zero_shot": f"{ZERO_SHOT}/trees", "base": BASE}
-    return root / folders.get(part, f"{MODELS}/{part}") / "inputs.json"
+    return root / folders.get(part, f"{MODELS}/{part}") / INPUTS
 
 
-def write_inputs(root: Path, params: Params, part: str) -> None:
-    """Write down what a part of a project is made from."""
+def write_inputs(folder: Path, root: Path, params: Params, part: str) -> None:
+    """Write down in a folder what a part of a project is made from."""
     text = json.dumps(inputs_of(root, params, part), indent=1, sort_keys=True)
-    inputs_file(root, part).write_text(text + "\n", encoding="utf8")
+    (folder / INPUTS).write_text(text + "\n", encoding="utf8")
 
 
 def check_inputs(root: Path, params: Params, part: str) -> None:

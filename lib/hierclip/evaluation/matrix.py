@@ -26,7 +26,7 @@ from hierclip.data import ImageSet
 from hierclip.distributed import broadcast, merge_by_index, rank, world
 from hierclip.errors import HierclipError
 from hierclip.models import READINGS, Classifier
-from hierclip.progress import cache_key, kept_under, progress
+from hierclip.progress import cache_key, kept_under, progress, replacing
 
 CLEAN = "clean"  # the condition without an attack
 READ = ("nodes", "confidence", "ranked", "top_down")  # kept of each image in each condition
@@ -394,10 +394,8 @@ def top_down(logits: Sequence[Tensor], paths: Tensor, labels: Tensor) -> Tensor:
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part.npz")
-    np.savez_compressed(part, allow_pickle=False, **arrays)
-    part.replace(path)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ from hierclip.evaluation.masking import MaskingChecks, gradient_masking_checks
 from hierclip.evaluation.matrix import CLEAN, LevelMatrix, Outcomes, outcomes_path
 from hierclip.evaluation.metrics import ALL, Levels, intervals, level_metrics, mistakes
 from hierclip.models import READINGS, Model, Wrapped
-from hierclip.progress import fingerprint
+from hierclip.progress import fingerprint, replacing
 from hierclip.trees import Tree, check_forest, forest_columns, forest_paths
 
 RECORDS = "data/results/records"
@@ -200,11 +200,10 @@ def git_revision(root: Path) -> str:
 
 def save_record(record: Record, folder: Path) -> Path:
     """Write METHOD-SEED/SUBSET.json; return its path."""
-    path, part = folder / f"{record.name}.json", folder / f"{record.name}.part"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record.name}.json"
     rounded = json.loads(record.model_dump_json(), parse_float=lambda text: round(float(text), 6))
-    part.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf8")
     return path
 
 
@@ -275,12 +274,12 @@ class Evaluation:
             matrices["levels"] = build(classifier, forest_test, paths, unstopped, prune=False)
         what = f"attack on {self.model.method}-{self.seed}, {self.task.name}"
         return {
-            part: replace(matrix, kept=self._kept / part, what=f"{what}, {part}")
+            part: replace(matrix, kept=self.kept / part, what=f"{what}, {part}")
             for part, matrix in matrices.items()
         }
 
     @property
-    def _kept(self) -> Path:
+    def kept(self) -> Path:
         name = f"attack-{self.model.method}-{self.seed}-{self.task.name}"
         return self.root / "data/checkpoints" / name
 
@@ -329,7 +328,7 @@ class Evaluation:
             for part, each in outcomes.items():
                 each.save(outcomes_path(self.root, record.method, self.seed, record.subset, part))
             save_record(record, self.root / RECORDS)
-            shutil.rmtree(self._kept)
+            shutil.rmtree(self.kept)
         return broadcast(record)  # the other processes wait until all is written
 
     def pgd_20(self) -> Triple:
