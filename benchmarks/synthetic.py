@@ -71,7 +71,7 @@ class TreeLoss:
             nodes=self.forest.nodes,
             towers=lambda images: (images, images, self.features @ self.projection),
             original=None,  # pyright: ignore
-            head=lambda: head,
+            head=head,
         )
         delta = torch.zeros_like(self.features, requires_grad=True)
         for _ in range(attack_steps):

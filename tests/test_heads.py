@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hierclip import hyperbolic
-from hierclip.models import CosineHead, EuclideanHead, LearnedHead, PoincareHead
+from hierclip.models import CosineHead, EuclideanHead, PoincareHead
 from hierclip.models.heads import head_from_dict, head_to_dict
 from tests.conftest import distance
 
@@ -153,41 +153,6 @@ def test_a_euclidean_head_is_flat_whatever_curvature_it_is_given(given):
     head, numbers = EuclideanHead(1.0, 1.5, 2.0, 1.0, 7.0), head_to_dict(HEADS[3])
     assert head == EuclideanHead(given, 1.5, 2.0, 1.0, 7.0)
     assert head == head_from_dict(numbers | {"curvature": given})
-
-
-@pytest.mark.parametrize("kind", [PoincareHead, EuclideanHead])
-def test_the_gradient_reaches_every_number_that_is_learned(kind):
-    names = ("curvature", "image_radius", "text_radius", "top_radius", "tau")
-    learned = LearnedHead(kind(0.7, 1.5, 2.0, 1.0, 7.0), names)
-    generator = torch.Generator().manual_seed(0)
-    images, texts = torch.randn(4, 3, generator=generator), torch.randn(5, 3, generator=generator)
-    head = learned.head()
-    logits = head.logits(head.image_points(images), head.text_points(texts, 1, 2))
-    found = torch.autograd.grad(
-        logits.square().sum(), list(learned.parameters()), allow_unused=True
-    )
-    reached = {name: bool(g is not None and g) for name, g in zip(learned.logs, found, strict=True)}
-    assert reached == dict.fromkeys(names, True) | {"curvature": kind is PoincareHead}
-
-
-def test_a_learned_number_is_its_logarithms_exponential():
-    learned = LearnedHead(PoincareHead(0.7, 1.5, 2.0, 1.0, 7.0), ("tau", "curvature"))
-    assert {name for name, _ in learned.named_parameters()} == {"logs.tau", "logs.curvature"}
-    with torch.no_grad():
-        learned.logs["tau"].fill_(-3.0)
-    head, fixed = learned.head(), learned.fixed()
-    close(head.tau, torch.tensor(-3.0).exp())
-    assert fixed.tau == pytest.approx(0.0497870684) and fixed.curvature == pytest.approx(0.7)
-    assert type(fixed.tau) is type(fixed.curvature) is float and not isinstance(
-        fixed.tau, torch.Tensor
-    )
-    assert (fixed.image_radius, fixed.text_radius, fixed.top_radius) == (1.5, 2.0, 1.0)
-    assert head_from_dict(json.loads(json.dumps(head_to_dict(fixed)))) == fixed
-
-
-@pytest.mark.parametrize("head", HEADS, ids=NAMES)
-def test_a_head_of_which_nothing_is_learned_is_itself(head):
-    assert LearnedHead(head).head() == LearnedHead(head).fixed() == head
 
 
 @pytest.mark.parametrize("curvature", [0.5, 1.0, 3.0])

@@ -62,7 +62,7 @@ def case(request) -> SimpleNamespace:
     labels = torch.tensor([0, 3, 3, 1])
     paths = [torch.stack([labels, labels // 3], dim=1)]
     context = Context(
-        CLEAN, paths, [make_nodes([[0, 0, 0, 1, 1]], 2)], own, original, lambda: CosineHead(SCALE)
+        CLEAN, paths, [make_nodes([[0, 0, 0, 1, 1]], 2)], own, original, CosineHead(SCALE)
     )
 
     def numbers(tensor):

@@ -211,35 +211,6 @@ def test_prompts_are_encoded_in_batches_as_they_are_all_at_once(backbone, monkey
     assert counts == [7, 7, 7, 2]
 
 
-def test_a_token_delta_moves_the_embeddings_that_the_text_tower_starts_from(backbone, tree):
-    """Against the tower written out: embed, move up to the end token, transform, pool."""
-    clip, template = backbone.clip.eval(), "a picture of a {}"
-    towers = models.Towers(backbone, [tree], template, keep_tokens=True).eval()
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    delta = torch.randn(10, 16, 64, generator=torch.Generator().manual_seed(1))
-    delta = (0.1 * delta).requires_grad_(True)
-    assert torch.equal(towers.token_zeros(), torch.zeros_like(delta))
-    prompts = [template.format(node.name) for level in tree.levels for node in level]
-    tokens = backbone.tokenizer(prompts)
-    norms = [clip.token_embedding(t).norm().item() for row in tokens for t in row if t]
-    unit, rows = sum(norms) / len(norms), []
-    for row, moves in zip(tokens, delta, strict=True):
-        end = int((row != 0).sum())  # tokens up to the end token
-        x = clip.token_embedding(row)
-        x = torch.cat([x[:end] + unit * moves[:end], x[end:]]) + clip.positional_embedding
-        x = clip.ln_final(clip.transformer(x[None], attn_mask=clip.attn_mask))[0, end - 1]
-        rows.append(x @ clip.text_projection)
-    found = towers(images, token_delta=delta)[2]
-    torch.testing.assert_close(found, torch.stack(rows), rtol=1e-4, atol=1e-5)
-    slopes = [
-        torch.autograd.grad(texts.sin().sum(), delta)[0] for texts in (found, torch.stack(rows))
-    ]
-    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-5)
-    plain = towers(images)[2]
-    torch.testing.assert_close(towers(images, token_delta=towers.token_zeros())[2], plain)
-    assert clip.text_projection is towers.projection and not clip.token_embedding._forward_hooks
-
-
 def test_the_projection_is_back_in_place_after_a_failure(backbone):
     projection = backbone.clip.text_projection
     with pytest.raises(TypeError):

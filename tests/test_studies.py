@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from hierclip import models, studies
 from hierclip.config import load_params
 from hierclip.data import ImageSet, class_indices, ids_of, load_dataset
 from hierclip.errors import HierclipError
-from hierclip.models import CosineHead, LearnedHead, Model
+from hierclip.models import CosineHead, Model
 from hierclip.studies import (
     KEPT,
     STUDIES,
@@ -239,7 +238,7 @@ def test_a_run_fine_tunes_on_its_own_trees_and_measures_the_pictures_of_its_part
     class Untrained:
         """A fine-tuning of five steps that change nothing."""
 
-        trainee = SimpleNamespace(numbers=LearnedHead(CosineHead(1.0)))
+        head = CosineHead(1.0)
 
         def step_loss(self, step):
             return torch.zeros(()), {}

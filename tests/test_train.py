@@ -1,4 +1,5 @@
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -21,13 +22,9 @@ pretrain = notebook_functions("30_pretrain")["pretrain"]
 SHORT = {"batch": 6, "warmup": 0.5, "checkpoint_every": 2}
 METHOD = load_params(ROOT / "params.yaml").method
 TRAINED = [name for name, method in METHOD.items() if method.loss != "none"]
-LEARNED = METHOD["hier"].model_copy(
-    update={"learned": ("curvature", "image_radius", "tau"), "text_lr": 0.01}
-)
 KEEPING = METHOD["hier"].model_copy(
     update={
-        "roll_up": "leave_one_out",
-        "zeta_vic": "clean",
+        "roll_up": "single",
         "soft_targets": 0.5,
         "anchor_weight": 4.0,
         "superclass_gradient": 0.1,
@@ -222,13 +219,15 @@ def towers(monkeypatch):
 @pytest.fixture
 def passes(monkeypatch):
     """How often images go through the model in training, with a graph to take gradients in."""
-    counted, real = [], training.Trainee.forward
+    counted, real = [], Towers.forward
 
-    def forward(self, images, local=False, token_delta=None):
-        counted.append(torch.is_grad_enabled())
-        return real(self, images, local, token_delta)
+    def forward(self, images, local=False):
+        # Not the original's, which Fabric does not wrap, nor those of `towers`.
+        if self.precision is nullcontext and len(images) == SHORT["batch"]:
+            counted.append(torch.is_grad_enabled())
+        return real(self, images, local)
 
-    monkeypatch.setattr(training.Trainee, "forward", forward)
+    monkeypatch.setattr(Towers, "forward", forward)
     return counted
 
 
@@ -280,24 +279,16 @@ def test_a_finetuned_model_is_in_evaluation_mode_and_wants_no_gradient(
     assert not any(weight.requires_grad for weight in backbone.clip.parameters())
 
 
-def test_learned_numbers_change_and_come_back_plain_and_the_others_stay(
+def test_typical_norms_are_those_of_the_first_images_and_of_all_texts_before_training(
     fabric, params, backbone, tree, checkpoint
 ):
-    dataset = Stripes()
-    images, _ = dataset.batch(torch.arange(5), SHORT["batch"], 0, 0)
+    images, _ = Stripes().batch(torch.arange(5), SHORT["batch"], 0, 0)
     with torch.no_grad():
         embeddings, _, texts = Towers(backbone, [tree], TEMPLATE)(images)
     typical = [float(v.norm(dim=1).mean()) for v in (embeddings, texts)]
-    start = make_head(LEARNED, 1.0, *typical)
-    head, _ = tune(fabric, LEARNED, params, backbone, [tree], checkpoint)
-    for name in ("curvature", "image_radius", "tau"):
-        assert type(getattr(head, name)) is float and getattr(head, name) != pytest.approx(
-            getattr(start, name), 1e-4
-        )
-    for name in ("text_radius", "top_radius", "norms"):
-        assert getattr(head, name) == getattr(start, name)
-    # Typical norms are those of the first images and of all texts, before training.
+    head, _ = tune(fabric, "hier", params, backbone, [tree], checkpoint)
     assert [head.image_norm, head.text_norm] == pytest.approx(typical, rel=1e-5)
+    assert (head.tau, head.norms) == (METHOD["hier"].tau, METHOD["hier"].norms)
 
 
 @pytest.mark.parametrize("choice", ["universal", "leaf", "level"])
@@ -351,11 +342,10 @@ def test_texts_are_moved_only_where_they_have_a_budget(
     assert text_deltas[1].any() and text_deltas[1].abs().max() <= 0.01
 
 
-@pytest.mark.parametrize("method", [LEARNED, KEEPING], ids=["learned", "keeping"])
+@pytest.mark.parametrize("method", [METHOD["hier"], KEEPING], ids=["as published", "keeping"])
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
-    fabric, params, backbone, forest, checkpoint, tmp_path, monkeypatch, method
+    fabric, params, backbone, forest, checkpoint, tmp_path, method
 ):
-    monkeypatch.setattr(training, "CLEAN_BATCHES", 2)
     whole, stopped, rest = backbone, copy.deepcopy(backbone), copy.deepcopy(backbone)
     head, history = tune(fabric, method, params, whole, forest, tmp_path / "other.ckpt", steps=5)
     with pytest.raises(KeyboardInterrupt):
@@ -363,46 +353,6 @@ def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
     assert checkpoint.exists()
     assert tune(fabric, method, params, rest, forest, checkpoint, steps=5) == (head, history)
     assert same(whole.clip, rest.clip)
-
-
-def test_tokens_are_moved_and_the_text_tower_stays_as_it_was(
-    fabric, params, backbone, tree, checkpoint, monkeypatch
-):
-    deltas = watched_deltas(monkeypatch)
-    before = copy.deepcopy(backbone.clip.state_dict())
-    method = METHOD["hier"].model_copy(update={"text_perturbation": "tokens", "text_eps": 0.01})
-    tune(fabric, method, params, backbone, [tree], checkpoint, steps=2)
-    visual = {key for key, _ in backbone.clip.named_parameters() if key.startswith("visual.")}
-    assert changed(backbone, before) == visual | {"text_projection"}
-    prompts = [TEMPLATE.format(node.name) for level in tree.levels for node in level]
-    words = backbone.tokenizer(prompts).bool()  # padding is 0
-    for delta in deltas:
-        assert delta.shape == (10, 16, 64) and delta.abs().max() <= 0.0101
-        assert delta[words].any(1).all() and not delta[~words].any()
-
-
-def test_a_clean_zeta_is_measured_on_the_first_batches_of_the_model_as_it_was(
-    fabric, params, backbone, forest
-):
-    few = params.finetune.model_copy(update=SHORT | {"steps": 2})
-    method, dataset = KEEPING.model_copy(update={"roll_up": "single"}), Stripes()
-    batches = [dataset.batch(torch.arange(5), SHORT["batch"], 0, step) for step in range(4)]
-    task = Task("seen", dataset, forest, TEMPLATE)
-    towers = Towers(copy.deepcopy(backbone), forest, TEMPLATE).eval()
-    work = set_up(fabric, method, few, backbone, task, 0)
-    head, expected = work.trainee.numbers.fixed(), []
-    with torch.no_grad():
-        images, _, texts = towers(torch.cat([images for images, _ in batches]))
-    labels = torch.cat([labels for _, labels in batches])
-    for tree, levels in zip(forest, towers.by_tree(texts), strict=True):
-        for l, level in enumerate(levels):
-            logits = head.logits(
-                head.image_points(images), head.text_points(level, l, tree.max_level)
-            )
-            true = torch.from_numpy(tree.paths)[labels, l]
-            distances = -logits[torch.arange(len(true)), true] / head.tau
-            expected.append(distances.sort().values[(len(true) - 1) // 2])
-    torch.testing.assert_close(work.trainee.zeta_vic, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_of_other_pictures_is_left_unread(
@@ -456,14 +406,15 @@ def test_what_a_checkpoint_rests_on_prints_without_addresses(
 def test_under_bf16_towers_see_pixels_as_they_are_and_the_ball_computes_in_float32(
     params, backbone, forest, checkpoint, monkeypatch
 ):
-    seen, stem, real = [], [], training.Trainee.forward
+    seen, stem, real = [], [], Towers.forward
 
-    def forward(self, images, local=False, token_delta=None):
-        out = real(self, images, local, token_delta)
-        seen.extend(part.dtype for part in (images, *out))
+    def forward(self, images, local=False):
+        out = real(self, images, local)
+        if self.precision is nullcontext:
+            seen.extend(part.dtype for part in (images, *out))
         return out
 
-    monkeypatch.setattr(training.Trainee, "forward", forward)
+    monkeypatch.setattr(Towers, "forward", forward)
     backbone.clip.visual.conv1.register_forward_hook(lambda *got: stem.append(got[2].dtype))
     half = make_fabric(params.model.model_copy(update={"precision": "bf16-mixed"}))
     history = tune(half, "hier", params, backbone, forest, checkpoint)[1]

@@ -78,7 +78,7 @@ def seen(fabric, case: str, folder: Path, dataset) -> dict[str, object]:
     torch.set_default_dtype(getattr(torch, dtype))
     method = params.method[name]
     if method.loss == "hier":
-        method = method.model_copy(update={"learned": ("curvature", "tau"), "text_lr": 0.01})
+        method = method.model_copy(update={"text_lr": 0.01})
     if optimizer == "sgd":  # whose steps are as long as gradients; AdamW hides a wrong scale
         method = method.model_copy(update={"lr": 2e-4})
     trees = [

@@ -279,7 +279,7 @@ class HierParams(Section):
     loss: Literal["hier"]
     trees: tuple[TreeName, ...] = Field(min_length=1)
     lr: PositiveFloat
-    text_lr: PositiveFloat  # of the text projection and of the head's learned numbers
+    text_lr: PositiveFloat  # of the text projection
     attack: TrainAttackParams
     perturbation: Literal["universal", "leaf", "level"]
     text_eps: NonNegativeFloat  # of the texts' perturbation, an entry, for embeddings of length 1
@@ -292,18 +292,14 @@ class HierParams(Section):
     )
     tau: PositiveFloat
     norms: Literal["fixed", "free"]  # free: times 2n / (n + typical n)
-    learned: tuple[Literal["curvature", "image_radius", "text_radius", "top_radius", "tau"], ...]
     superclass_weight: NonNegativeFloat  # of the levels above the leaves, times 1 - l / (L + 1)
     negatives: tuple[Literal["finer", "coarser"], ...]
     vic: NonNegativeFloat  # lambda_1
-    # A distance in the ball; clean: by level, the median of clean points before training.
-    zeta_vic: NonNegativeFloat | Literal["clean"]
+    zeta_vic: NonNegativeFloat  # a distance in the ball
     gap: NonNegativeFloat  # lambda_2
     zeta_gap: NonNegativeFloat  # a difference of norms in the ball
-    # What text_eps moves: a text's features, or its tokens' embeddings, for a mean norm of 1.
-    text_perturbation: Literal["features", "tokens"] = "features"
     # What the points above the leaves are: losses.levels.roll_up.
-    roll_up: Literal["midpoint", "level_radius", "single", "leave_one_out"] = "midpoint"
+    roll_up: Literal["midpoint", "single"] = "midpoint"
     # Share of the original model's softmax on the clean image in the targets of the leaves.
     soft_targets: float = Field(default=0.0, ge=0, le=1)
     soft_above: float | None = Field(default=None, ge=0, le=1)  # above them; null: soft_targets

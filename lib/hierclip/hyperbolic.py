@@ -1,8 +1,7 @@
 """The Poincare ball of sectional curvature -r, and depth-margin bounds: pure functions.
 
-The ball is D = {z : r |z|^2 < 1}. Points are (..., D); r > 0 is a number, or a tensor of no
-dimensions where it is learned. float32 unless the caller gives float64. Norm is depth: near the
-centre general, near the rim specific.
+The ball is D = {z : r |z|^2 < 1}. Points are (..., D); r > 0. float32 unless the caller gives
+float64. Norm is depth: near the centre general, near the rim specific.
 Formulas: Ganea et al., Hyperbolic Neural Networks (2018), section 2; the Einstein midpoint:
 Gulcehre et al., Hyperbolic Attention Networks (2019), section 3.2.
 
@@ -21,14 +20,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Scalar = float | Tensor
-
 # sqrt(r) |z| never exceeds 1 - BALL_EPS: beyond, 1 - r |z|^2 has no correct digit left.
 BALL_EPS = {torch.float32: 1e-4, torch.float64: 1e-9}
 EPS = 1e-12  # under a root or a quotient: keeps the gradient finite where points coincide
 
 
-def expmap0(v: Tensor, r: Scalar) -> Tensor:
+def expmap0(v: Tensor, r: float) -> Tensor:
     """Map tangent vectors (..., D) at the centre into the ball.
 
     z = tanh(sqrt(r) |v|) v / (sqrt(r) |v|). Vectors longer than `max_tangent_norm` stop at the rim,
@@ -39,24 +36,24 @@ def expmap0(v: Tensor, r: Scalar) -> Tensor:
     return v * (torch.tanh(r**0.5 * bounded) / (r**0.5 * length))
 
 
-def max_tangent_norm(r: Scalar, dtype: torch.dtype = torch.float32) -> Scalar:
+def max_tangent_norm(r: float, dtype: torch.dtype = torch.float32) -> float:
     """Return the largest norm of a tangent vector that `expmap0` does not clip."""
     return float(torch.atanh(torch.tensor(1 - BALL_EPS[dtype], dtype=torch.float64))) / r**0.5
 
 
-def is_clipped(v: Tensor, r: Scalar) -> Tensor:
+def is_clipped(v: Tensor, r: float) -> Tensor:
     """Return (...) bool: which tangent vectors (..., D) `expmap0` clips."""
     return v.norm(dim=-1) > max_tangent_norm(r, v.dtype)
 
 
-def points_are_clipped(z: Tensor, r: Scalar) -> Tensor:
+def points_are_clipped(z: Tensor, r: float) -> Tensor:
     """Return (...) bool: which points (..., D) are where `expmap0` puts vectors that it clips in
     float32.
     """
     return r**0.5 * z.norm(dim=-1) > 1 - 1.01 * BALL_EPS[torch.float32]
 
 
-def pairwise_distance(u: Tensor, v: Tensor, r: Scalar) -> Tensor:
+def pairwise_distance(u: Tensor, v: Tensor, r: float) -> Tensor:
     """Return d between every point of u (B, D) and of v (K, D): (B, K), in B x K memory."""
     left, right = left_factor(*_hyperboloid(u, r)), right_factor(*_hyperboloid(v, r))
     return distance_of_factors(left, right, r)
@@ -76,7 +73,7 @@ def right_factor(x: Tensor, height: Tensor) -> Tensor:
     return torch.cat([x, 1 + height, height], dim=1)
 
 
-def distance_of_factors(left: Tensor, right: Tensor, r: Scalar) -> Tensor:
+def distance_of_factors(left: Tensor, right: Tensor, r: float) -> Tensor:
     """Return the distances (B, K) between the points whose factors are given.
 
     d = arccosh(1 + p) / sqrt(r), where p = x0 y0 - <x, y> - 1 is, in terms of points of the ball,
@@ -108,7 +105,7 @@ class _ArccoshOfOneMore(torch.autograd.Function):
         return torch.where(root > (2 * EPS) ** 0.5 * 1.01, gradient / root, 0.0)
 
 
-def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
+def lift_tangents(v: Tensor, r: float) -> tuple[Tensor, Tensor]:
     """Map tangent vectors (..., D) onto the hyperboloid, as `expmap0` and `_hyperboloid` would.
 
     Vectors are clipped at float32's longest in every precision.
@@ -121,7 +118,7 @@ def lift_tangents(v: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
     return (2 * half).sinh() / length * v, 2 * half.sinh().square()
 
 
-def lifted_norms(_x: Tensor, height: Tensor, r: Scalar) -> Tensor:
+def lifted_norms(_x: Tensor, height: Tensor, r: float) -> Tensor:
     """Return |z|, (N,), of the points of the ball at these heights x0 - 1 on the hyperboloid."""
     return (height / (height + 2) / r).clamp(min=EPS).sqrt()[:, 0]
 
@@ -138,7 +135,7 @@ def einstein_midpoints(lifted: Tensor, groups: Tensor, count: int) -> Tensor:
     return sums * (sums.square() @ signs).clamp(min=EPS).rsqrt()[:, None]
 
 
-def to_klein_sum(z: Tensor, r: Scalar) -> Tensor:
+def to_klein_sum(z: Tensor, r: float) -> Tensor:
     """Return the terms (..., D + 1) of an Einstein midpoint of points (..., D), in float64.
 
     They are (sqrt(r) g k, g). In Klein coordinates k = 2z / (1 + r|z|^2), with Lorentz factor
@@ -151,14 +148,14 @@ def to_klein_sum(z: Tensor, r: Scalar) -> Tensor:
     return torch.cat([x, 1 + height], dim=-1)
 
 
-def _hyperboloid(z: Tensor, r: Scalar) -> tuple[Tensor, Tensor]:
+def _hyperboloid(z: Tensor, r: float) -> tuple[Tensor, Tensor]:
     """Lift points to x = 2 sqrt(r) z / (1 - r|z|^2) and the height 2 r|z|^2 / (1 - r|z|^2)."""
     rzz = r * z.square().sum(-1, keepdim=True)
     double = 2 / (1 - rzz)
     return r**0.5 * double * z, double * rzz
 
 
-def from_klein_sum(lifted: Tensor, r: Scalar) -> Tensor:
+def from_klein_sum(lifted: Tensor, r: float) -> Tensor:
     """Return the Einstein midpoint (..., D) of a (weighted) sum (..., D + 1) of `to_klein_sum`s.
 
     k = sum(g k) / sum(g), taken back to z = k / (1 + sqrt(1 - r|k|^2)).

@@ -158,7 +158,7 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
 
         checkpoint = (root / KEPT).with_name(f"{fingerprint(run.labels)}.ckpt")
         history = fit(work, timed_loss, checkpoint)
-        head = work.trainee.numbers.fixed()
+        head = work.head
     seconds = np.diff([*starts[:: finetune.accumulate], perf_counter()])  # of every optimiser step
     median = round(float(np.median(seconds)), 4) if history else 0.0
     model, rows = Model(backbone, head, run.settings.label), []

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierclip.attacks import frozen, pgd
 from hierclip.config import FinetuneParams, HierParams, OptimParams, TrainedParams
@@ -27,9 +27,8 @@ from hierclip.losses import (
     make_head,
     make_nodes,
 )
-from hierclip.losses.hierarchical import clean_distances
 from hierclip.losses.levels import Nodes
-from hierclip.models import Backbone, LearnedHead, Towers
+from hierclip.models import Backbone, Head, Towers
 from hierclip.models.checkpoint import not_finite
 from hierclip.progress import (
     cache_key,
@@ -41,7 +40,6 @@ from hierclip.progress import (
 )
 from hierclip.trees import check_forest
 
-CLEAN_BATCHES = 4  # that zeta_vic "clean" is measured on
 StepLoss = Callable[[int], tuple[Tensor, dict[str, float]]]  # of a step: its loss, what it logs
 History = list[dict[str, float]]  # by optimiser step: the loss, and what else was logged
 
@@ -161,23 +159,6 @@ def model_key(backbone: Backbone) -> str:
     return fingerprint(config, backbone.mean, backbone.std, *weights)
 
 
-class Trainee(nn.Module):
-    """What fine-tuning trains: both towers, and the numbers of the head that are learned.
-
-    zeta_vic: one for each level of all trees in a row, kept in checkpoints; 0 until it is measured.
-    """
-
-    def __init__(self, towers: Towers, head: LearnedHead):
-        super().__init__()
-        self.towers, self.numbers = towers, head
-        self.zeta_vic = nn.Buffer(torch.zeros(sum(map(len, towers.sizes))))
-
-    def forward(
-        self, images: Tensor, local: bool = False, token_delta: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.towers(images, local, token_delta)
-
-
 @dataclass(frozen=True)
 class Finetuning(Training):
     """An adversarial fine-tuning, as `set_up` makes it ready."""
@@ -186,9 +167,9 @@ class Finetuning(Training):
     method: TrainedParams
     seed: int
     task: Task
-    trainee: Trainee  # in `module`
+    head: Head
     original: Towers  # the model as it was
-    texts: Tensor  # of the shape of a perturbation of all prompts: (K, D), tokens' (K, T, width)
+    texts: Tensor  # of all prompts, (K, D)
     nodes: list[Nodes]  # by tree
     perturbations: list[tuple[Levels, Levels]]  # of a step: levels in the attack, and in the loss
 
@@ -201,9 +182,8 @@ class Finetuning(Training):
         classes, size = class_indices(dataset, trees[0].ids), loss_batch(self.params)
         images, labels = dataset.batch(classes, size, self.seed, step, rank_slice(size))
         paths = [torch.from_numpy(tree.paths)[labels].to(device) for tree in trees]
-        models = self.module, self.original, self.trainee.numbers.head
-        zeta_vic = self.trainee.zeta_vic.split([len(tree.levels) for tree in trees])
-        context = Context(images.to(device), paths, self.nodes, *models, zeta_vic=zeta_vic)
+        models = self.module, self.original, self.head
+        context = Context(images.to(device), paths, self.nodes, *models)
         seed = step_seed(self.seed, step) + 1  # the dataset draws by the other
         return context, start_generator(device, seed)
 
@@ -269,16 +249,13 @@ def set_up(
         embeddings, _, texts = original(images[rank_slice(size)].to(fabric.device))
     norms = [float(v.float().norm(dim=-1).mean()) for v in (embeddings, texts)]
     head = make_head(method, backbone.logit_scale, *norms)
-    learned = method.learned if isinstance(method, HierParams) else ()
     backbone.clip.requires_grad_(False)
-    by_token = isinstance(method, HierParams) and method.text_perturbation == "tokens"
-    towers = Towers(backbone, trees, template, keep_tokens=by_token)
-    trainee = Trainee(towers, LearnedHead(head, learned))
-    optimizer = _optimizer(trainee, method, params.weight_decay)
-    module, optimizer = fabric.setup(trainee.eval(), optimizer)
+    towers = Towers(backbone, trees, template)
+    optimizer = _optimizer(towers, method, params.weight_decay)
+    module, optimizer = fabric.setup(towers.eval(), optimizer)
     max_level = max(tree.max_level for tree in trees)
     hashes = [tree.hash for tree in trees]
-    work = Finetuning(
+    return Finetuning(
         fabric=fabric,
         module=module,
         optimizer=optimizer,
@@ -289,16 +266,12 @@ def set_up(
         method=method,
         seed=seed,
         task=task,
-        trainee=trainee,
+        head=head,
         original=original,
-        texts=towers.token_zeros() if by_token else texts,
+        texts=texts,
         nodes=[make_nodes(tree.parents, tree.sizes[-1], fabric.device) for tree in trees],
         perturbations=PERTURBATIONS[method.perturbation](max_level),
     )
-    if isinstance(method, HierParams) and method.zeta_vic == "clean":
-        contexts = (work.batch(step)[0] for step in range(CLEAN_BATCHES))
-        trainee.zeta_vic.copy_(torch.cat(clean_distances(contexts, method)))
-    return work
 
 
 def start_generator(device: torch.device, seed: int) -> torch.Generator:
@@ -309,19 +282,12 @@ def start_generator(device: torch.device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def _optimizer(trainee: Trainee, method: TrainedParams, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over the image encoder at `lr`.
-
-    With a `text_lr` it also has, at that rate, the text projection and the head's scalars.
-    """
+def _optimizer(towers: Towers, method: TrainedParams, weight_decay: float) -> torch.optim.AdamW:
+    """Return AdamW over the image encoder at `lr` and, with a `text_lr`, the text projection."""
     text_lr = method.text_lr if isinstance(method, HierParams) else 0.0
-    encoder, projection = trainee.towers.encoder, trainee.towers.projection
-    encoder.requires_grad_(True)
-    groups = [{"params": list(encoder.parameters()), "lr": method.lr}]
+    towers.encoder.requires_grad_(True)
+    groups = [{"params": list(towers.encoder.parameters()), "lr": method.lr}]
     if text_lr:
-        projection.requires_grad_(True)
-        groups.append({"params": [projection], "lr": text_lr})
-    numbers = list(trainee.numbers.parameters())
-    if numbers:
-        groups.append({"params": numbers, "lr": text_lr, "weight_decay": 0.0})
+        towers.projection.requires_grad_(True)
+        groups.append({"params": [towers.projection], "lr": text_lr})
     return torch.optim.AdamW(groups, weight_decay=weight_decay)

@@ -3,8 +3,7 @@
 Source: Hierarchically Robust Zero-shot Vision-language Models (CVPR 2026).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn import functional as F
 
 from hierclip import hyperbolic
 from hierclip.config import HierParams
-from hierclip.hyperbolic import Scalar
 from hierclip.losses.levels import Context, Nodes, Perturbation, RolledUp, roll_up
 from hierclip.models import PoincareHead
 
@@ -23,7 +21,7 @@ class Placed(NamedTuple):
 
     nodes: Nodes
     rolled: RolledUp
-    tau: Scalar
+    tau: float
     distances: Tensor  # (M, K), or (2B, K) where all levels above the leaves share their points
     text_norms: Tensor  # (K,)
     point_norms: Tensor  # (M,)
@@ -112,33 +110,9 @@ def _original_logits(
     yield from zip(by_tree, context.nodes, rolled, strict=True)
 
 
-def vicinity(placed: Placed, zeta: float | Tensor) -> Tensor:
-    """Return relu(d(image, text) - zeta) of every point and its node, (M,): near, not on top.
-
-    zeta: for all points or for each, (M,).
-    """
+def vicinity(placed: Placed, zeta: float) -> Tensor:
+    """Return relu(d(image, text) - zeta) of every point and its node, (M,): near, not on top."""
     return F.relu(placed.true_distances() - zeta)
-
-
-@torch.no_grad()
-def clean_distances(contexts: Iterable[Context], params: HierParams) -> list[Tensor]:
-    """Return by tree the median distance of clean points from their node, (L + 1,) by level.
-
-    Before training it is the original model's. contexts: batches, whose points are taken together.
-    """
-    batches = []  # by batch, by tree: the distances of each level
-    for context in contexts:
-        embeddings, _, texts = context.towers(context.images)
-        batch = []
-        for placed in _place(context, embeddings, texts, params):
-            distances = placed.true_distances()
-            batch.append([distances[block.points] for block in placed.rolled.blocks])
-        batches.append(batch)
-    medians = []
-    for tree in zip(*batches, strict=True):
-        levels = [torch.cat(level).median() for level in zip(*tree, strict=True)]
-        medians.append(torch.stack(levels))
-    return medians
 
 
 def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
@@ -151,7 +125,7 @@ def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
 
 def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
     """Return the sum of `alignment` over the trees, at the levels of `perturbation`."""
-    embeddings, texts = _encode(context, perturbation, params)
+    embeddings, texts = _encode(context, perturbation)
     losses = []
     placed = _place(context, embeddings, texts, params)
     for tree, targets in zip(placed, soft_targets(context, params), strict=True):
@@ -168,7 +142,7 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
     leaves goes on into the image encoder. Logs the share of points that are clipped at the rim and
     of pairs on which each penalty acts.
     """
-    embeddings, texts = _encode(context, perturbation, params)
+    embeddings, texts = _encode(context, perturbation)
     losses = []
     if params.anchor_weight:
         levels = 1 + max(nodes.max_level for nodes in context.nodes)
@@ -177,13 +151,10 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
         losses.append(share * params.anchor_weight * (1 - cosine).mean())
     active = {"vic_active": [], "gap_text_active": [], "gap_image_active": []}
     trees = _place(context, embeddings, texts, params, train=True)
-    for k, (placed, targets) in enumerate(zip(trees, soft_targets(context, params), strict=True)):
+    for placed, targets in zip(trees, soft_targets(context, params), strict=True):
         nodes = placed.nodes
         shares = placed.rolled.shares
-        zeta = params.zeta_vic
-        if zeta == "clean":
-            zeta = context.zeta_vic[k][placed.rolled.levels]
-        vic = vicinity(placed, zeta)
+        vic = vicinity(placed, params.zeta_vic)
         below_top = nodes.parents[: -nodes.sizes[-1]]
         of_texts = depth_gap(placed.text_norms, below_top, params.zeta_gap)
         of_images = depth_gap(placed.point_norms, placed.rolled.parents, params.zeta_gap)
@@ -204,24 +175,17 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
     return torch.stack(losses).sum()
 
 
-def _encode(
-    context: Context, perturbation: Perturbation, params: HierParams
-) -> tuple[Tensor, Tensor]:
+def _encode(context: Context, perturbation: Perturbation) -> tuple[Tensor, Tensor]:
     """Return the embeddings of perturbed images (B, D) and of perturbed texts (K, D)."""
-    delta = perturbation.text_delta
-    if params.text_perturbation == "tokens":
-        embeddings, _, texts = context.towers(perturbation.images, token_delta=delta)
-        return embeddings, texts
     embeddings, _, texts = context.towers(perturbation.images)
-    if delta is not None:
-        texts = texts + texts.norm(dim=-1, keepdim=True) * delta
+    if perturbation.text_delta is not None:
+        texts = texts + texts.norm(dim=-1, keepdim=True) * perturbation.text_delta
     return embeddings, texts
 
 
 def _ball(context: Context) -> PoincareHead:
-    head = context.head()
-    assert isinstance(head, PoincareHead)  # `make_head` made it
-    return head
+    assert isinstance(context.head, PoincareHead)  # `make_head` made it
+    return context.head
 
 
 def _level_shares(context: Context) -> Tensor:
@@ -230,22 +194,10 @@ def _level_shares(context: Context) -> Tensor:
     return torch.cat(shares)[:, None]
 
 
-def _lift(tangents: Tensor, r: Scalar) -> Tensor:
+def _lift(tangents: Tensor, r: float) -> Tensor:
     """Return tangent vectors (N, D) as `to_klein_sum` has their points, (N, D + 1) in float64."""
     points, height = hyperbolic.lift_tangents(tangents.double(), r)
     return torch.cat([points, 1 + height], dim=1)
-
-
-def _to_radius(head: PoincareHead, max_level: int, points: Tensor, level: int) -> Tensor:
-    """Move roll-ups (N, D + 1) of a level to the tangent length of that level.
-
-    It is `image_radius`, times the length of the level's texts over that of leaf texts; a roll-up
-    keeps its direction.
-    """
-    share = level / max_level
-    text_radius = (1 - share) * head.text_radius + share * head.top_radius
-    length = head.image_radius * text_radius / head.text_radius
-    return _lift(length * F.normalize(points[:, :-1], dim=1), head.curvature)
 
 
 def _to_float(lifted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -281,9 +233,7 @@ def _place(
     for nodes, rolled in zip(context.nodes, batch, strict=True):
         rows = slice(start, start + len(nodes.parents))
         start = rows.stop
-        by_level = params.roll_up == "level_radius"
-        to_radius = partial(_to_radius, head, nodes.max_level) if by_level else None
-        levels = roll_up(above, rolled.groups, params.roll_up, to_radius)
+        levels = roll_up(above, rolled.groups, params.roll_up)
         points, height = _to_float(torch.cat([lifted, *levels[1:]]), texts.dtype)
         left = hyperbolic.left_factor(points, height)
         distances = hyperbolic.distance_of_factors(left, right[rows], r)

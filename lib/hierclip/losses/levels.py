@@ -77,45 +77,19 @@ def group_images(paths: Tensor) -> list[Group]:
     return [Group(nodes, images) for nodes in paths.T[1:]]
 
 
-def roll_up(
-    lifted: Tensor,
-    groups: Sequence[Group],
-    mode: str = "midpoint",
-    to_radius: Callable[[Tensor, int], Tensor] | None = None,
-) -> list[Tensor]:
+def roll_up(lifted: Tensor, groups: Sequence[Group], mode: str = "midpoint") -> list[Tensor]:
     """Return the points of every level, (N_l, D + 1).
 
     lifted: (B, D + 1), the images' points as `to_klein_sum` has them; the first level.
-    mode: "midpoint": HypAvg of the finer points of each group. "level_radius": the same, each then
-    moved `to_radius` of its level. "single": images as they are, once for all levels above.
-    "leave_one_out": `beside_others`.
+    mode: "midpoint": HypAvg of the finer points of each group. "single": images as they are, once
+    for all levels above.
     """
     if mode == "single":
         return [lifted, lifted]
     levels = [lifted]
-    for level, (nodes, members) in enumerate(groups, 1):
-        if mode == "leave_one_out":
-            points = beside_others(lifted, nodes)
-        else:
-            points = einstein_midpoints(levels[-1], members, len(nodes))
-        levels.append(to_radius(points, level) if to_radius else points)
+    for nodes, members in groups:
+        levels.append(einstein_midpoints(levels[-1], members, len(nodes)))
     return levels
-
-
-def beside_others(lifted: Tensor, nodes: Tensor) -> Tensor:
-    """Return the midpoint of each image (B, D + 1) and of the midpoint of its node's other images.
-
-    The others have no gradient: an image gets half of its point's gradient, and not the n-th part
-    that it gets in a midpoint of n. An image without others stays as it is. nodes: (B,).
-    """
-    fixed = lifted.detach()
-    _, members = nodes.unique(return_inverse=True)
-    sums = torch.zeros_like(fixed).index_add(0, members, fixed)
-    count = len(lifted)
-    alone = members.bincount()[members] == 1
-    others = torch.where(alone[:, None], fixed, sums[members] - fixed)
-    each = torch.arange(count, device=nodes.device)
-    return einstein_midpoints(lifted + einstein_midpoints(others, each, count), each, count)
 
 
 BARRED = -1e30  # a logit of no weight, finite so that a target of 0 there costs 0
@@ -163,8 +137,7 @@ def rolled_up(
     levels l - 1 ("finer") and l + 1 ("coarser") that share no edge with its node; a node on both
     levels shares one with itself.
     """
-    by_image = mode in ("single", "leave_one_out")
-    groups = group_images(paths) if by_image else group_levels(paths)
+    groups = group_images(paths) if mode == "single" else group_levels(paths)
     indices = [paths[:, 0], *(group.nodes for group in groups)]
     counts = torch.tensor([len(level) for level in indices], device=paths.device)
     levels = torch.arange(len(indices), device=paths.device).repeat_interleave(counts)
@@ -219,8 +192,7 @@ class Perturbation:
     """Adversarial images (B, 3, H, W), the texts' perturbation (K, D), and the attacked levels."""
 
     images: Tensor
-    # In units of each text embedding's own norm; of tokens (K, T, width): of their mean norm.
-    text_delta: Tensor | None = None
+    text_delta: Tensor | None = None  # in units of each text embedding's own norm
     levels: tuple[int, ...] | None = None  # None: all
 
 
@@ -233,9 +205,8 @@ class Context:
     nodes: Sequence[Nodes]  # by tree
     towers: Callable[..., tuple[Tensor, Tensor, Tensor]]
     original: Towers
-    head: Callable[[], Head]  # with its learned numbers as they are now
+    head: Head
     counts: dict[str, float] = field(default_factory=dict)  # what the last loss logged
-    zeta_vic: Sequence[Tensor] = ()  # by tree: (L + 1,), where it is measured
     targets: list[Tensor] = field(default_factory=list)  # of hierarchical's, once for a step
     _rolled: dict[tuple, list[RolledUp]] = field(default_factory=dict)
 
@@ -254,10 +225,9 @@ class Context:
 
     def leaf_logits(self, embeddings: Tensor, texts: Tensor) -> Tensor:
         """Return (B, leaves), from image embeddings and the text embeddings of all prompts."""
-        head = self.head()
         leaves = self.original.by_tree(texts)[0]
-        points = head.text_points(leaves[0], 0, len(leaves) - 1)
-        return head.logits(head.image_points(embeddings), points)
+        points = self.head.text_points(leaves[0], 0, len(leaves) - 1)
+        return self.head.logits(self.head.image_points(embeddings), points)
 
     @cached_property
     def original_clean(self) -> tuple[Tensor, Tensor]:

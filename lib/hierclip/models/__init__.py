@@ -23,7 +23,6 @@ from hierclip.models.heads import (
     CosineHead,
     EuclideanHead,
     Head,
-    LearnedHead,
     PoincareHead,
     at_least_float32,
 )

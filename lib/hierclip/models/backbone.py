@@ -228,12 +228,10 @@ class Towers(nn.Module):
         template: str,
         precision: Callable[[], AbstractContextManager] = nullcontext,
         fold: bool = False,
-        keep_tokens: bool = False,
     ):
         """precision: the context to compute in, for towers that Fabric does not wrap.
 
-        fold: of `ImageEncoder`, for towers that are not trained. keep_tokens: also hold the text
-        tower, for `forward` with a `token_delta`.
+        fold: of `ImageEncoder`, for towers that are not trained.
         """
         super().__init__()
         self.precision = precision
@@ -249,47 +247,10 @@ class Towers(nn.Module):
         with torch.no_grad():
             features = text_features(backbone, unique)[[rows[prompt] for prompt in prompts]]
         self.features = nn.Buffer(features, persistent=False)
-        if keep_tokens:
-            self._keep_tokens(backbone, prompts)
 
-    def _keep_tokens(self, backbone: Backbone, prompts: list[str]) -> None:
-        """Keep the text tower, the tokens (K, T), and what a unit of their perturbation is.
-
-        It is the mean norm of the prompts' token embeddings, and 0 for the padding behind CLIP's
-        end token, which has the largest number.
-        """
-        self.clip = backbone.clip
-        table = text_tower(backbone.clip).token_embedding.weight.detach()
-        tokens = backbone.tokenizer(prompts).to(table.device)
-        inside = torch.arange(tokens.shape[1], device=table.device) <= tokens.argmax(1)[:, None]
-        unit = table[tokens[inside]].norm(dim=-1).mean()
-        self.tokens = nn.Buffer(tokens, persistent=False)
-        self.token_units = nn.Buffer(unit * inside[..., None], persistent=False)
-
-    def token_zeros(self) -> Tensor:
-        """Return a `token_delta` that moves nothing, (K, T, width)."""
-        width = text_tower(self.clip).token_embedding.weight.shape[1]
-        return self.token_units.new_zeros(*self.tokens.shape, width)
-
-    def _perturbed_features(self, token_delta: Tensor) -> Tensor:
-        """Run the text tower on moved token embeddings; return `text_features` of all prompts."""
-        tower = text_tower(self.clip)
-        hook = tower.token_embedding.register_forward_hook(
-            lambda module, inputs, embedded: embedded + self.token_units * token_delta
-        )
-        tower.text_projection = None
-        try:
-            return self.clip.encode_text(self.tokens)
-        finally:
-            tower.text_projection = self.projection
-            hook.remove()
-
-    def forward(
-        self, images: Tensor, local: bool = False, token_delta: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, local: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         with self.precision():
-            below = self.features if token_delta is None else self._perturbed_features(token_delta)
-            texts = below @ self.projection
+            texts = self.features @ self.projection
             embeddings, features = (
                 self.encoder.with_local(images) if local else (self.encoder(images), None)
             )

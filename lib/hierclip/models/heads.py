@@ -1,15 +1,14 @@
 """How embeddings become logits: by angle, or by distance in a ball or a flat space."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from hierclip import hyperbolic
 from hierclip.errors import HierclipError, no_such
-from hierclip.hyperbolic import Scalar
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -21,7 +20,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 class CosineHead:
     """CLIP's own head: logits are `scale` times the cosine."""
 
-    scale: Scalar
+    scale: float
 
     def image_points(self, embeddings: Tensor) -> Tensor:
         """Return the points (N, D) of image embeddings."""
@@ -48,16 +47,16 @@ class PoincareHead:
     stays below 2.
     """
 
-    curvature: Scalar
-    image_radius: Scalar
-    text_radius: Scalar
-    top_radius: Scalar
-    tau: Scalar
+    curvature: float
+    image_radius: float
+    text_radius: float
+    top_radius: float
+    tau: float
     norms: Literal["fixed", "free"] = "fixed"
     image_norm: float = 1.0
     text_norm: float = 1.0
 
-    def tangents(self, embeddings: Tensor, radius: Scalar, typical: float) -> Tensor:
+    def tangents(self, embeddings: Tensor, radius: float | Tensor, typical: float) -> Tensor:
         """Return tangent vectors (..., D) of length `radius`, or around it where norms are free."""
         embeddings = at_least_float32(embeddings)
         if self.norms == "fixed":
@@ -67,7 +66,7 @@ class PoincareHead:
     def image_tangents(self, embeddings: Tensor) -> Tensor:
         return self.tangents(embeddings, self.image_radius, self.image_norm)
 
-    def text_tangents(self, embeddings: Tensor, share: Scalar) -> Tensor:
+    def text_tangents(self, embeddings: Tensor, share: float | Tensor) -> Tensor:
         """Return the tangent vectors of texts (K, D).
 
         share: of the way from the leaves to the coarsest level, for all texts or for each, (K, 1).
@@ -104,27 +103,6 @@ class EuclideanHead(PoincareHead):
 
 Head = CosineHead | PoincareHead
 HEADS = {"cosine": CosineHead, "poincare": PoincareHead, "euclidean": EuclideanHead}
-
-
-class LearnedHead(nn.Module):
-    """A head with trained numbers, each through its logarithm, so that it stays positive."""
-
-    def __init__(self, head: Head, learned: tuple[str, ...] = ()):
-        super().__init__()
-        self.start = head
-        self.logs = nn.ParameterDict(
-            {name: torch.tensor(float(getattr(head, name))).log() for name in learned}
-        )
-
-    def head(self) -> Head:
-        """Return the head with its numbers as they are now, differentiable in the learned ones."""
-        return replace(self.start, **{name: log.exp() for name, log in self.logs.items()})
-
-    def fixed(self) -> Head:
-        """Return the same head in plain numbers."""
-        return replace(
-            self.start, **{name: float(log.detach().exp()) for name, log in self.logs.items()}
-        )
 
 
 def head_to_dict(head: Head) -> dict:
