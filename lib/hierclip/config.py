@@ -521,7 +521,7 @@ def load_params(path: Path | None = None) -> Params:
         return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
         entries = {entry["loc"]: f"{path}: {error_line(entry)}" for entry in error.errors()}
