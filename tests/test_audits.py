@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -41,7 +42,10 @@ NOTEBOOK = ROOT / "notebooks/95_audit.ipynb"
 
 @pytest.fixture(scope="module")
 def audited(weights, tmp_path_factory):
-    """What the command wrote and said, run in a folder of its own: a folder, and the process."""
+    """What the command wrote and said, run in a folder of its own: a folder, and the process.
+
+    Its user has a home that nobody can make.
+    """
     folder = tmp_path_factory.mktemp("audited")
     folders(folder / "zoo", list(LEAVES))
     (folder / "zoo/dog/notes.txt").write_text("none", encoding="utf8")
@@ -53,7 +57,8 @@ def audited(weights, tmp_path_factory):
     given = ["--model", ARCHITECTURE, "--pretrained", weights, "--images", "zoo", *QUICK]
     trees = ["--tree", "<i>kinds.json", "--tree", "sizes.json"]
     command = [sys.executable, "-m", "hierclip", "audit", *given, *trees]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf8")
+    home = os.environ | {"HOME": "/dev/null/home"}
+    done = subprocess.run(command, cwd=folder, env=home, capture_output=True, encoding="utf8")
     return folder, done
 
 
