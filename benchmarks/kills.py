@@ -22,7 +22,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SMALL = {  # of the preset smoke, but for what makes there be something to resume
-    "methods": ["tecoa"],
+    "methods": ["tecoa", "forest"],
     "pretrain": {"steps": 60, "batch": 32, "checkpoint_every": 3},
     "finetune": {"steps": 30, "batch": 16, "checkpoint_every": 2},
 }
@@ -52,11 +52,11 @@ def make_project(folder: Path) -> Path:
 
     dataset = load_dataset(load_params(folder / "params.yaml").data, folder)
     images = dataset.images("test")
-    for row in images.evenly_spaced(20).tolist():
-        leaf = dataset.leaves[images.labels[row]]
-        file = folder / f"images/{leaf.id}/{row}.png"
+    some = images[images.evenly_spaced(20)]
+    for k, (pixels, label) in enumerate(zip(some.read(), some.labels, strict=True)):
+        file = folder / f"images/{dataset.leaves[label].id}/{k}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images.pixels[row].permute(1, 2, 0).numpy()).save(file)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file)
     return folder
 
 
