@@ -242,6 +242,21 @@ def test_every_committed_study_has_the_runs_that_the_parameters_ask_for():
             assert (made["seeds"] > 0).any()
 
 
+def test_the_page_on_results_says_of_removed_knobs_what_their_record_has():
+    page = (ROOT / "docs/results.md").read_text(encoding="utf8")
+    table = page.partition("| change of `hier` |")[2].partition("\n\n")[0]
+    frame = STUDY_RECORDS["removed"].frame
+    assert STUDY_RECORDS["removed"].git.startswith("b949bf0") and "b949bf0" in page
+    means = frame[frame["subset"] != "seen"].groupby(["row", "seed"], sort=False)
+    means = 100 * means[["clean", "robust", "path_direct"]].mean()
+    expected = []
+    for _, seeds in means.groupby("row", sort=False):
+        half = 4.30265 * seeds.std() / 3**0.5  # Student's, of 2 degrees of freedom
+        expected.append([f"{m:.1f} ± {h:.1f}" for m, h in zip(seeds.mean(), half, strict=True)])
+    rows = [line.split("|")[2:-1] for line in table.splitlines()[2:]]
+    assert [[cell.strip() for cell in row] for row in rows] == expected
+
+
 def test_the_attack_says_what_it_prunes_and_averages():
     threat = ThreatModel(
         norm="Linf",

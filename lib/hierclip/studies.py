@@ -255,7 +255,8 @@ def ablation_table(
     trained: on what was trained on, or in the mean of what was left out.
     """
     metrics = ["clean", "robust", "path_direct", "seconds", "steps"]
-    subsets = frame.loc[(frame["subset"] == "seen") == trained]
+    numbers = dict.fromkeys(metrics, float)  # of a record without times they would be objects
+    subsets = frame.loc[(frame["subset"] == "seen") == trained].astype(numbers)
     means = subsets.groupby(["variant", "seed"])[metrics].mean().reset_index()
     rows = {}
     for row, changes in study.tables[table].items():
