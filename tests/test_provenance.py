@@ -168,4 +168,4 @@ def test_dvc_sees_when_photographs_are_replaced_and_only_then(project):
 
 
 def test_a_project_of_drawings_has_no_photographs_to_watch(project):
-    assert watched(project) == ""
+    assert watched(project) == "none\n"
