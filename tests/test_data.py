@@ -198,14 +198,15 @@ def test_superclasses_are_the_ancestors_of_the_nouns_on_the_same_images(supers, 
     assert above.credit == nouns.credit and above.name == "emoji"
 
 
-def test_the_tree_of_superclasses_is_what_is_above_their_level(
-    supers, emoji, emoji_forest, monkeypatch
-):
+def test_the_tree_of_superclasses_is_what_is_above_their_level(supers, emoji, emoji_forest):
     """As notebook 20 makes it: the paths of the nouns from the level up."""
     folder, params = supers
     source = notebook_source("20_trees", "part, level = tree.restrict(ids)")
-    given = {"tree": emoji_forest[0], "params": params, "root": folder}
-    exec(source, notebook_functions("20_trees") | given)
+    names = notebook_functions("20_trees")
+    names |= {"tree": emoji_forest[0], "params": params, "root": folder}
+    exec(source, names)
+    for name, tree in names["zero_shot"].items():
+        save_tree(tree, folder / ZERO_SHOT / f"trees/{name}.json")
     part, nouns = (load_tree(folder / ZERO_SHOT / f"trees/{n}.json") for n in ("above", "nouns"))
     assert part.levels == nouns.levels[2:] and part.sizes == nouns.sizes[2:]
     first = np.array([np.flatnonzero(nouns.paths[:, 2] == k)[0] for k in range(part.sizes[0])])
