@@ -295,8 +295,8 @@ def test_a_suite_is_at_least_as_strong_as_its_first_attack_image_by_image(first,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"suite": ("apgd_ce", "fab")}, f"no attack fab; known are {', '.join(ATTACKS)}"),
-        ({"norm": "L1", "eps": 0.1}, f"no norm L1; known are {', '.join(NORMS)}"),
+        ({"suite": ("apgd_ce", "fab")}, "no attack 'fab'; did you mean fab_t"),
+        ({"norm": "L1", "eps": 0.1}, f"no norm 'L1'; known are {', '.join(NORMS)}"),
     ],
 )
 def test_an_unknown_attack_or_norm_is_named_beside_the_known(settings, message):

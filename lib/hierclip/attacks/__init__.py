@@ -29,7 +29,7 @@ from hierclip.attacks.state import (
     mean_of_calls,
     over_levels,
 )
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such, refuse
 
 ATTACKS = BY_GRADIENT | {"square": square}
 GRADIENT = ("apgd_ce", "apgd_t")
@@ -79,13 +79,15 @@ def run_attacks(
     prunes, a gradient attack that follows another skips the images that stayed far from the
     boundary (`AttackState.skip_distant`); Square needs no gradient and skips none. With EOT an
     attack never stops: just past the boundary, the next call may be right again. Raises
-    ValueError for an attack that is not in ATTACKS and a norm that is not in NORMS.
+    HierclipError for an attack that is not in ATTACKS and a norm that is not in NORMS.
     """
     unknown = [name for name in budget.suite if name not in ATTACKS]
-    if unknown:
-        raise ValueError(f"no attack {', '.join(unknown)}; known are {', '.join(ATTACKS)}")
-    if budget.norm not in NORMS:
-        raise ValueError(f"no norm {budget.norm}; known are {', '.join(NORMS)}")
+    refuse(
+        {
+            no_such("attack", "".join(unknown[:1]), ATTACKS): unknown,
+            no_such("norm", budget.norm, NORMS): budget.norm not in NORMS,
+        }
+    )
     if len(images) and not 0 <= images.min() <= images.max() <= 1:  # nor where one is no number
         raise HierclipError(
             f"images: values from {float(images.min()):g} to {float(images.max()):g}; pixels in "

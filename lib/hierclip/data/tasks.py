@@ -9,7 +9,7 @@ import torch
 
 from hierclip.config import EmojiParams, Params
 from hierclip.data import CONTENT, Dataset, ImageSet, Leaf, class_indices, ids_of, load_dataset
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, no_such
 from hierclip.progress import differences, fingerprint, sha256
 from hierclip.trees import Tree, load_forest, load_tree
 
@@ -136,7 +136,7 @@ def load_zero_shot(root: Path, params: Params, name: str) -> Dataset:
 def load_task(root: Path, params: Params, name: str) -> Task:
     """Load a task of a project. Raises HierclipError for a name that is not in `params.tasks`."""
     if name not in params.tasks:
-        raise HierclipError(f"no task {name!r}; known are {', '.join(params.tasks)}")
+        raise HierclipError(no_such("task", name, params.tasks))
     check_inputs(root, params, "trees" if name in params.subsets else "zero_shot")
     if name in params.subsets:
         dataset = load_dataset(params.data, root)

@@ -280,6 +280,7 @@ class Evaluation:
 
     @property
     def kept(self) -> Path:
+        """Return the folder that a stopped evaluation resumes from."""
         name = f"attack-{self.model.method}-{self.seed}-{self.task.name}"
         return self.root / "data/checkpoints" / name
 

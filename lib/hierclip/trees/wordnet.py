@@ -21,6 +21,7 @@ from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
 
 EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
 NAMES = "names.yaml"  # only in the excerpt: words for synsets whose own do not fit after "a"
+HEADER = b"WordNet 3.0 Copyright"  # among the first lines of data.noun
 WNID = re.compile(r"n\d{8}", re.ASCII)
 DEBIAN = Path("/usr/share/wordnet")  # the packages wordnet-base and wordnet-sense-index
 INSTALL = (
@@ -62,9 +63,7 @@ def full_folder() -> Path | None:
     corpora = [Path(path) / "corpora" for path in nltk.data.path]
     known = [folder / name for folder in corpora for name in ("wordnet", "wordnet.zip")] + [DEBIAN]
     there = [place for place in known if place.is_file() or (place / "data.noun").is_file()]
-    return next(
-        (p for p in there if b"WordNet 3.0 Copyright" in read_file(p, "data.noun")[:4000]), None
-    )
+    return next((p for p in there if HEADER in read_file(p, "data.noun")[:4000]), None)
 
 
 def read_file(place: Path, name: str) -> bytes:
