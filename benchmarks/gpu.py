@@ -899,7 +899,7 @@ def make_case(chosen: argparse.Namespace, start: float) -> Case:
     """Make what every part is given, over WordNet's tree of ImageNet's classes."""
     sizes = SMALL if chosen.small else FULL
     widths = yaml.safe_load((ROOT / "data/source/sets/widths.yaml").read_text(encoding="utf8"))
-    tree = wordnet_tree("wordnet", imagenet_names(), widths["imagenet"], open_wordnet(ROOT))
+    tree = wordnet_tree("wordnet", imagenet_names(), widths["imagenet"], open_wordnet())
     if sizes.every_leaf > 1:
         tree = tree.restrict(tree.ids[:: sizes.every_leaf])
     end = start + 60 * chosen.minutes - RESERVE

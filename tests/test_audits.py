@@ -4,11 +4,9 @@ import ast
 import inspect
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 
 import nbformat
 import open_clip
@@ -329,26 +327,6 @@ def test_the_notebooks_parameters_are_those_of_the_function():
             "images",
             "seed",
         ), name
-
-
-def test_a_wheel_has_the_notebook_and_what_makes_it_a_page(tmp_path):
-    code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-    project = tmp_path / "project"
-    unneeded = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("lib", "notebooks"):
-        shutil.copytree(ROOT / name, project / name, symlinks=True, ignore=unneeded)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, project)
-    subprocess.run(
-        [sys.executable, "-c", code, tmp_path], cwd=project, check=True, capture_output=True
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    notebooks = ("95_audit.ipynb", "96_compare.ipynb", "nbconvert_config.py")
-    for file in (*notebooks, "page/conf.json", "page/index.html.j2"):
-        assert f"hierclip/notebooks/{file}" in names
-    assert "hierclip/models/hierclip-tiny.json" in names
-    assert "hierclip/notebooks/70_report.ipynb" not in names
 
 
 @pytest.fixture

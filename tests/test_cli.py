@@ -32,7 +32,7 @@ from hierclip.progress import HEADLESS
 from hierclip.training import TrainingError
 from hierclip.trees import TreeError, load_tree
 from hierclip.trees.wordnet import EXCERPT, NAMES
-from tests.conftest import LEAVES, ROOT
+from tests.conftest import LEAVES
 from tests.miniatures import folders
 from tests.test_heads import HEADS
 from tests.test_writing import held
@@ -379,7 +379,7 @@ def test_nodes_that_no_prompt_tells_apart_fail(place, run):
 def full_wordnet(tmp_path, monkeypatch):
     """WordNet as NLTK installs it, if a small one: the excerpt without its words for synsets."""
     folder = tmp_path / "nltk/corpora/wordnet"
-    shutil.copytree(ROOT / EXCERPT, folder)
+    shutil.copytree(EXCERPT, folder)
     (folder / NAMES).unlink()
     monkeypatch.setattr("nltk.data.path", [str(tmp_path / "nltk")])
 

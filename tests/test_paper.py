@@ -73,7 +73,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 def save_trees(root: Path, params: Params, names: dict[str, str]) -> None:
     """Write the trees of the parameters over `names` (identifier to name), as notebook 20 does."""
-    first = wordnet_tree("wordnet", names, params.trees.widths, open_wordnet(root))
+    first = wordnet_tree("wordnet", names, params.trees.widths, open_wordnet())
     in_order = {leaf.id: leaf.name for leaf in first.leaves}
     outlines = root / "data/source/trees/imagenet"
     others = [read_tree(outlines / f"{name}.yaml", in_order) for name in params.trees.names[1:]]

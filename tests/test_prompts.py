@@ -40,9 +40,9 @@ def test_a_template_that_asks_for_no_article_is_left_alone():
     assert prompt("a(n) {} or a {}", "eagle") == "an eagle or a eagle"
 
 
-def test_synsets_go_by_the_words_written_down_for_them_unless_they_are_given_others(root):
+def test_synsets_go_by_the_words_written_down_for_them_unless_they_are_given_others():
     wordnet = open_wordnet()
-    known = yaml.safe_load((root / EXCERPT / NAMES).read_text(encoding="utf8"))
+    known = yaml.safe_load((EXCERPT / NAMES).read_text(encoding="utf8"))
     assert node_names(wordnet, list(known), {}) == known
     assert node_names(wordnet, ["food.n.01", "dog.n.01"], {"food.n.01": "meal"}) == {
         "food.n.01": "meal",

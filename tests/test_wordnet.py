@@ -103,8 +103,8 @@ def names(dataset):
 
 
 @pytest.fixture(scope="module")
-def excerpt(project):
-    return WordNet(project / EXCERPT)
+def excerpt():
+    return WordNet(EXCERPT)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def uncut(project, tmp_path_factory):
     synsets.
     """
     folder = tmp_path_factory.mktemp("uncut")
-    shutil.copytree(project / EXCERPT, folder, dirs_exist_ok=True)
+    shutil.copytree(EXCERPT, folder, dirs_exist_ok=True)
     (folder / NAMES).unlink()
     return WordNet(folder)
 
@@ -122,7 +122,7 @@ def zipped(project, corpora, folder="wordnet", change=lambda name, data: data):
     """Write what nltk.download leaves: corpora/wordnet.zip, here of the excerpt; return it."""
     corpora.mkdir(parents=True, exist_ok=True)
     with ZipFile(corpora / "wordnet.zip", "w", ZIP_DEFLATED) as archive:
-        for file in sorted((project / EXCERPT).iterdir()):
+        for file in sorted(EXCERPT.iterdir()):
             if file.name != NAMES:
                 archive.writestr(f"{folder}/{file.name}", change(file.name, file.read_bytes()))
     return corpora / "wordnet.zip"
@@ -239,7 +239,7 @@ def test_the_committed_excerpt_is_what_the_full_wordnet_gives(tmp_path, project,
     CUT["write_excerpt"](full_folder(), tmp_path, CUT["wanted_synsets"](full))
     committed = {
         file.name: file.read_bytes()
-        for file in (project / EXCERPT).iterdir()
+        for file in EXCERPT.iterdir()
         if file.name not in ("LICENSE", NAMES)
     }
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == committed
@@ -401,15 +401,6 @@ def test_outside_a_project_the_excerpt_of_the_checkout_is_read(tmp_path, monkeyp
     assert made.sizes == (3, 2)
 
 
-def test_without_any_wordnet_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.setattr("hierclip.trees.wordnet.full_folder", lambda: None)
-    monkeypatch.setattr("hierclip.trees.wordnet.excerpt_folder", lambda root: None)
-    with pytest.raises(
-        TreeError, match=r'^no WordNet here; install a full WordNet 3.0: nltk.download\("wordnet"\)'
-    ):
-        wordnet_tree("zoo", {"cat.n.01": "cat", "dog.n.01": "dog"}, [2])
-
-
 def test_the_zip_file_of_a_download_is_read_as_the_folder_that_it_holds(
     project, corpora, uncut, names, params
 ):
@@ -428,7 +419,7 @@ def test_the_zip_file_of_a_download_is_read_as_the_folder_that_it_holds(
 
 
 def test_an_excerpt_is_cut_out_of_a_zip_file_too(project, corpora, tmp_path):
-    for place, folder in ((project / EXCERPT, "one"), (zipped(project, corpora), "two")):
+    for place, folder in ((EXCERPT, "one"), (zipped(project, corpora), "two")):
         CUT["write_excerpt"](place, tmp_path / folder, ["dog.n.01"])
     one, two = (sorted((tmp_path / folder).iterdir()) for folder in ("one", "two"))
     assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
@@ -436,13 +427,13 @@ def test_an_excerpt_is_cut_out_of_a_zip_file_too(project, corpora, tmp_path):
 
 def test_the_folder_is_taken_before_the_zip_file_beside_it(project, corpora):
     zipped(project, corpora)
-    shutil.copytree(project / EXCERPT, corpora / "wordnet")
+    shutil.copytree(EXCERPT, corpora / "wordnet")
     assert full_folder() == corpora / "wordnet"
 
 
 @pytest.mark.parametrize("folder", ["wordnet31", "wordnet2021", "omw-1.4/eng", "wordnet_ic"])
 def test_other_corpora_are_not_taken_for_wordnet(folder, project, corpora):
-    shutil.copytree(project / EXCERPT, corpora / folder)
+    shutil.copytree(EXCERPT, corpora / folder)
     zipped(project, corpora).rename(corpora / f"{folder.split('/')[0]}.zip")
     assert full_folder() is None
 
@@ -453,7 +444,7 @@ def test_another_version_of_wordnet_is_passed_over(header, project, corpora):
         return data.replace(b"WordNet 3.0 Copyright 2006", header.encode())
 
     zipped(project, corpora, change=change)
-    shutil.copytree(project / EXCERPT, corpora / "wordnet")
+    shutil.copytree(EXCERPT, corpora / "wordnet")
     data = corpora / "wordnet/data.noun"
     data.write_bytes(change("", data.read_bytes()))
     assert full_folder() is None

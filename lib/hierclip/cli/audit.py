@@ -62,7 +62,8 @@ def audit(
         bool, typer.Option("--try-quick-gelu", help="take what is right on more clean images")
     ] = False,
     tree: Annotated[
-        list[str] | None, typer.Option(help="a tree's file, or wordnet; may be given again")
+        list[str] | None,
+        typer.Option(help="a tree's file, wordnet, or one of `tree --list`; may be given again"),
     ] = None,
     synsets: Synsets = None,
     widths: Widths = None,

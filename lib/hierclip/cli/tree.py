@@ -20,30 +20,41 @@ def tree(
     classes: Annotated[str | None, typer.Option(help="names with commas between them")] = None,
     images: Annotated[Path | None, typer.Option(help="a folder of images for each class")] = None,
     tree: Annotated[
-        str | None, typer.Option(help="a tree's file, or wordnet", show_default="wordnet")
+        str | None,
+        typer.Option(help="a tree's file, wordnet, or one of --list", show_default="wordnet"),
     ] = None,
     synsets: Synsets = None,
     widths: Widths = None,
     template: Annotated[str, typer.Option(help="a prompt, {} for the name")] = "a photo of a(n) {}",
     out: Annotated[
-        Path | None, typer.Option(help="a .json file for the tree, which audit --tree reads")
+        Path | None,
+        typer.Option(help="a .json file, which audit --tree reads, or a .csv file of a row a leaf"),
     ] = None,
     draw: Annotated[Path | None, typer.Option(help="a figure of it: .png, .pdf or .svg")] = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="list the trees that come with hierclip, and end")
+    ] = False,
 ) -> None:
     """Build or read a class tree, print it level by level, and check the names of its nodes.
 
     Classes are given by name, or are those of a folder of images, or of the tree's file. A tree's
     file is an outline in YAML or JSON, a CSV of paths (leaf,parent,...), or one that --out wrote.
-    Exit code 1: two nodes of a level have one name.
+    Published sets of images have trees that come with hierclip: --list names them, and --tree
+    imagenet takes one, of the given classes or of all. Exit code 1: two nodes of a level have one
+    name.
 
     \b
     Examples:
       hierclip tree --images my-images --out tree.json --draw tree.png
       hierclip tree --classes lion,eagle,shark --synsets which.yaml
       hierclip tree --tree zoo.yaml
+      hierclip tree --tree imagenet/use --out imagenet-use.csv
     """
+    if list_all:
+        list_trees()
+        raise typer.Exit
     for option, path, endings in (
-        ("--out", out, [".json"]),
+        ("--out", out, [".json", ".csv"]),
         ("--draw", draw, [".png", ".pdf", ".svg"]),
     ):
         if path is not None and path.suffix.lower() not in endings:
@@ -66,7 +77,8 @@ def tree(
     for level, prompts in enumerate(trees.level_prompts(class_tree, template)):
         typer.echo(f'level {level}: "{prompts[0]}" ...')
     if out is not None:
-        trees.save_tree(class_tree, out)
+        write = trees.save_csv if out.suffix.lower() == ".csv" else trees.save_tree
+        write(class_tree, out)
     if draw is not None:
         from hierclip.plots import style
         from hierclip.plots.tree import sunburst
@@ -80,6 +92,16 @@ def tree(
             f"FAILED: no prompt tells apart {', '.join(alike)}; give them names of their own"
         )
         raise typer.Exit(1)
+
+
+def list_trees() -> None:
+    """Print every tree that comes with the package, and the number of nodes of each level."""
+    from hierclip.trees import load, shipped_trees
+
+    for name, known in shipped_trees().items():
+        for tree in known:
+            sizes = ", ".join(map(str, load(name, tree).sizes))
+            typer.echo(f"{name if tree == known[0] else f'{name}/{tree}'}: {sizes}")
 
 
 def parse_list(option: str, text: str | None, kind: type, example: str) -> list | None:
@@ -107,4 +129,6 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
         return {name: data.class_name(name, None) for name in names}
     if tree is None or tree == "wordnet":
         raise HierclipError("no classes; give --classes, --images or --tree FILE")
-    return {leaf.id: leaf.name for leaf in trees.read_tree(Path(tree)).leaves}
+    known = Path(tree).suffix or Path(tree).exists()
+    whole = trees.read_tree(Path(tree)) if known else trees.load(*tree.split("/", 1))
+    return {leaf.id: leaf.name for leaf in whole.leaves}

@@ -10,6 +10,7 @@ from hierclip.trees.forest import (
 )
 from hierclip.trees.graphs import graph_tree, read_tree
 from hierclip.trees.prompts import level_prompts
+from hierclip.trees.shipped import load, save_csv, shipped_trees
 from hierclip.trees.tree import (
     Node,
     Tree,

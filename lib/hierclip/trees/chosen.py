@@ -10,6 +10,7 @@ import yaml
 
 from hierclip.trees.forest import set_synsets
 from hierclip.trees.graphs import read_tree, read_yaml
+from hierclip.trees.shipped import shipped_tree
 from hierclip.trees.tables import visible
 from hierclip.trees.tree import Node, Tree, TreeError, tree_from_graph
 from hierclip.trees.wordnet import WNID, synsets_by_name, wordnet_tree
@@ -53,10 +54,11 @@ def class_trees(
 ) -> list[Tree]:
     """Build trees over `leaves` (identifier to name), all with the order of leaves of the first.
 
-    chosen: "wordnet", files that `read_tree` knows, or trees. synsets: a file of `read_synsets`.
-    widths: the most nodes at levels 1..L; None: a file's own levels, and about half of the level
-    before for WordNet. Raises TreeError for a tree over other leaves, a class for which WordNet has
-    no synset or several, widths that cannot be reached, and two trees of one name.
+    chosen: "wordnet", files that `read_tree` knows, names that `shipped_tree` knows, or trees.
+    synsets: a file of `read_synsets`. widths: the most nodes at levels 1..L; None: a file's own
+    levels, and about half of the level before for WordNet. Raises TreeError for a tree over other
+    leaves, a class for which WordNet has no synset or several, widths that cannot be reached, and
+    two trees of one name.
     """
     trees = [_class_tree(leaves, each, synsets, widths) for each in chosen]
     names = [tree.name for tree in trees]
@@ -73,7 +75,9 @@ def _class_tree(
     if isinstance(chosen, Tree):
         return tree_from_graph(chosen.graph(), chosen.name, list(leaves))
     if str(chosen) != WORDNET:
-        return read_tree(Path(chosen), leaves, widths=widths)
+        if Path(chosen).suffix or Path(chosen).exists():
+            return read_tree(Path(chosen), leaves, widths=widths)
+        return shipped_tree(str(chosen), leaves)
     known = all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))
     if known and synsets is None:
         return wordnet_tree(WORDNET, leaves, widths)

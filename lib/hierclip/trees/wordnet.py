@@ -19,7 +19,7 @@ from nltk.data import SeekableUnicodeStreamReader
 from hierclip.trees.graphs import assign_levels, keep_one_parent
 from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, tree_from_graph
 
-EXCERPT = "data/source/wordnet"  # cut by data/source/wordnet.py
+EXCERPT = Path(__file__).parents[1] / "source/wordnet"  # cut by data/source/wordnet.py
 NAMES = "names.yaml"  # only in the excerpt: words for synsets whose own do not fit after "a"
 HEADER = b"WordNet 3.0 Copyright"  # among the first lines of data.noun
 WNID = re.compile(r"n\d{8}", re.ASCII)
@@ -33,14 +33,14 @@ INSTALL = (
 class WordNet(WordNetCorpusReader):
     """Read a folder in WordNet's own file format, or the zip file of one, in English.
 
-    root: the project whose excerpt fills in what the folder lacks; by default the checkout's.
-    An excerpt lacks synsets, and of the synsets that it has, the senses of other words.
+    An excerpt lacks synsets, and of the synsets that it has, the senses of other words. It fills in
+    what a full WordNet lacks.
     """
 
-    def __init__(self, folder: Path, root: Path | None = None):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self.excerpt = excerpt_folder(root)
         self.is_excerpt = (folder / NAMES).exists()
+        self.excerpt = folder if self.is_excerpt else EXCERPT
         self.more = f"; this is an excerpt, more are in {INSTALL}" if self.is_excerpt else ""
         nltk.data.path.append(str(folder))  # NLTK accepts a corpus nowhere else
         super().__init__(str(folder), False)  # False: no other languages, without a warning of it
@@ -48,7 +48,7 @@ class WordNet(WordNetCorpusReader):
 
     def open(self, file: str) -> SeekableUnicodeStreamReader:
         """Open a file of the corpus; `lexnames`, which Debian leaves out, is the excerpt's."""
-        folder = self.excerpt if file == "lexnames" and self.excerpt else self.folder
+        folder = self.excerpt if file == "lexnames" else self.folder
         return SeekableUnicodeStreamReader(BytesIO(read_file(folder, file)), "utf8")
 
     def map_wn(self, version: str = "wordnet") -> None:
@@ -79,26 +79,16 @@ def read_file(place: Path, name: str) -> bytes:
         ) from None
 
 
-def excerpt_folder(root: Path | None = None) -> Path | None:
-    """Find the excerpt: of the project `root`, else of the checkout of this package, if any."""
-    known = [place / EXCERPT for place in (root, Path(__file__).parents[3]) if place]
-    return next((folder for folder in known if (folder / NAMES).exists()), None)
-
-
 _opened = cache(WordNet)  # opening takes a second
 
 
-def open_wordnet(root: Path | None = None) -> WordNet:
-    """Open the full WordNet where there is one, else the excerpt.
+def open_wordnet() -> WordNet:
+    """Open the full WordNet where there is one, else the excerpt that comes with the package.
 
-    root: the project whose excerpt it is, as in `excerpt_folder`. The excerpt has the classes of
-    data/source/emoji, ImageNet-1k, Tiny-ImageNet and the tables of data/source/sets.
-    Raises TreeError, saying what to install, where there is none.
+    The excerpt has the classes of data/source/emoji, ImageNet-1k, Tiny-ImageNet and the tables of
+    data/source/sets.
     """
-    folder = full_folder() or excerpt_folder(root)
-    if folder is None:
-        raise TreeError(f"no WordNet here; install {INSTALL}")
-    return _opened(folder, root)
+    return _opened(full_folder() or EXCERPT)
 
 
 def find_synset(wordnet: WordNet, identifier: str) -> Synset:
@@ -188,8 +178,7 @@ def node_names(
 
     The lemma is the node's first that no other node here uses.
     """
-    file = wordnet.excerpt and wordnet.excerpt / NAMES
-    known = yaml.safe_load(file.read_text(encoding="utf8")) if file else {}
+    known = yaml.safe_load((wordnet.excerpt / NAMES).read_text(encoding="utf8"))
     names = {node: known[node] for node in identifiers if node in known} | dict(given)
     for node in identifiers:
         lemmas = [lemma.replace("_", " ") for lemma in find_synset(wordnet, node).lemma_names()]

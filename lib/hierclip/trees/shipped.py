@@ -1,0 +1,70 @@
+"""The trees that come with the package: of published sets, and of the default's nouns."""
+
+import csv
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import networkx as nx
+
+from hierclip.errors import no_such, refuse
+from hierclip.trees.graphs import read_tree
+from hierclip.trees.tree import NAME, Tree, TreeError, load_tree, tree_from_graph
+
+SHIPPED = Path(__file__).parents[1] / "source/trees"  # its README.md says how each was made
+
+
+@cache
+def shipped_trees() -> dict[str, list[str]]:
+    """List the names of trees by set; the first, in a JSON file, is the set's own."""
+    by_set = {}
+    for own in sorted(SHIPPED.glob("*/*.json")):
+        others = sorted(path.stem for path in own.parent.glob("*.yaml"))
+        by_set[own.parent.name] = [own.stem, *others]
+    return by_set
+
+
+def load(name: str, tree: str | None = None) -> Tree:
+    """Return a tree over all classes of a set, such as "imagenet" or "cifar100".
+
+    tree: one of `shipped_trees`; None: the set's own. Leaves of ImageNet and Tiny-ImageNet are
+    identified by WordNet id, of emoji by synset, of other sets by torchvision's names. All trees
+    of a set list the leaves in the order of its own. Raises TreeError for an unknown name.
+    """
+    sets = shipped_trees()
+    refuse({no_such("set of trees", name, sets): name not in sets}, TreeError)
+    names = sets[name]
+    refuse({no_such(f"tree of {name}", tree, names): tree not in (None, *names)}, TreeError)
+    own = load_tree(SHIPPED / name / f"{names[0]}.json")
+    if tree in (None, names[0]):
+        return own
+    return read_tree(SHIPPED / name / f"{tree}.yaml", {leaf.id: leaf.name for leaf in own.leaves})
+
+
+def shipped_tree(written: str, leaves: Mapping[str, str]) -> Tree:
+    """Return the part over `leaves` (identifier to name), in their order, of a tree of `load`.
+
+    written: SET or SET/TREE. A leaf is found by its identifier, else by its name. Raises TreeError
+    for leaves that the tree does not have.
+    """
+    name, _, tree = written.partition("/")
+    whole = load(name, tree or None)
+    known = {leaf.name: leaf.id for leaf in whole.leaves} | {each: each for each in whole.ids}
+    lost = [leaf for leaf, words in leaves.items() if not {leaf, words} & known.keys()]
+    refuse({f"tree {written}: it has no class {', '.join(lost[:5])}": lost}, TreeError)
+    found = {known.get(leaf, known.get(words)): leaf for leaf, words in leaves.items()}
+    graph = nx.relabel_nodes(whole.restrict(found.keys()).graph(), found)
+    nx.set_node_attributes(graph, leaves, NAME)
+    return tree_from_graph(graph, whole.name, list(leaves))
+
+
+def save_csv(tree: Tree, path: Path) -> None:
+    """Write for each leaf its identifier, its name, and the name of its superclass by level."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        levels = range(1, tree.max_level + 1)
+        table.writerow(["class", "name", *(f"level {level}" for level in levels)])
+        for leaf, ancestors in zip(tree.leaves, tree.paths, strict=True):
+            names = [tree.levels[level][node].name for level, node in enumerate(ancestors)]
+            table.writerow([leaf.id, *names])
