@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -26,13 +27,14 @@ from hierclip.cli.export import head_words
 from hierclip.config import ParamsError
 from hierclip.data.sources import DataError
 from hierclip.errors import HierclipError
-from hierclip.evaluation.records import RecordError
+from hierclip.evaluation.records import RECORDS, RecordError, parse_record
 from hierclip.models import Model, ModelError
+from hierclip.plots.words import audit_words, share
 from hierclip.progress import HEADLESS
 from hierclip.training import TrainingError
 from hierclip.trees import TreeError, load_tree
 from hierclip.trees.wordnet import EXCERPT, NAMES
-from tests.conftest import LEAVES
+from tests.conftest import LEAVES, ROOT
 from tests.miniatures import folders
 from tests.test_heads import HEADS
 from tests.test_writing import held
@@ -443,6 +445,8 @@ def test_an_exported_model_is_loaded_by_the_lines_that_are_printed(place, run, b
     expected, found = backbone.clip.state_dict(), made["model"].state_dict()
     assert code == 0 and all(torch.equal(found[key], expected[key]) for key in expected)
     assert words.strip() == head_words(head)
+    card = (place / "clip/README.md").read_text(encoding="utf8")
+    assert lines in card and head_words(head) in card and "Not measured: no records" in card
     assert load_file(place / "clip/open_clip_model.safetensors").keys() == expected.keys()
     code, _, err = run("export", "mine-0", "clip")
     assert code == 2 and "clip is a file, or not empty; name a folder that is new" in err
@@ -450,6 +454,30 @@ def test_an_exported_model_is_loaded_by_the_lines_that_are_printed(place, run, b
     assert code == 2 and err.endswith(
         "known are mine-0; a project's `hierclip run 40_finetune` makes one\n"
     )
+
+
+def test_the_card_of_a_model_says_what_its_records_and_parameters_say(
+    place, run, backbone, monkeypatch
+):
+    project = place / "project"
+    models.save_model(Model(backbone, HEADS[0], "tecoa"), project / "data/models/tecoa-0")
+    shutil.copytree(ROOT / RECORDS / "tecoa-0", project / RECORDS / "tecoa-0")
+    shutil.copy(ROOT / "params.yaml", project)
+    monkeypatch.chdir(project)
+    code, _, _ = run("export", "tecoa-0", "clip")
+    card = (project / "clip/README.md").read_text(encoding="utf8")
+    files = sorted((project / RECORDS / "tecoa-0").glob("*.json"))
+    records = [parse_record(file.read_text(encoding="utf8"), str(file)) for file in files]
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    assert code == 0 and len(records) == 16
+    assert {row[0].removeprefix("| ") for row in rows[1:]} == {each.subset for each in records}
+    seen = next(each for each in records if each.subset == "seen")
+    clean = share(seen.clean["direct"][0], seen.intervals["direct"].clean[0])
+    assert ["| seen", str(seen.images), clean] in [row[:3] for row in rows]
+    assert audit_words(records, {"tecoa": "tecoa"}) in card and "2/255" in card
+    settings = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
+    assert settings["method"] == params["method"]["tecoa"] and settings["data"] == params["data"]
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -19,6 +19,35 @@ HEAD_WORDS = {  # what open_clip, which takes the text of the largest cosine, ma
 }
 
 
+CARD = """\
+---
+library_name: open_clip
+pipeline_tag: zero-shot-image-classification
+tags: [clip, adversarial-robustness, class-hierarchy]
+---
+# {name}
+
+A CLIP-style model that hierclip fine-tuned for robustness against small perturbations of images.
+
+```python
+{loading}
+```
+
+{reading}
+
+## Robustness
+
+{robustness}
+
+## How it was made
+
+The licence of the weights follows from the model and the images below. hierclip's code is MIT.
+
+```yaml
+{settings}```
+"""
+
+
 def export(
     name: Annotated[
         str,
@@ -27,6 +56,8 @@ def export(
     folder: Annotated[Path, typer.Argument(help="where the copy goes")],
 ) -> None:
     """Write a fine-tuned model in open_clip's own layout; say how open_clip loads and reads it.
+
+    Beside it goes a model card, README.md: its data, its training, and what its records say.
 
     \b
     Examples:
@@ -52,11 +83,67 @@ def export(
     model = load_model(source)
     save_model(model, folder)
     place = f'"local-dir:{folder.resolve()}"'
-    typer.echo(
+    loading = (
         f"import open_clip\n"
         f"model, _, preprocess = open_clip.create_model_and_transforms({place})\n"
-        f"tokenizer = open_clip.get_tokenizer({place})\n\n"
-        f"{head_words(model.head)}"
+        f"tokenizer = open_clip.get_tokenizer({place})"
+    )
+    card = model_card(source, loading, head_words(model.head))
+    (folder / "README.md").write_text(card, encoding="utf8")
+    typer.echo(f"{loading}\n\n{head_words(model.head)}")
+
+
+def model_card(source: Path, loading: str, reading: str) -> str:
+    """Write the card of a model in `source`, DATA/models/METHOD-SEED of a project or any folder."""
+    import yaml
+
+    from hierclip.evaluation.records import RECORDS, parse_record
+
+    root, method = source.resolve().parents[2], source.name.rpartition("-")[0]
+    files = sorted((root / RECORDS / source.name).glob("*.json"))
+    records = [parse_record(file.read_text(encoding="utf8"), str(file)) for file in files]
+    file = root / "params.yaml"
+    params = (yaml.safe_load(file.read_text(encoding="utf8")) if file.exists() else None) or {}
+    settings = {key: params.get(key) for key in ("model", "data", "pretrain", "finetune")}
+    settings["method"] = params.get("method", {}).get(method)
+    return CARD.format(
+        name=source.name,
+        loading=loading,
+        reading=reading,
+        robustness=robustness_words(records),
+        settings=yaml.safe_dump(settings, sort_keys=False),
+    )
+
+
+def robustness_words(records) -> str:
+    """Tabulate records of a model, with their threat model and checks."""
+    if not records:
+        return "Not measured: no records are beside it. `hierclip audit` measures it."
+    import pandas as pd
+
+    from hierclip.plots.words import READING, attack_words, audit_words, pipes, share
+
+    rows = []
+    for record in records:
+        bounds = record.intervals["direct"]
+        row = {
+            "classes": record.subset,
+            "images": record.images,
+            "clean leaf": share(record.clean["direct"][0], bounds.clean[0]),
+            "robust leaf": share(record.robust["direct"][0][0], bounds.robust[0][0]),
+        }
+        for each, words in READING.items():
+            interval = record.intervals[each].path_robust
+            row[f"path-robust, {words}"] = share(record.path_robust[each], interval)
+        rows.append(row)
+    threat = records[0].threat_model
+    return "\n\n".join(
+        [
+            pipes(pd.DataFrame(rows)),
+            f"Percent, 95 % bootstrap intervals over images. Attack: {attack_words(threat)}; "
+            f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".',
+            audit_words(records, {record.method: record.method for record in records}),
+        ]
     )
 
 
