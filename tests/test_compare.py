@@ -1,5 +1,6 @@
 """Several models and folders at once: every pair is audited, and all stand in one table."""
 
+import json
 import subprocess
 import sys
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hierclip.attacks import STANDARD
 from hierclip.cli.audit import model_pairs
 from hierclip.errors import HierclipError
-from hierclip.evaluation.records import parse_record
+from hierclip.evaluation.records import parse_record, save_record
 from tests.conftest import LEAVES
 from tests.miniatures import folders, lines
 from tests.test_cli import ARCHITECTURE, QUICK, place, run, weights
@@ -86,6 +88,49 @@ def test_claims_stand_beside_what_was_measured_or_are_refused(compared, run):
         lines(folder / "claims.csv", *content)
         code, _, err = run("compare", "all", "--claims", "claims.csv")
         assert code == 2 and words in err.splitlines()[-1]
+
+
+def test_audits_are_written_in_the_shapes_of_other_tools(compared, run):
+    folder, _ = compared
+    code, _, err = run("compare", "all", "--format", "robustbench")
+    assert code == 2 and "autoattack_acc is by AutoAttack: audit with --suite standard" in err
+    code, _, err = run("compare", "all", "--format", "csv")
+    assert code == 2 and "no format 'csv'" in err
+    code, _, _ = run("compare", "all", "--format", "clip_benchmark")
+    table = pd.read_csv(folder / "all/clip_benchmark.csv")
+    assert code == 0 and len(table) == 4 and (table["acc5"] == 1).all()  # of three classes
+    file = folder / f"all/{ARCHITECTURE}-one-small/record.json"
+    record = parse_record(file.read_text(encoding="utf8"), "record.json")
+    clean, attacked = table[table["model"] == record.method].to_dict("records")
+    assert clean["acc1"] == pytest.approx(record.clean["direct"][0], abs=1e-6)
+    assert attacked["acc1"] == pytest.approx(record.robust["direct"][0][0], abs=1e-6)
+    assert attacked["task"] == "zeroshot_classification, Linf 2/255"
+    assert clean["mean_per_class_recall"] == clean["acc1"]  # of one image a class
+    assert clean["pretrained"] == "one.pt"
+
+
+def test_robustbench_reads_what_is_written_and_its_files_are_read_as_claims(compared, run):
+    folder, _ = compared
+    standard = {"suite": STANDARD, "steps": 100, "queries": 5000}
+    for file in (folder / "all").rglob("record.json"):
+        record = parse_record(file.read_text(encoding="utf8"), "record.json")
+        threat = record.threat_model.model_copy(update=standard)
+        save_record(record.model_copy(update={"threat_model": threat}), folder / "as").replace(file)
+    claims = folder / "claims"
+    claims.mkdir()
+    said = {"dataset": "small", "autoattack_acc": "44.10", "clean_acc": "60.00", "eps": "2/255"}
+    (claims / f"{ARCHITECTURE}-one.json").write_text(json.dumps(said), encoding="utf8")
+    code, out, _ = run("compare", "all", "--format", "robustbench", "--claims", "claims")
+    assert code == 0 and " 44.1 " in out
+    written = json.loads((folder / f"all/robustbench/{ARCHITECTURE}-one-small.json").read_text())
+    record = parse_record(
+        (folder / f"all/{ARCHITECTURE}-one-small/record.json").read_text(encoding="utf8"), "record"
+    )
+    assert written["autoattack_acc"] == f"{100 * record.robust['direct'][0][0]:.2f}"
+    assert written["clean_acc"] == f"{100 * record.clean['direct'][0]:.2f}"
+    assert written["eps"] == "2/255" and written["dataset"] == "small"
+    assert written["reported"] == "44.10"
+    assert written["unreliable"] == bool(record.audit.failed)
 
 
 def test_a_folder_without_an_audit_has_nothing_to_compare(place, run):

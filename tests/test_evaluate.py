@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from torch import nn
 
 from hierclip.attacks import Budget
@@ -329,9 +330,13 @@ def test_metrics_of_the_same_images_may_be_two_of_them_or_half_a_percent_apart(i
     assert differing(worse(made, few + 1), made) == ["path_robust direct"]
 
 
-def test_metrics_of_other_images_may_differ_by_the_interval_of_a_difference_of_shares():
-    made, other = record(hashes={"images": "a"}), record(hashes={"images": "b"})
-    allowed = 1.96 * np.sqrt(2 * 0.25 / 40) * 40
+@pytest.mark.parametrize("part", ["images", "weights"])
+def test_metrics_of_other_images_or_weights_may_differ_by_the_interval_of_a_difference_of_shares(
+    part,
+):
+    made, other = record(hashes={part: "a"}), record(hashes={part: "b"})
+    assert compare(made, other)["anew"].all() and not compare(made, made)["anew"].any()
+    allowed = norm.ppf(0.9995) * np.sqrt(2 * 0.25 / 40) * 40
     assert differing(worse(made, 0.99 * allowed), other) == []
     assert differing(worse(made, 1.01 * allowed), other) == ["path_robust direct"]
 

@@ -212,7 +212,14 @@ def audit_one(given: dict[str, Any]) -> int:
 def compare(
     folder: Annotated[Path, typer.Argument(help="with a folder for each audit")],
     claims: Annotated[
-        Path | None, typer.Option(help="a CSV of what papers say: model, images, claimed (percent)")
+        Path | None,
+        typer.Option(
+            help="what papers say: a CSV of model, images, claimed (percent), or RobustBench's JSON"
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="robustbench or clip_benchmark: write a file of that shape too"),
     ] = None,
 ) -> None:
     """Put audits beside one another: a page, a CSV and a table.
@@ -224,8 +231,9 @@ def compare(
     Examples:
       hierclip compare hierclip-audit
       hierclip compare audits --claims papers.csv
+      hierclip compare audits --format robustbench
     """
-    given = {"folder": folder, "claims": claims}
+    given = {"folder": folder, "claims": claims, "format": format}
     write_page(NOTEBOOKS / "96_compare.ipynb", given, folder / "compare.html")
     typer.echo((folder / "compare.md").read_text(encoding="utf8"))
     typer.echo(f"{folder / 'compare.html'}: the same as a page, beside compare.csv")

@@ -62,12 +62,17 @@ def verify() -> None:
     from hierclip.evaluation import verify as compare
 
     table = compare(find_root())
-    for metric, new, old, allowed, agrees in table.itertuples():
+    for metric, new, old, allowed, agrees, _ in table.itertuples():
         verdict = "agrees " if agrees else "DIFFERS"
         values = f"{new:.3f}, committed {old:.3f}, may differ by {allowed:.3f}"
         typer.echo(f"{verdict} {metric}: {values}")
     agreeing = len(table[table["agrees"]])
     typer.echo(f"{agreeing} metrics agree, {len(table) - agreeing} differ")
+    if table["anew"].any():
+        typer.echo(
+            f"{table['anew'].sum()} are of weights or images other than the committed ones, as "
+            "another processor or a change gives; they may differ as two trainings do"
+        )
     raise typer.Exit(int(agreeing < len(table)))
 
 

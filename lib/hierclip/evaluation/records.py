@@ -427,11 +427,12 @@ def committed_records(root: Path) -> list[Record]:
 
 
 def compare(new: Record, old: Record) -> pd.DataFrame:
-    """Compare the metrics of two records, one a row. Columns: new, old, allowed, agrees.
+    """Compare the metrics of two records, one a row. Columns: new, old, allowed, agrees, anew.
 
     A metric agrees where its difference is no larger than FEW images, or SHARE of them, can cause:
-    another machine's rounding may change as many. If the images differ too (their rendering is
-    rounded as well), it agrees within the 95 % interval of a difference of independent shares.
+    another machine's rounding may change as many. Where it gave other weights in training, or other
+    images (their rendering is rounded as well), a metric agrees within the 99.9 % interval of a
+    difference of independent shares: thousands are compared. `anew` tells so.
     Raises RecordError where the records were not made under the same conditions.
     """
     for name in ("dataset", "subset", "method", "seed", "images", "threat_model", "trees"):
@@ -447,10 +448,12 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     scale = np.where(table.index.str.contains("hd_|ece| h_"), most, 1)
     scale = np.where(table.index.str.contains("tree_induced"), 2 * len(new.levels), scale)  # edges
     allowed = np.maximum(FEW, SHARE * images) / images
-    if new.hashes.get("images") != old.hashes.get("images"):
-        allowed = 1.96 * np.sqrt(0.5 / images)
+    anew = any(new.hashes.get(part) != old.hashes.get(part) for part in ("weights", "images"))
+    if anew:
+        allowed = 3.29 * np.sqrt(0.5 / images)
     table["allowed"] = scale * allowed + EXACT
     table["agrees"] = (table["new"] - table["old"]).abs() <= table["allowed"]
+    table["anew"] = anew
     return table.set_index(f"{new.name} " + table.index)
 
 

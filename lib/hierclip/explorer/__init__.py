@@ -1,3 +1,4 @@
-"""The disk of notebook 90: a tree and images in the Poincaré disk."""
+"""The disk of notebook 90 and of pages: a tree and images in the Poincaré disk."""
 
-from hierclip.explorer.disk import Disk, marks, node_angles, png, scene
+from hierclip.explorer.page import DrawnImage, disk
+from hierclip.explorer.widget import Disk, marks, node_angles, png, scene

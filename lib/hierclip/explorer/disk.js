@@ -136,8 +136,9 @@ function render({ model, el }) {
     const draw = (d, more) => put(layers.marks, "path", { d, fill: "none", "pointer-events": "none", ...more });
     path.forEach((k) => draw(edge(k), { stroke: "#222", "stroke-width": 2.2, "stroke-opacity": 0.55 }));
     const paths = states.map(({ norms, angles }) => norms.map((norm, l) => place(norm, angles[l])));
-    if (paths.length === 2) draw(line(head, paths[0][0], paths[1][0]), { stroke: "#d00000", "stroke-width": 2 });
+    paths.slice(1).forEach((path, n) => draw(line(head, paths[n][0], path[0]), { stroke: "#d00000", "stroke-width": 2 }));
     states.forEach(({ norms, nodes: nearest }, n) => {
+      if (n && n < states.length - 1) return;  // on the attack's way
       const ink = n ? "#d00000" : "#111", what = n ? "attacked" : "clean";
       nearest.forEach((k) => put(layers.marks, "circle", { class: `nearest-${what}`, cx: points[k][0] * R, cy: points[k][1] * R,
         r: n ? 8.5 : 6.5, fill: "none", stroke: ink, "stroke-width": 1.3, "pointer-events": "none" }));
