@@ -122,7 +122,9 @@ def test_robustbench_reads_what_is_written_and_its_files_are_read_as_claims(comp
     (claims / f"{ARCHITECTURE}-one.json").write_text(json.dumps(said), encoding="utf8")
     code, out, _ = run("compare", "all", "--format", "robustbench", "--claims", "claims")
     assert code == 0 and " 44.1 " in out
-    written = json.loads((folder / f"all/robustbench/{ARCHITECTURE}-one-small.json").read_text())
+    written = json.loads(
+        (folder / f"all/robustbench/{ARCHITECTURE}-one-small.json").read_text("utf8")
+    )
     record = parse_record(
         (folder / f"all/{ARCHITECTURE}-one-small/record.json").read_text(encoding="utf8"), "record"
     )

@@ -1,5 +1,6 @@
 """Export a fine-tuned model for open_clip."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def export(
 ) -> None:
     """Write a fine-tuned model in open_clip's own layout; say how open_clip loads and reads it.
 
-    Beside it goes a model card, README.md: its data, its training, and what its records say.
+    Beside it go a model card, README.md (its data, training and results), and its records.
 
     \b
     Examples:
@@ -90,60 +91,34 @@ def export(
     )
     card = model_card(source, loading, head_words(model.head))
     (folder / "README.md").write_text(card, encoding="utf8")
+    records = source.resolve().parents[1] / "results/records" / source.name
+    if records.exists():
+        shutil.copytree(records, folder / "records")
     typer.echo(f"{loading}\n\n{head_words(model.head)}")
 
 
 def model_card(source: Path, loading: str, reading: str) -> str:
-    """Write the card of a model in `source`, DATA/models/METHOD-SEED of a project or any folder."""
+    """Write the card of a model in `source`, DATA/models/METHOD-SEED of a project or any folder.
+
+    Its results are its lines of the project's table.
+    """
     import yaml
 
-    from hierclip.evaluation.records import RECORDS, parse_record
-
-    root, method = source.resolve().parents[2], source.name.rpartition("-")[0]
-    files = sorted((root / RECORDS / source.name).glob("*.json"))
-    records = [parse_record(file.read_text(encoding="utf8"), str(file)) for file in files]
-    file = root / "params.yaml"
-    params = (yaml.safe_load(file.read_text(encoding="utf8")) if file.exists() else None) or {}
-    settings = {key: params.get(key) for key in ("model", "data", "pretrain", "finetune")}
-    settings["method"] = params.get("method", {}).get(method)
+    root, (method, _, seed) = source.resolve().parents[2], source.name.rpartition("-")
+    texts = [root / name for name in ("params.yaml", "data/results/table.md")]
+    params, table = (file.read_text(encoding="utf8") if file.exists() else "" for file in texts)
+    sections = yaml.safe_load(params) or {}
+    settings = {key: sections.get(key) for key in ("model", "data", "pretrain", "finetune")}
+    settings["method"] = sections.get("method", {}).get(method)
+    label = (settings["method"] or {}).get("label", method)
+    own = ("| method |", "|-", f"| {label} | {seed} |")
+    lines = [each for each in table.splitlines() if each[:1] != "|" or each.startswith(own)]
     return CARD.format(
         name=source.name,
         loading=loading,
         reading=reading,
-        robustness=robustness_words(records),
+        robustness="\n".join(lines) or "Not measured yet; `hierclip audit` measures it.",
         settings=yaml.safe_dump(settings, sort_keys=False),
-    )
-
-
-def robustness_words(records) -> str:
-    """Tabulate records of a model, with their threat model and checks."""
-    if not records:
-        return "Not measured: no records are beside it. `hierclip audit` measures it."
-    import pandas as pd
-
-    from hierclip.plots.words import READING, attack_words, audit_words, pipes, share
-
-    rows = []
-    for record in records:
-        bounds = record.intervals["direct"]
-        row = {
-            "classes": record.subset,
-            "images": record.images,
-            "clean leaf": share(record.clean["direct"][0], bounds.clean[0]),
-            "robust leaf": share(record.robust["direct"][0][0], bounds.robust[0][0]),
-        }
-        for each, words in READING.items():
-            interval = record.intervals[each].path_robust
-            row[f"path-robust, {words}"] = share(record.path_robust[each], interval)
-        rows.append(row)
-    threat = records[0].threat_model
-    return "\n\n".join(
-        [
-            pipes(pd.DataFrame(rows)),
-            f"Percent, 95 % bootstrap intervals over images. Attack: {attack_words(threat)}; "
-            f'{threat.resolution} px, {threat.precision}, prompt "{threat.prompt}".',
-            audit_words(records, {record.method: record.method for record in records}),
-        ]
     )
 
 

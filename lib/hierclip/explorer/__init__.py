@@ -1,4 +1,3 @@
-"""The disk of notebook 90 and of pages: a tree and images in the Poincaré disk."""
+"""The Poincaré disk of a tree and images: a page (`disk`), and notebook 90's (`widget.Disk`)."""
 
-from hierclip.explorer.page import DrawnImage, disk
-from hierclip.explorer.widget import Disk, marks, node_angles, png, scene
+from hierclip.explorer.page import DrawnImage, disk, marks, node_angles, png, scene

@@ -1,23 +1,89 @@
-"""The disk as a page that opens from a file, without a kernel, for any embeddings with a tree."""
+"""Draw a tree and images in the disk, for notebook 90 and as a page that needs no kernel."""
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment
+from PIL import Image
 from torch import Tensor
 
 from hierclip.errors import refuse
-from hierclip.explorer.widget import marks, node_angles, png, scene
 from hierclip.hyperbolic import pairwise_distance
-from hierclip.models.heads import PoincareHead
+from hierclip.models.heads import Head, PoincareHead, head_to_dict
 from hierclip.trees import Tree
 
 HERE = Path(__file__).parent
+
+
+def node_angles(tree: Tree) -> list[np.ndarray]:
+    """Return by level (K_l,) radians: leaves evenly spaced, nodes in the middle of theirs."""
+    ranks = np.argsort(np.lexsort(tree.paths.T))  # the last column, the coarsest, first
+    angles = 2 * np.pi * (ranks + 0.5) / len(ranks)
+    return [np.bincount(nodes, angles) / np.bincount(nodes) for nodes in tree.paths.T]
+
+
+def scene(tree: Tree, text_points: Sequence[Tensor], head: Head) -> dict:
+    """List the tree's nodes for disk.js, leaves first; parent: a place in the list, or -1.
+
+    text_points: (K_l, D) by level.
+    """
+    norms = [points.norm(dim=-1).tolist() for points in text_points]
+    angles = node_angles(tree)
+    starts = np.cumsum([0, *tree.sizes])
+    nodes = []
+    for level, names in enumerate(tree.levels):
+        for k, node in enumerate(names):
+            leaves = np.flatnonzero(tree.paths[:, level] == k)
+            parent = starts[level + 1] + tree.parents[level][k] if level < tree.max_level else -1
+            nodes.append(
+                {
+                    "level": level,
+                    "name": node.name,
+                    "parent": int(parent),
+                    "norm": norms[level][k],
+                    "angle": float(angles[level][k]),
+                    "family": int(tree.paths[leaves[0], -1]),
+                    "leaves": leaves[:6].tolist(),  # the pointer shows an image of each
+                    "count": len(leaves),
+                }
+            )
+    return {"head": head_to_dict(head), "nodes": nodes, "families": tree.sizes[-1]}
+
+
+def marks(tree: Tree, states: Sequence[Any]) -> dict:
+    """List for disk.js the true path and each state's nearest nodes and points, leaves first.
+
+    states: of one image, each with its label, and arrays with an entry per level: nodes, norms,
+    angles.
+    """
+    starts = np.cumsum([0, *tree.sizes[:-1]])
+    path = starts + tree.paths[states[0].label]
+    drawn = [
+        {
+            "nodes": (starts + state.nodes).tolist(),
+            "norms": state.norms.tolist(),
+            "angles": state.angles.tolist(),
+        }
+        for state in states
+    ]
+    return {"path": path.tolist(), "states": drawn}
+
+
+def png(image: Tensor, longest: int = 1000) -> str:
+    """Encode an image (3, H, W) in [0, 1] as the address of an <img>, at most `longest` pixels."""
+    pixels = Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy())
+    pixels.thumbnail((longest, longest))
+    buffer = BytesIO()
+    pixels.save(buffer, "png")
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -106,10 +172,10 @@ def disk(
                 )
             )
         ]
-        pictures = [] if image.pixels is None else [png(each, 160) for each in image.pixels]
-        thumbnails |= {str(image.label): each for each in pictures[:1]}
+        strip = [] if image.pixels is None else [png(each, 160) for each in image.pixels]
+        thumbnails |= {str(image.label): each for each in strip[:1]}
         name = image.name or tree.leaves[image.label].name
-        drawn.append(marks(tree, states) | {"name": name, "pictures": pictures})
+        drawn.append(marks(tree, states) | {"name": name, "strip": strip})
     levels = [[node.name for node in level] for level in tree.levels]
     content = {"scene": scene(tree, points, head), "marks": drawn, "images": thumbnails}
     return DiskPage(title, content | {"levels": levels})
