@@ -18,9 +18,9 @@ SHIPPED = Path(__file__).parents[1] / "source/trees"  # its README.md says how e
 def shipped_trees() -> dict[str, list[str]]:
     """List the names of trees by set; the first, in a JSON file, is the set's own."""
     by_set = {}
-    for own in sorted(SHIPPED.glob("*/*.json")):
-        others = sorted(path.stem for path in own.parent.glob("*.yaml"))
-        by_set[own.parent.name] = [own.stem, *others]
+    for file in sorted(SHIPPED.glob("*/*.json")):
+        others = sorted(path.stem for path in file.parent.glob("*.yaml"))
+        by_set[file.parent.name] = [file.stem, *others]
     return by_set
 
 
@@ -35,10 +35,10 @@ def load(name: str, tree: str | None = None) -> Tree:
     refuse({no_such("set of trees", name, sets): name not in sets}, TreeError)
     names = sets[name]
     refuse({no_such(f"tree of {name}", tree, names): tree not in (None, *names)}, TreeError)
-    own = load_tree(SHIPPED / name / f"{names[0]}.json")
+    first = load_tree(SHIPPED / name / f"{names[0]}.json")
     if tree in (None, names[0]):
-        return own
-    return read_tree(SHIPPED / name / f"{tree}.yaml", {leaf.id: leaf.name for leaf in own.leaves})
+        return first
+    return read_tree(SHIPPED / name / f"{tree}.yaml", {leaf.id: leaf.name for leaf in first.leaves})
 
 
 def shipped_tree(written: str, leaves: Mapping[str, str]) -> Tree:
