@@ -19,8 +19,7 @@ from torch.nn import functional as F
 from benchmarks.default import LevelLogits, Task, load_task
 from benchmarks.measure import Row, interleaved, ratio, thread_counts, threads
 from hierclip.attacks import STANDARD, Budget, budget_of, frozen, level_goals
-from hierclip.evaluation import LevelMatrix, Outcomes, level_metrics
-from hierclip.evaluation import matrix as evaluate_matrix
+from hierclip.evaluation import LevelMatrix, Outcomes, level_metrics, matrix as evaluate_matrix
 from hierclip.evaluation.matrix import CLEAN, READ, attacked, read_logits
 from hierclip.models import READINGS
 from hierclip.models.backbone import ImageEncoder

@@ -6,8 +6,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import __main__ as bench
-from benchmarks import pipeline
+from benchmarks import __main__ as bench, pipeline
 from benchmarks.default import LevelLogits
 from benchmarks.measure import Row, exponent, in_process, interleaved, peak_memory, ratio, threads
 from benchmarks.synthetic import make_forest, make_tree_loss

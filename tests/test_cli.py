@@ -21,8 +21,7 @@ import hierclip
 from hierclip import models
 from hierclip.audits import attack_params, audit
 from hierclip.cli import USAGE, app, main
-from hierclip.cli.audit import audit as audit_command
-from hierclip.cli.audit import folder_names
+from hierclip.cli.audit import audit as audit_command, folder_names
 from hierclip.cli.export import head_words
 from hierclip.config import ParamsError
 from hierclip.data.sources import DataError

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import distributed as dist, multiprocessing, nn
 from torch.nn import functional as F
 
 from hierclip import hyperbolic, models, training

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from hierclip.config import STYLES
-from hierclip.data import DATASETS, SPLITS, DataError, ImageSet, load_dataset
-from hierclip.data import emoji as drawings
+from hierclip.data import DATASETS, SPLITS, DataError, ImageSet, emoji as drawings, load_dataset
 from hierclip.data.dataset import class_indices, step_seed
 from hierclip.data.emoji import FIXED, SOURCE, draw
 from hierclip.data.tasks import (

@@ -7,8 +7,7 @@ from math import inf
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.optimize import brentq, linprog
 from torch import nn
 

@@ -4,8 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hierclip.attacks import ATTACKS, GOALS, NORMS, attack, level_goals, margin
 from tests.test_attacks import budget, generator, linear, random_images

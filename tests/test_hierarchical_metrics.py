@@ -4,8 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hierclip.evaluation import Outcomes, mistakes
 from hierclip.evaluation.matrix import top_down

@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu, spearmanr

@@ -1,7 +1,6 @@
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hierclip.attacks import budget_of
 from hierclip.config import (

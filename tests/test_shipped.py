@@ -79,6 +79,11 @@ def test_classes_that_the_tree_lacks_are_named():
         class_trees({"cat": "cat", "zebra": "zebra", "x": "whale"}, ["cifar10"])
 
 
+def test_two_classes_that_are_one_of_the_trees_are_refused():
+    with pytest.raises(TreeError, match="^tree wordnet: leaf dog is missing from the tree"):
+        class_trees({"dog": "dog", "hound": "dog", "cat": "cat"}, ["cifar10"])
+
+
 def test_a_file_goes_before_a_set_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cifar10").write_text("", encoding="utf8")

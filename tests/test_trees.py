@@ -3,8 +3,7 @@ import json
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hierclip.trees import TreeError, graph_tree, lca_heights, load_tree, save_tree, tree_from_graph
 from hierclip.trees.graphs import assign_levels, keep_one_parent

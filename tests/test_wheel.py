@@ -55,6 +55,32 @@ def run_there(python, folder, *arguments, codes=(0,)):
     return done.stdout
 
 
+BLOCK = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in %r:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+EXTRAS = ("IPython", "anywidget", "dvc", "h5py", "ipykernel", "ipywidgets", "jupyterlab")
+EXTRAS += ("matplotlib", "nbconvert", "nbformat", "nbstripout", "papermill", "seaborn", "pytest")
+FROM_PYTHON = """
+import torch
+from hierclip import audit
+from hierclip.explorer import disk
+from hierclip.models import load_model
+
+images, labels, names = torch.rand(6, 3, 32, 32), torch.arange(6) % 3, ["cat", "dog", "ship"]
+weight = torch.randn(3 * 32 * 32, 3) / 50
+given = {"classes": names, "tree": "cifar10", "suite": "quick", "steps": 1, "checks": 1, "queries": 2}
+found = audit(lambda x: x.flatten(1) @ weight, images, labels, **given)
+print(found.record.levels)
+"""
+
+
 def test_a_wheel_has_what_an_audit_needs_and_no_stage_of_the_pipeline(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for file in (
@@ -102,3 +128,32 @@ def test_a_folder_is_audited_with_it(environment, backbone, tmp_path):
     record = (tmp_path / "hierclip-audit/record.json").read_text(encoding="utf8")
     assert parse_record(record, "record").levels == [4, 3, 2]
     assert (tmp_path / "hierclip-audit/report.html").stat().st_size > 100_000
+
+
+def test_the_core_audits_from_python_without_any_extra(environment, tmp_path):
+    shown = run_there(environment, tmp_path, "-c", BLOCK % (EXTRAS,) + FROM_PYTHON)
+    assert shown.endswith("[3, 2, 2]\n")
+
+
+def test_a_command_that_makes_pages_says_which_extra_it_needs(environment, tmp_path):
+    code = "sys.argv[1:] = ['compare', '.']; from hierclip.cli import main; main()"
+    done = subprocess.run(
+        [environment, "-c", BLOCK % (("nbconvert",),) + code],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf8",
+    )
+    assert done.returncode == 2 and done.stderr == (
+        "hierclip: No module named 'nbconvert'; pip install 'hierclip[pages]' brings what pages "
+        "are made with\n"
+    )
+
+
+def test_the_version_is_written_once_and_the_citation_agrees(wheel):
+    version = wheel.name.split("-")[1]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf8")
+    assert f"\nversion: {version}\n" in citation
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf8")
+    assert f"version = {{{version}}}" in (ROOT / "docs/reproduce.md").read_text(encoding="utf8")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "hierclip/py.typed" in names

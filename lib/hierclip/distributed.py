@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import Precision
-from torch import Tensor
-from torch import distributed as dist
+from torch import Tensor, distributed as dist
 
 from hierclip.config import FILE, MachineParams, ModelParams, Params, load_params
 from hierclip.errors import HierclipError

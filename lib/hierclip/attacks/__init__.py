@@ -8,26 +8,32 @@ from math import inf
 from torch import Tensor
 
 from hierclip.attacks.goals import (
-    GOALS,
-    LOSSES,
-    AttackGoal,
-    cross_entropy,
-    level_goals,
-    margin,
-    margin_loss,
+    GOALS as GOALS,
+    LOSSES as LOSSES,
+    AttackGoal as AttackGoal,
+    cross_entropy as cross_entropy,
+    level_goals as level_goals,
+    margin as margin,
+    margin_loss as margin_loss,
 )
-from hierclip.attacks.gradient import BY_GRADIENT, frozen, pgd
-from hierclip.attacks.square import square
+from hierclip.attacks.gradient import (
+    BY_GRADIENT as BY_GRADIENT,
+    frozen as frozen,
+    pgd as pgd,
+)
+from hierclip.attacks.square import (
+    square as square,
+)
 from hierclip.attacks.state import (
-    NORMS,
-    AttackState,
-    Budget,
-    PerSampleRNG,
-    Score,
-    Seed,
-    largest_margin,
-    mean_of_calls,
-    over_levels,
+    NORMS as NORMS,
+    AttackState as AttackState,
+    Budget as Budget,
+    PerSampleRNG as PerSampleRNG,
+    Score as Score,
+    Seed as Seed,
+    largest_margin as largest_margin,
+    mean_of_calls as mean_of_calls,
+    over_levels as over_levels,
 )
 from hierclip.errors import HierclipError, no_such, refuse
 

@@ -27,6 +27,7 @@ from hierclip.cli.run import run
 from hierclip.cli.tree import tree
 from hierclip.errors import HierclipError
 
+PAGES = ("papermill", "nbconvert", "matplotlib", "seaborn")  # of the extra `pages`
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk
 USAGE: type[Exception] = typer.BadParameter.__bases__[0]  # raised for a wrong command line
 
@@ -93,7 +94,8 @@ def noted_interrupts() -> Iterator[list[int]]:
 
 def refuse(error: Exception) -> None:
     """End with a user's mistake as one line; raise any other error as it is."""
-    known = isinstance(error, (USAGE, HierclipError, OSError))
+    missing = isinstance(error, ModuleNotFoundError) and error.name in PAGES
+    known = missing or isinstance(error, (USAGE, HierclipError, OSError))
     unnamed = isinstance(error, OSError) and not error.filename and error.errno not in FULL
     if not known or unnamed or sys.argv[1:2] == ["--debug"]:
         raise error
@@ -101,5 +103,7 @@ def refuse(error: Exception) -> None:
     if isinstance(error, USAGE):
         mistake = error.format_message().rstrip(".")  # pyright: ignore
         message = f"{mistake}; `hierclip COMMAND --help` says more"
+    if missing:
+        message = f"{message}; pip install 'hierclip[pages]' brings what pages are made with"
     typer.echo(f"hierclip: {message}", err=True)
     raise SystemExit(2) from None

@@ -111,8 +111,8 @@ def model_card(source: Path, loading: str, reading: str) -> str:
     settings = {key: sections.get(key) for key in ("model", "data", "pretrain", "finetune")}
     settings["method"] = sections.get("method", {}).get(method)
     label = (settings["method"] or {}).get("label", method)
-    own = ("| method |", "|-", f"| {label} | {seed} |")
-    lines = [each for each in table.splitlines() if each[:1] != "|" or each.startswith(own)]
+    kept = ("| method |", "|-", f"| {label} | {seed} |")
+    lines = [each for each in table.splitlines() if each[:1] != "|" or each.startswith(kept)]
     return CARD.format(
         name=source.name,
         loading=loading,

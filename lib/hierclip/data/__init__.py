@@ -5,29 +5,36 @@ from pathlib import Path
 
 from hierclip.config import DataParams
 from hierclip.data.dataset import (
-    CONTENT,
-    MADE,
-    SPLITS,
-    DataError,
-    Dataset,
-    ImageSet,
-    Leaf,
-    PreparedDataset,
-    StoredImages,
-    class_indices,
-    ids_of,
-    step_seed,
+    CONTENT as CONTENT,
+    MADE as MADE,
+    SPLITS as SPLITS,
+    DataError as DataError,
+    Dataset as Dataset,
+    ImageSet as ImageSet,
+    Leaf as Leaf,
+    PreparedDataset as PreparedDataset,
+    StoredImages as StoredImages,
+    class_indices as class_indices,
+    ids_of as ids_of,
+    step_seed as step_seed,
 )
-from hierclip.data.emoji import Emoji
-from hierclip.data.photos import Cut, Photos, square, write_images
+from hierclip.data.emoji import (
+    Emoji as Emoji,
+)
+from hierclip.data.photos import (
+    Cut as Cut,
+    Photos as Photos,
+    square as square,
+    write_images as write_images,
+)
 from hierclip.data.sources import (
-    SETS,
-    Source,
-    by_class,
-    class_folders,
-    class_name,
-    dataset_source,
-    shards_source,
+    SETS as SETS,
+    Source as Source,
+    by_class as by_class,
+    class_folders as class_folders,
+    class_name as class_name,
+    dataset_source as dataset_source,
+    shards_source as shards_source,
 )
 
 PREPARED = "data/prepared"

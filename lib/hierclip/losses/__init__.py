@@ -3,9 +3,19 @@
 from collections.abc import Callable
 
 from hierclip.config import HierParams, MethodParams
-from hierclip.losses.baselines import BASELINES
-from hierclip.losses.hierarchical import hierarchical, hita
-from hierclip.losses.levels import Context, Objective, Perturbation, make_nodes
+from hierclip.losses.baselines import (
+    BASELINES as BASELINES,
+)
+from hierclip.losses.hierarchical import (
+    hierarchical as hierarchical,
+    hita as hita,
+)
+from hierclip.losses.levels import (
+    Context as Context,
+    Objective as Objective,
+    Perturbation as Perturbation,
+    make_nodes as make_nodes,
+)
 from hierclip.models import HEADS, CosineHead, Head
 
 OBJECTIVES: dict[str, Objective] = BASELINES | {"hier": Objective(hierarchical, hita)}  # pyright: ignore

@@ -52,9 +52,10 @@ def shipped_tree(written: str, leaves: Mapping[str, str]) -> Tree:
     known = {leaf.name: leaf.id for leaf in whole.leaves} | {each: each for each in whole.ids}
     lost = [leaf for leaf, words in leaves.items() if not {leaf, words} & known.keys()]
     refuse({f"tree {written}: it has no class {', '.join(lost[:5])}": lost}, TreeError)
-    classes = {known.get(leaf, known.get(words)): leaf for leaf, words in leaves.items()}
-    graph = nx.relabel_nodes(whole.restrict(classes.keys()).graph(), classes)
-    nx.set_node_attributes(graph, leaves, NAME)
+    classes = {known[leaf if leaf in known else words]: leaf for leaf, words in leaves.items()}
+    graph: nx.DiGraph = nx.relabel_nodes(whole.restrict(list(classes)).graph(), classes)
+    for leaf in classes.values():
+        graph.nodes[leaf][NAME] = leaves[leaf]
     return tree_from_graph(graph, whole.name, list(leaves))
 
 
