@@ -72,7 +72,8 @@ def start(folder: Path, command: str) -> psutil.Popen:
 def kept(folder: Path) -> list[str]:
     """Return the names of the files from which an unfinished work would go on."""
     places = [*(folder / "data/checkpoints").rglob("*"), *(folder / "out").rglob("*")]
-    return sorted(file.name for file in places if file.is_file() and file.suffix != ".lock")
+    files = [file for file in places if file.is_file() and file.suffix != ".lock"]
+    return sorted(file.name for file in files if ".part" not in "".join(file.suffixes))
 
 
 def finish(folder: Path, command: str) -> tuple[float, float]:
@@ -87,8 +88,7 @@ def finish(folder: Path, command: str) -> tuple[float, float]:
             first = time.monotonic() - began
     if process.returncode not in (0, 1):  # 1: a check of an audit's attack failed
         raise RuntimeError(f"{command}: {(folder / 'log').read_text(encoding='utf8')[-3000:]}")
-    end = time.monotonic() - began
-    return end if first is None else first, end
+    return first or 0.0, time.monotonic() - began
 
 
 def kill(process: psutil.Popen) -> None:
@@ -143,6 +143,8 @@ def main(times: int = 100) -> None:
         for work, (command, left) in WORKS.items():
             folder = copy_before(project, Path(temporary, work), left)
             first, end = moments[work] = finish(folder, command)
+            if not first:
+                raise RuntimeError(f"{command}: it kept nothing to go on from")
             expected[work] = hashes(folder, left)
             print(
                 f"{work}: first kept file after {first:.1f} s, end after {end:.1f} s, "

@@ -28,7 +28,7 @@ from hierclip.data.sources import DataError
 from hierclip.errors import HierclipError
 from hierclip.evaluation.records import RECORDS, RecordError, parse_record
 from hierclip.models import Model, ModelError
-from hierclip.plots.words import share
+from hierclip.plots.words import audit_words, share
 from hierclip.progress import HEADLESS
 from hierclip.training import TrainingError
 from hierclip.trees import TreeError, load_tree
@@ -445,7 +445,7 @@ def test_an_exported_model_is_loaded_by_the_lines_that_are_printed(place, run, b
     assert code == 0 and all(torch.equal(found[key], expected[key]) for key in expected)
     assert words.strip() == head_words(head)
     card = (place / "clip/README.md").read_text(encoding="utf8")
-    assert lines in card and head_words(head) in card and "Not measured yet" in card
+    assert "local-dir:FOLDER" in card and head_words(head) in card and "Not measured yet" in card
     assert load_file(place / "clip/open_clip_model.safetensors").keys() == expected.keys()
     code, _, err = run("export", "mine-0", "clip")
     assert code == 2 and "clip is a file, or not empty; name a folder that is new" in err
@@ -459,23 +459,34 @@ def test_the_card_of_a_model_says_what_its_records_and_parameters_say(
     place, run, backbone, monkeypatch
 ):
     project = place / "project"
-    models.save_model(Model(backbone, HEADS[0], "tecoa"), project / "data/models/tecoa-0")
+    for name in ("tecoa-0", "fare-9"):  # the other has no records
+        models.save_model(Model(backbone, HEADS[0], "tecoa"), project / "data/models" / name)
     shutil.copytree(ROOT / "data/results", project / "data/results")
     shutil.copy(ROOT / "params.yaml", project)
     monkeypatch.chdir(project)
-    code, _, _ = run("export", "tecoa-0", "clip")
+    code, out, _ = run("export", "tecoa-0", "clip")
     card = (project / "clip/README.md").read_text(encoding="utf8")
     files = sorted((project / RECORDS / "tecoa-0").glob("*.json"))
     records = [parse_record(file.read_text(encoding="utf8"), str(file)) for file in files]
-    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| TeCoA | 0 |")]
-    clean = {share(r.clean["direct"][0], r.intervals["direct"].clean[0]) for r in records}
-    assert code == 0 and len(rows) == len(records) == 16 and {row[2] for row in rows} == clean
-    assert "| CLIP | 0 |" not in card and "2/255" in card and "Gradient-masking checks" in card
-    copied = project / "clip/records/seen.json"
-    assert copied.read_bytes() == (ROOT / RECORDS / "tecoa-0/seen.json").read_bytes()
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    assert code == 0 and {row[0][2:] for row in rows[1:]} == {each.subset for each in records}
+    seen = next(each for each in records if each.subset == "seen")
+    clean = share(seen.clean["direct"][0], seen.intervals["direct"].clean[0])
+    assert ["| seen", str(seen.images), clean] in [row[:3] for row in rows]
+    assert audit_words(records, {"tecoa": "tecoa"}) in card and "2/255" in card
+    assert str(project) in out and str(project) not in card  # a card is for others to read
     settings = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf8"))
     assert settings["method"] == params["method"]["tecoa"] and settings["data"] == params["data"]
+    copied = project / "clip/records/seen.json"
+    assert copied.read_bytes() == (ROOT / RECORDS / "tecoa-0/seen.json").read_bytes()
+    assert run("export", "fare-9", "other")[0] == 0
+    card = (project / "other/README.md").read_text(encoding="utf8")
+    assert "Not measured yet" in card and "| seen |" not in card
+    models.save_model(Model(backbone, HEADS[0], "lone"), place / "lone-0")
+    monkeypatch.chdir(place)
+    assert run("export", "lone-0", "copy")[0] == 0
+    assert "```yaml\nunknown\n```" in (place / "copy/README.md").read_text(encoding="utf8")
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -98,7 +98,7 @@ def test_audits_are_written_in_the_shapes_of_other_tools(compared, run):
     assert code == 2 and "no format 'csv'" in err
     code, _, _ = run("compare", "all", "--format", "clip_benchmark")
     table = pd.read_csv(folder / "all/clip_benchmark.csv")
-    assert code == 0 and len(table) == 4 and (table["acc5"] == 1).all()  # of three classes
+    assert code == 0 and len(table) == 4 and table["acc5"].isna().all()  # of three classes
     file = folder / f"all/{ARCHITECTURE}-one-small/record.json"
     record = parse_record(file.read_text(encoding="utf8"), "record.json")
     clean, attacked = table[table["model"] == record.method].to_dict("records")
@@ -109,7 +109,7 @@ def test_audits_are_written_in_the_shapes_of_other_tools(compared, run):
     assert clean["pretrained"] == "one.pt"
 
 
-def test_robustbench_reads_what_is_written_and_its_files_are_read_as_claims(compared, run):
+def test_what_is_written_has_robustbenchs_entries_and_its_files_are_read_as_claims(compared, run):
     folder, _ = compared
     standard = {"suite": STANDARD, "steps": 100, "queries": 5000}
     for file in (folder / "all").rglob("record.json"):
@@ -123,7 +123,7 @@ def test_robustbench_reads_what_is_written_and_its_files_are_read_as_claims(comp
     code, out, _ = run("compare", "all", "--format", "robustbench", "--claims", "claims")
     assert code == 0 and " 44.1 " in out
     written = json.loads(
-        (folder / f"all/robustbench/{ARCHITECTURE}-one-small.json").read_text("utf8")
+        (folder / f"all/robustbench/small/{ARCHITECTURE}-one.json").read_text("utf8")
     )
     record = parse_record(
         (folder / f"all/{ARCHITECTURE}-one-small/record.json").read_text(encoding="utf8"), "record"
@@ -133,6 +133,15 @@ def test_robustbench_reads_what_is_written_and_its_files_are_read_as_claims(comp
     assert written["eps"] == "2/255" and written["dataset"] == "small"
     assert written["reported"] == "44.10"
     assert written["unreliable"] == bool(record.audit.failed)
+    code, out, _ = run("compare", "all", "--claims", "all/robustbench/small")
+    assert code == 0 and f" {float(written['autoattack_acc']):.1f} " in out
+    said["eps"] = "8/255"
+    (claims / f"{ARCHITECTURE}-one.json").write_text(json.dumps(said), encoding="utf8")
+    code, _, err = run("compare", "all", "--claims", "claims")
+    assert code == 2 and "is claimed at 8/255, and audited at 2/255" in err
+    (claims / f"{ARCHITECTURE}-one.json").write_text("{", encoding="utf8")
+    code, _, err = run("compare", "all", "--claims", "claims")
+    assert code == 2 and "claims: no claims can be read (" in err
 
 
 def test_a_folder_without_an_audit_has_nothing_to_compare(place, run):

@@ -11,6 +11,7 @@ from hierclip.errors import HierclipError
 from hierclip.explorer import DrawnImage, disk
 from hierclip.hyperbolic import expmap0, pairwise_distance
 from hierclip.trees import Node, Tree
+from tests.conftest import ROOT
 from tests.test_browser import CHROMIUM, QUIET
 
 DEPTHS = (1.0, 0.7, 0.4)  # tangent length by level
@@ -67,6 +68,22 @@ def test_an_image_at_a_leaf_is_drawn_at_the_leafs_angle(tree, points):
     )
 
 
+def test_points_of_a_model_in_training_are_drawn_as_others(tree, points, attacked):
+    tracked = [level.clone().requires_grad_(True) for level in points]
+    moved = DrawnImage(0, attacked.points.clone().requires_grad_(True))
+    made = disk(tracked, tree, [moved]).to_html()
+    assert made == disk(points, tree, [DrawnImage(0, attacked.points)]).to_html()
+
+
+def test_the_page_says_whose_the_images_are(tree, points):
+    assert (
+        "<small>Drawn by me &amp; you</small>"
+        in disk(points, tree, credit="Drawn by me & you").to_html()
+    )
+    committed = (ROOT / "data/results/disk.html").read_text(encoding="utf8")
+    assert "OpenMoji (openmoji.org), CC BY-SA 4.0" in committed
+
+
 def test_the_curvature_sets_the_rim(tree, points):
     wide = [2 * level for level in points]  # norms up to 1.6
     content = content_of(disk(wide, tree, curvature=0.25).to_html())
@@ -80,6 +97,12 @@ def test_points_of_another_tree_and_unknown_labels_are_refused(tree, points):
         disk(points[:2], tree)
     with pytest.raises(HierclipError, match=r"^label \[5\]: tree tiny has 5 leaves, from 0$"):
         disk(points, tree, [DrawnImage(5, points[0][:1])])
+    with pytest.raises(
+        HierclipError, match=r"^points of shapes \(\.\.\., \(5,\), \(3,\)\)|^points of"
+    ):
+        disk([points[0], points[1][:, :3], points[2]], tree)
+    with pytest.raises(HierclipError, match="^points of shapes"):
+        disk(points, tree, [DrawnImage(0, points[0][0])])
     nan = [points[0] * torch.nan, *points[1:]]
     with pytest.raises(HierclipError, match="^points outside the ball"):
         disk(nan, tree)
@@ -119,7 +142,8 @@ def test_the_page_works_in_a_browser(named, points, attacked, tmp_path):
         assert page.locator("#image option").nth(1).inner_text() == "<i>last</i>"
         page.locator("#level").fill("2")
         assert page.inner_text("#named") == f"2: {named.sizes[2]} nodes"
-        page.locator("circle.node[data-level='0']").first.click(force=True)
+        name = named.levels[2][named.paths[0, 2]].name  # of the first image alone
+        page.locator(f"circle.node[data-level='2'][data-name='{name}']").click(force=True)
         assert page.locator("#image").input_value() == "0"
         assert not errors
         browser.close()

@@ -5,7 +5,15 @@ from runpy import run_path
 
 import pytest
 
-from hierclip.trees import TreeError, load, save_csv, save_tree, shipped_trees, tree_from_graph
+from hierclip.trees import (
+    TreeError,
+    load,
+    read_tree,
+    save_csv,
+    save_tree,
+    shipped_trees,
+    tree_from_graph,
+)
 from hierclip.trees.chosen import class_trees
 from hierclip.trees.shipped import SHIPPED
 from tests.conftest import LEAVES, ROOT, tiny_graph
@@ -82,6 +90,28 @@ def test_classes_that_the_tree_lacks_are_named():
 def test_two_classes_that_are_one_of_the_trees_are_refused():
     with pytest.raises(TreeError, match="^tree wordnet: leaf dog is missing from the tree"):
         class_trees({"dog": "dog", "hound": "dog", "cat": "cat"}, ["cifar10"])
+
+
+@pytest.mark.parametrize(("name", "tree"), [("cifar10", "wordnet"), ("emoji", "use")])
+def test_a_map_is_read_back_as_the_classes_and_superclasses_that_it_shows(name, tree):
+    whole = load(name, tree)
+    again = read_tree(ROOT / f"data/source/maps/{name}-{tree}.csv")
+    assert again.ids == whole.ids and again.sizes[0] == whole.sizes[0]
+    coarsest = [whole.levels[-1][k].name for k in whole.paths[:, -1]]
+    assert [again.levels[-1][k].name for k in again.paths[:, -1]] == coarsest
+
+
+def test_widths_cut_a_tree_that_comes_with_the_package():
+    classes = {name: name for name in ("cat", "dog", "ship", "truck", "airplane")}
+    (tree,) = class_trees(classes, ["cifar10"], None, [2])
+    assert tree.sizes == (5, 2)
+
+
+def test_a_folder_of_images_named_like_a_set_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    (tree,) = class_trees({"cat": "cat", "dog": "dog", "ship": "ship"}, ["cifar10"])
+    assert tree.sizes[0] == 3
 
 
 def test_a_file_goes_before_a_set_of_the_same_name(tmp_path, monkeypatch):

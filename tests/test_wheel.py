@@ -144,8 +144,8 @@ def test_a_command_that_makes_pages_says_which_extra_it_needs(environment, tmp_p
         encoding="utf8",
     )
     assert done.returncode == 2 and done.stderr == (
-        "hierclip: No module named 'nbconvert'; pip install 'hierclip[pages]' brings what pages "
-        "are made with\n"
+        "hierclip: No module named 'nbconvert'; it comes with the extra `pages`: in the clone, "
+        "pip install '.[pages]'\n"
     )
 
 

@@ -104,6 +104,8 @@ def refuse(error: Exception) -> None:
         mistake = error.format_message().rstrip(".")  # pyright: ignore
         message = f"{mistake}; `hierclip COMMAND --help` says more"
     if missing:
-        message = f"{message}; pip install 'hierclip[pages]' brings what pages are made with"
+        message = (
+            f"{message}; it comes with the extra `pages`: in the clone, pip install '.[pages]'"
+        )
     typer.echo(f"hierclip: {message}", err=True)
     raise SystemExit(2) from None

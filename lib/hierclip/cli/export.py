@@ -20,6 +20,10 @@ HEAD_WORDS = {  # what open_clip, which takes the text of the largest cosine, ma
 }
 
 
+LOADING = """\
+import open_clip
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{place}")
+tokenizer = open_clip.get_tokenizer("local-dir:{place}")"""
 CARD = """\
 ---
 library_name: open_clip
@@ -31,7 +35,7 @@ tags: [clip, adversarial-robustness, class-hierarchy]
 A CLIP-style model that hierclip fine-tuned for robustness against small perturbations of images.
 
 ```python
-{loading}
+{loading}  # FOLDER: where this file is
 ```
 
 {reading}
@@ -42,7 +46,8 @@ A CLIP-style model that hierclip fine-tuned for robustness against small perturb
 
 ## How it was made
 
-The licence of the weights follows from the model and the images below. hierclip's code is MIT.
+The settings of the project when the model was exported. The licence of the weights follows from
+the model and the images there; hierclip's code is MIT.
 
 ```yaml
 {settings}```
@@ -81,44 +86,66 @@ def export(
             f"{source.parent}: {no_such('model', name, known)}; a project's `hierclip run "
             "40_finetune` makes one"
         )
-    model = load_model(source)
+    model, words = load_model(source), LOADING.format(place=folder.resolve())
+    reading = head_words(model.head)
+    card, records = model_card(source.resolve(), reading)
     save_model(model, folder)
-    place = f'"local-dir:{folder.resolve()}"'
-    loading = (
-        f"import open_clip\n"
-        f"model, _, preprocess = open_clip.create_model_and_transforms({place})\n"
-        f"tokenizer = open_clip.get_tokenizer({place})"
-    )
-    card = model_card(source, loading, head_words(model.head))
     (folder / "README.md").write_text(card, encoding="utf8")
-    records = source.resolve().parents[1] / "results/records" / source.name
-    if records.exists():
-        shutil.copytree(records, folder / "records")
-    typer.echo(f"{loading}\n\n{head_words(model.head)}")
+    for file in records:
+        (folder / "records").mkdir(exist_ok=True)
+        shutil.copy(file, folder / "records")
+    typer.echo(f"{words}\n\n{reading}")
 
 
-def model_card(source: Path, loading: str, reading: str) -> str:
-    """Write the card of a model in `source`, DATA/models/METHOD-SEED of a project or any folder.
+def model_card(source: Path, reading: str) -> tuple[str, list[Path]]:
+    """Write the card of a model in `source`; return it with the files of the model's records.
 
-    Its results are its lines of the project's table.
+    Of a folder that is no PROJECT/data/models/METHOD-SEED nothing else is known.
     """
     import yaml
 
-    root, (method, _, seed) = source.resolve().parents[2], source.name.rpartition("-")
-    texts = [root / name for name in ("params.yaml", "data/results/table.md")]
-    params, table = (file.read_text(encoding="utf8") if file.exists() else "" for file in texts)
-    sections = yaml.safe_load(params) or {}
-    settings = {key: sections.get(key) for key in ("model", "data", "pretrain", "finetune")}
-    settings["method"] = sections.get("method", {}).get(method)
-    label = (settings["method"] or {}).get("label", method)
-    kept = ("| method |", "|-", f"| {label} | {seed} |")
-    lines = [each for each in table.splitlines() if each[:1] != "|" or each.startswith(kept)]
-    return CARD.format(
+    from hierclip.evaluation.records import RECORDS, parse_record
+
+    files, settings = [], {}
+    if source.parent.parts[-2:] == ("data", "models"):
+        root = source.parents[2]
+        files = sorted((root / RECORDS / source.name).glob("*.json"))
+        params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf8")) or {}
+        parts = {key: params.get(key) for key in ("model", "data", "pretrain", "finetune")}
+        parts["method"] = params.get("method", {}).get(source.name.rpartition("-")[0])
+        settings = {key: part for key, part in parts.items() if part}
+    records = [parse_record(file.read_text(encoding="utf8"), str(file)) for file in files]
+    card = CARD.format(
         name=source.name,
-        loading=loading,
+        loading=LOADING.format(place="FOLDER"),
         reading=reading,
-        robustness="\n".join(lines) or "Not measured yet; `hierclip audit` measures it.",
-        settings=yaml.safe_dump(settings, sort_keys=False),
+        robustness=robustness_words(records),
+        settings=yaml.safe_dump(settings, sort_keys=False) if settings else "unknown\n",
+    )
+    return card, files
+
+
+def robustness_words(records) -> str:
+    """Tabulate what a model's records say."""
+    if not records:
+        return "Not measured yet; `hierclip audit` measures it."
+    import pandas as pd
+
+    from hierclip.plots.words import READING, attack_words, audit_words, pipes, share
+
+    rows = []
+    for record in records:
+        bounds, row = record.intervals, {"classes": record.subset, "images": record.images}
+        row["clean leaf"] = share(record.clean["direct"][0], bounds["direct"].clean[0])
+        row["robust leaf"] = share(record.robust["direct"][0][0], bounds["direct"].robust[0][0])
+        for each, name in READING.items():
+            row[f"path-robust, {name}"] = share(record.path_robust[each], bounds[each].path_robust)
+        rows.append(row)
+    threat, label = records[0].threat_model, {records[0].method: records[0].method}
+    return (
+        f"{pipes(pd.DataFrame(rows))}\n\nPercent, with 95 % bootstrap intervals over images. "
+        f"{attack_words(threat)}; {threat.resolution} px, {threat.precision}, prompt "
+        f'"{threat.prompt}".\n\n{audit_words(records, label)}'
     )
 
 

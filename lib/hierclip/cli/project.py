@@ -67,13 +67,13 @@ def verify() -> None:
         values = f"{new:.3f}, committed {old:.3f}, may differ by {allowed:.3f}"
         typer.echo(f"{verdict} {metric}: {values}")
     agreeing = len(table[table["agrees"]])
-    typer.echo(f"{agreeing} metrics agree, {len(table) - agreeing} differ")
     anew = len(table[table["anew"]])
     if anew:
         typer.echo(
             f"{anew} are of weights or images other than the committed ones, as "
             "another processor or a change gives; they may differ as two trainings do"
         )
+    typer.echo(f"{agreeing} metrics agree, {len(table) - agreeing} differ")
     raise typer.Exit(int(agreeing < len(table)))
 
 

@@ -129,6 +129,6 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
         return {name: data.class_name(name, None) for name in names}
     if tree is None or tree == "wordnet":
         raise HierclipError("no classes; give --classes, --images or --tree FILE")
-    known = Path(tree).suffix or Path(tree).exists()
+    known = Path(tree).suffix or Path(tree).is_file()
     whole = trees.read_tree(Path(tree)) if known else trees.load(*tree.split("/", 1))
     return {leaf.id: leaf.name for leaf in whole.leaves}

@@ -1,4 +1,4 @@
-// The disk: draws the scene and the marks of disk.py, names what the pointer is on, and tells which
+// The disk: draws the scene and the marks of page.py, names what the pointer is on, and tells which
 // node was clicked. A node's angle keeps subtrees side by side, its radius is the norm of its text, and
 // edges are geodesics of the Poincare disk of radius 1.
 const SVG = "http://www.w3.org/2000/svg", R = 262, ROOM = 380;
@@ -97,7 +97,7 @@ function render({ model, el }) {
       });
       const count = node.count > 1 ? `, ${node.count} leaves` : "";
       answer(dot, `${node.name}: level ${node.level}, norm ${short(node.norm)}${count}`, node.leaves, x, y);
-      dot.addEventListener("click", () => model.send({ leaf: node.leaves[0] }));
+      dot.addEventListener("click", () => model.send({ leaf: node.leaves[0], node: k }));
     });
     NOTES[head.kind].split(/(?<=[.:]) /).forEach((line, k) =>
       put(layers.tree, "text", { x: 10 - ROOM, y: 18 - ROOM + 14 * k, "font-size": 11, fill: "#444" }, line));

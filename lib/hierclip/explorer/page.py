@@ -4,7 +4,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +106,7 @@ class DiskPage:
 
     title: str
     content: dict
+    credit: str = ""
 
     def to_html(self, path: str | Path | None = None) -> str:
         """Return the page, which loads nothing; write it to a file if one is named."""
@@ -115,6 +116,7 @@ class DiskPage:
         )
         html = page.render(
             title=self.title,
+            credit=self.credit,
             script=re.sub(r"^export (default .*)?", "", script, flags=re.M),
             content=json.dumps(self.content).replace("<", "\\u003c"),  # nor does a name end it
         )
@@ -131,14 +133,19 @@ def disk(
     curvature: float = 1.0,
     tau: float = 7.0,
     title: str = "A class tree in the Poincaré disk",
+    credit: str = "",
 ) -> DiskPage:
     """Draw a tree's nodes and some images in the ball of curvature -curvature.
 
     points: by level, leaves first, (K_l, D) in the ball; an angle in the disk keeps families side
     by side, the radius is the norm. tau: of the softmax of distances, whose mean over the leaves is
-    an image's angle. Raises HierclipError for points of another number, or outside the ball.
+    an image's angle. credit: a line of whom the images are. Raises HierclipError for points of
+    another number or dimension, or outside the ball.
     """
+    points = [level.detach().cpu() for level in points]
+    images = [replace(image, points=image.points.detach().cpu()) for image in images]
     sizes = tuple(len(level) for level in points)
+    shapes = {level.shape[1:] for level in (*points, *(image.points for image in images))}
     rim = curvature**-0.5
     norms = [level.norm(dim=-1) for level in (*points, *(image.points for image in images))]
     odd = [image.label for image in images if not 0 <= image.label < len(tree.leaves)]
@@ -147,6 +154,8 @@ def disk(
             f"points of {sizes} nodes; the levels of tree {tree.name} have {tree.sizes}": (
                 sizes != tree.sizes
             ),
+            f"points of shapes (..., {', '.join(str(tuple(each)) for each in shapes)}); (K, D) of "
+            "one D are needed": len(shapes) > 1 or len(next(iter(shapes))) != 1,
             f"points outside the ball, whose rim is at norm {rim:g}": any(
                 not (level < rim).all() for level in norms
             ),
@@ -178,4 +187,4 @@ def disk(
         drawn.append(marks(tree, states) | {"name": name, "strip": strip})
     levels = [[node.name for node in level] for level in tree.levels]
     content = {"scene": scene(tree, points, head), "marks": drawn, "images": thumbnails}
-    return DiskPage(title, content | {"levels": levels})
+    return DiskPage(title, content | {"levels": levels}, credit)

@@ -9,7 +9,7 @@ import networkx as nx
 import yaml
 
 from hierclip.trees.forest import set_synsets
-from hierclip.trees.graphs import read_tree, read_yaml
+from hierclip.trees.graphs import graph_tree, read_tree, read_yaml
 from hierclip.trees.shipped import shipped_tree
 from hierclip.trees.tables import visible
 from hierclip.trees.tree import Node, Tree, TreeError, tree_from_graph
@@ -75,9 +75,10 @@ def _class_tree(
     if isinstance(chosen, Tree):
         return tree_from_graph(chosen.graph(), chosen.name, list(leaves))
     if str(chosen) != WORDNET:
-        if Path(chosen).suffix or Path(chosen).exists():
+        if Path(chosen).suffix or Path(chosen).is_file():
             return read_tree(Path(chosen), leaves, widths=widths)
-        return shipped_tree(str(chosen), leaves)
+        tree = shipped_tree(str(chosen), leaves)
+        return graph_tree(tree.graph(), tree.name, leaves, widths=widths) if widths else tree
     known = all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))
     if known and synsets is None:
         return wordnet_tree(WORDNET, leaves, widths)

@@ -14,6 +14,8 @@ import yaml
 from hierclip.trees.tables import read_rows, read_text
 from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, load_tree, tree_from_graph
 
+MAP = ["class", "name"]  # the first columns of a map; its others are levels
+
 
 def keep_one_parent(graph: nx.DiGraph, leaves: Collection[str]) -> nx.DiGraph:
     """Reduce an acyclic graph to a tree that ends at `leaves`.
@@ -272,8 +274,11 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_csv(path: Path) -> list[tuple[str, ...]]:
-    """Read rows of `leaf,parent,...` as paths from the top to a leaf."""
-    paths = [tuple(reversed(row)) for row in read_rows(path)]
+    """Read rows of `leaf,parent,...` as paths from the top to a leaf; or what `save_csv` wrote."""
+    rows = read_rows(path)
+    if rows and rows[0][:2] == MAP:
+        rows = [[leaf, *above] for leaf, _, *above in rows[1:]]
+    paths = [tuple(reversed(row)) for row in rows]
     return paths[1:] if paths and paths[0][-1].lower() == "leaf" else paths
 
 

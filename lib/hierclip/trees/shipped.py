@@ -8,7 +8,7 @@ from pathlib import Path
 import networkx as nx
 
 from hierclip.errors import no_such, refuse
-from hierclip.trees.graphs import read_tree
+from hierclip.trees.graphs import MAP, read_tree
 from hierclip.trees.tree import NAME, Tree, TreeError, load_tree, tree_from_graph
 
 SHIPPED = Path(__file__).parents[1] / "source/trees"  # its README.md says how each was made
@@ -65,7 +65,7 @@ def save_csv(tree: Tree, path: Path) -> None:
     with path.open("w", encoding="utf8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         levels = range(1, tree.max_level + 1)
-        table.writerow(["class", "name", *(f"level {level}" for level in levels)])
+        table.writerow([*MAP, *(f"level {level}" for level in levels)])
         for leaf, ancestors in zip(tree.leaves, tree.paths, strict=True):
             names = [tree.levels[level][node].name for level, node in enumerate(ancestors)]
             table.writerow([leaf.id, *names])
