@@ -209,6 +209,14 @@ def test_a_tree_with_odd_names_is_drawn_without_a_warning_and_every_name_can_be_
     assert {"[E0041]", "[10FFFD]", "[1B][31m"} < drawn
 
 
+def test_a_long_name_of_several_words_stays_large_enough_to_be_read():
+    leaves = {"a": "very " * 45 + "long dog", "b": "cat", "c": "bus"}
+    edges = [("animal", "a"), ("animal", "b"), ("vehicle", "c")]
+    texts = sunburst(graph_tree(nx.DiGraph(edges), "long", leaves)).axes[0].texts
+    (label,) = (text for text in texts if "very" in text.get_text())
+    assert label.get_text().count("\n") == 2 and label.get_size() >= 4
+
+
 def test_letters_of_a_font_that_is_installed_are_drawn_and_others_stand_by_number():
     assert FONTS[0] == "DejaVu Sans" and drawable("lion, Löwe") == "lion, Löwe"
     has_chinese = any("CJK" in font or "Unicode" in font for font in FONTS)

@@ -1,5 +1,7 @@
 """A tree as rings."""
 
+from textwrap import wrap
+
 import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
@@ -44,7 +46,9 @@ def sunburst(tree: Tree) -> Figure:
             textprops={"ha": "center", "va": "center", "family": FONTS, "parse_math": False},
         )  # fmt: skip
         for label, angle in zip(labels, 2 * np.pi * sizes / len(paths), strict=True):
-            if len(label.get_text()) > 9 and angle > 0.07:
+            if len(label.get_text()) > 24 and angle > 0.4:
+                label.set_text("\n".join(wrap(label.get_text(), 14, break_long_words=False)))
+            elif len(label.get_text()) > 9 and angle > 0.07:
                 label.set_text(label.get_text().replace(" ", "\n", 1))
             by_line = [60 / len(line) for line in label.get_text().splitlines()]
             label.set_size(min(9.0, 2.4 + 14 * middle * angle, *by_line))
