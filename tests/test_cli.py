@@ -151,7 +151,7 @@ BAD = {  # what is given instead, and what the line has to say
         "twins: big cat, big_cat have one name; give each its own",
     ),
     "tree": ({"--tree": "none.yaml"}, "none.yaml: no such file"),
-    "kind of tree": ({"--tree": "zoo"}, "zoo: no reader for ''; a tree's file ends in"),
+    "kind of tree": ({"--tree": "zoo"}, "no set of trees 'zoo'; known are aircraft"),
     "tree that lacks a class": ({"--tree": "lacks.yaml"}, "lacks.yaml: leaf bus (bus) is missing"),
     "tree with another class": (
         {"--tree": "extra.yaml"},
