@@ -46,7 +46,11 @@ def environment(wheel, tmp_path_factory):
 
 def run_there(python, folder, *arguments, codes=(0,)):
     """Run Python outside any clone; return what it prints. It ends with one of these exit codes."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HIERCLIP")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HIERCLIP", "PYTHON"))
+    }
     more = {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [python, *arguments], cwd=folder, env=kept | more, capture_output=True, encoding="utf8"
