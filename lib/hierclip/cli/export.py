@@ -107,8 +107,8 @@ def model_card(source: Path, reading: str) -> tuple[str, list[Path]]:
     from hierclip.evaluation.records import RECORDS, parse_record
 
     files, settings = [], {}
-    if source.parent.parts[-2:] == ("data", "models"):
-        root = source.parents[2]
+    root = source.parents[min(2, len(source.parents) - 1)]
+    if source.parent == root / "data/models" and (root / "params.yaml").exists():
         files = sorted((root / RECORDS / source.name).glob("*.json"))
         params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf8")) or {}
         parts = {key: params.get(key) for key in ("model", "data", "pretrain", "finetune")}

@@ -115,6 +115,7 @@ def parse_list(option: str, text: str | None, kind: type, example: str) -> list 
 def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[str, str]:
     """Return the classes, identifier to name."""
     from hierclip import audits, data, trees
+    from hierclip.trees.shipped import is_set_name
 
     if classes is not None and images is not None:
         raise HierclipError("both --classes and --images; one says what the classes are")
@@ -129,6 +130,6 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
         return {name: data.class_name(name, None) for name in names}
     if tree is None or tree == "wordnet":
         raise HierclipError("no classes; give --classes, --images or --tree FILE")
-    known = Path(tree).suffix or Path(tree).is_file()
-    whole = trees.read_tree(Path(tree)) if known else trees.load(*tree.split("/", 1))
+    named = is_set_name(tree)
+    whole = trees.load(*tree.split("/", 1)) if named else trees.read_tree(Path(tree))
     return {leaf.id: leaf.name for leaf in whole.leaves}

@@ -10,7 +10,7 @@ import yaml
 
 from hierclip.trees.forest import set_synsets
 from hierclip.trees.graphs import graph_tree, read_tree, read_yaml
-from hierclip.trees.shipped import shipped_tree
+from hierclip.trees.shipped import is_set_name, shipped_tree
 from hierclip.trees.tables import visible
 from hierclip.trees.tree import Node, Tree, TreeError, tree_from_graph
 from hierclip.trees.wordnet import WNID, synsets_by_name, wordnet_tree
@@ -75,7 +75,7 @@ def _class_tree(
     if isinstance(chosen, Tree):
         return tree_from_graph(chosen.graph(), chosen.name, list(leaves))
     if str(chosen) != WORDNET:
-        if Path(chosen).suffix or Path(chosen).is_file():
+        if not is_set_name(str(chosen)):
             return read_tree(Path(chosen), leaves, widths=widths)
         tree = shipped_tree(str(chosen), leaves)
         return graph_tree(tree.graph(), tree.name, leaves, widths=widths) if widths else tree

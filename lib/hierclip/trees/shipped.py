@@ -41,6 +41,11 @@ def load(name: str, tree: str | None = None) -> Tree:
     return read_tree(SHIPPED / name / f"{tree}.yaml", {leaf.id: leaf.name for leaf in first.leaves})
 
 
+def is_set_name(written: str) -> bool:
+    """Tell whether a tree is asked for by the name of a set, and not by a file."""
+    return not (Path(written).suffix or Path(written).is_file())
+
+
 def shipped_tree(written: str, leaves: Mapping[str, str]) -> Tree:
     """Return the part over `leaves` (identifier to name), in their order, of a tree of `load`.
 
