@@ -189,6 +189,8 @@ def test_an_ablation_runs_in_processes_and_gives_what_it_gives_in_this_one(small
     text = record.model_dump_json(indent=1)
     (project / STUDIES / "ablation.json").write_text(text, encoding="utf8")
     assert load_studies(project / STUDIES) == {"ablation": record}
+    assert len(kept_results(project)) == 2  # the same runs, with other seconds
+    assert run_study(runs, small, small.ablation, project, "ablation").rows == record.rows
 
 
 def test_a_sweep_measures_leaves_of_the_fine_tuning_classes_trained_on_and_left_out(small, project):

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -123,10 +122,11 @@ def kept_rows(root: Path) -> dict[str, list[dict]]:
         with suppress(ValueError):  # empty, or of a study that was killed while it wrote
             lists.append(json.loads(line))
     rows: dict[str, list[dict]] = {}
-    for row in chain.from_iterable(lists):
-        same = rows.setdefault(row.get("key"), [])
-        if row not in same:
-            same.append(row)
+    for several in lists:  # the first that has a run counts
+        found: dict[str, list[dict]] = {}
+        for row in several:
+            found.setdefault(row.get("key"), []).append(row)
+        rows = found | rows
     return rows
 
 
