@@ -83,18 +83,13 @@ class Book:
         """moved: the attacked images."""
         self.head, self.params = case.head, case.params
         self.images = case.images if moved is None else moved
-        self.original = case.context.original
-        self.clean = (case.images.flatten(1) @ self.original.weight).double().numpy()
-        soft = self.original.by_tree(self.original.texts.detach().double())
         towers = case.context.towers
         texts = towers.texts.detach().double()
         if shift is not None:
             texts = texts + texts.norm(dim=1, keepdim=True) * shift.double()
         self.embeddings = (self.images.double().flatten(1) @ towers.weight.double()).numpy()
         self.terms, self.vic, self.gap_text, self.gap_image = [], [], [], []
-        self.leaf_vic = []  # the leaves' part of the vicinity
-        for k, (tree, nodes) in enumerate(zip(case.trees, towers.by_tree(texts), strict=True)):
-            self.soft = [level.numpy() for level in soft[k]]
+        for tree, nodes in zip(case.trees, towers.by_tree(texts), strict=True):
             self.tree(
                 tree,
                 self.embeddings,
@@ -122,23 +117,17 @@ class Book:
     def points(self, l, points):
         """The points of a level above the leaves, from those below, and the gaps to them.
 
-        A point has its path and the images that it is made of.
+        A point has its path.
         """
         if self.params.roll_up == "single":
             return points, []
         out, gaps = [], []
-        for node in sorted({path[l] for _, path, _ in points}):
+        for node in sorted({path[l] for _, path in points}):
             family = [point for point in points if point[1][l] == node]
-            z = self.hyp_avg([z for z, _, _ in family])
-            out.append((z, family[0][1], sum((images for _, _, images in family), [])))
-            gaps += [np.linalg.norm(z) - np.linalg.norm(finer) for finer, _, _ in family]
+            z = self.hyp_avg([z for z, _ in family])
+            out.append((z, family[0][1]))
+            gaps += [np.linalg.norm(z) - np.linalg.norm(finer) for finer, _ in family]
         return out, gaps
-
-    def softmax(self, l, radius, image):
-        z = self.expmap0(self.clean[image], self.head.image_radius, self.head.image_norm)
-        nodes = [self.expmap0(t, radius, self.head.text_norm) for t in self.soft[l]]
-        exps = np.exp([-self.head.tau * self.d(z, node) for node in nodes])
-        return exps / exps.sum()
 
     def tree(self, tree, embeddings, texts, paths):
         head, params, top, edges = self.head, self.params, tree.max_level, tree.graph().edges
@@ -151,8 +140,8 @@ class Book:
             for l, level in enumerate(texts)
         ]
         points = []
-        for i, (e, p) in enumerate(zip(embeddings, paths, strict=True)):
-            points.append((self.expmap0(e, head.image_radius, head.image_norm), tuple(p), [i]))
+        for e, p in zip(embeddings, paths, strict=True):
+            points.append((self.expmap0(e, head.image_radius, head.image_norm), tuple(p)))
         terms, vic, gap_text, gap_image = [], [], [], []
         for l in range(top + 1):
             if l:
@@ -162,10 +151,7 @@ class Book:
                 k for k, side in ((l - 1, "finer"), (l + 1, "coarser")) if side in params.negatives
             ]
             losses = []
-            share = params.soft_targets
-            if l and params.soft_above is not None:
-                share = params.soft_above
-            for z, path, images in points:
+            for z, path in points:
                 true = tree.levels[l][path[l]].id
                 scores, right = [], -head.tau * self.d(z, nodes[l][path[l]])
                 for k in (k for k in sides if 0 <= k <= top):
@@ -175,14 +161,10 @@ class Book:
                         )
                         if k == l or not joined:
                             scores.append(-head.tau * self.d(z, place))
-                if share:
-                    soft = np.mean([self.softmax(l, radii[l], i) for i in images], axis=0)
-                    ways = [-head.tau * self.d(z, place) for place in nodes[l]]
-                    right = (1 - share) * right + share * soft @ ways
                 losses.append(np.log(np.exp(scores).sum()) - right)
             weight = (1 - l / (top + 1)) * (params.superclass_weight if l else 1)
             terms.append(weight * np.mean(losses))
-            distances = [self.d(z, nodes[l][path[l]]) for z, path, _ in points]
+            distances = [self.d(z, nodes[l][path[l]]) for z, path in points]
             vic.append(np.mean([max(0, d - params.zeta_vic) for d in distances]))
         for l, above in enumerate(tree.parents):
             gaps = [
@@ -194,7 +176,6 @@ class Book:
         self.vic.append(np.mean(vic))
         self.gap_text.append(np.mean(gap_text))
         self.gap_image.append(np.mean(gap_image))
-        self.leaf_vic.append(vic[0] / (top + 1))
 
     @property
     def hita(self):
@@ -203,16 +184,7 @@ class Book:
     @property
     def whole(self):
         depth = sum(self.gap_text) + sum(self.gap_image)
-        pull = 0.0
-        for e, clean in zip(self.embeddings, self.clean, strict=True):
-            cosine = e @ clean / np.linalg.norm(e) / np.linalg.norm(clean)
-            pull += self.params.anchor_weight * (1 - cosine) / len(self.clean)
-        return self.hita + self.params.vic * sum(self.vic) + self.params.gap * depth + pull
-
-    @property
-    def of_leaves(self):
-        """The terms in which the leaves' points alone appear."""
-        return sum(terms[0] for terms in self.terms) + self.params.vic * sum(self.leaf_vic)
+        return self.hita + self.params.vic * sum(self.vic) + self.params.gap * depth
 
 
 def shift_like(case, seed=0):
@@ -254,53 +226,17 @@ def moved_images(case, seed=0):
     return case.images + 0.3 * draw
 
 
-@pytest.mark.parametrize(
-    "soft", [{}, {"soft_targets": 0.4}, {"soft_targets": 0.2, "soft_above": 0.9}]
-)
 @pytest.mark.parametrize("sides", [(), ("finer", "coarser")])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_roll_up_and_target_gives_the_sum_that_the_formulas_give(forest, mode, sides, soft):
-    settings = soft | {"anchor_weight": 1.5, "superclass_gradient": 0.3, "norms": "free"}
-    case = make(forest, curvature=0.8, negatives=sides, roll_up=mode, vic=0.5, gap=2.0, **settings)
+def test_every_roll_up_gives_the_sum_that_the_formulas_give(forest, mode, sides):
+    settings = {"roll_up": mode, "vic": 0.5, "gap": 2.0, "norms": "free"}
+    case = make(forest, curvature=0.8, negatives=sides, **settings)
     moved = moved_images(case)
     book = Book(case, moved=moved)
     loss = hierarchical(case.context, Perturbation(moved), case.params)
     close(loss.item(), book.whole, rtol=1e-5, atol=1e-5)
     attacked = hita(case.context, Perturbation(moved), case.params)
     close(attacked.item(), book.hita, rtol=1e-5, atol=1e-5)
-
-
-def test_what_is_soft_above_the_leaves_alone_leaves_their_targets_one_hot(forest):
-    hard = make(forest)
-    soft = make(forest, soft_above=0.5)
-    one, other = (
-        hita(case.context, Perturbation(case.images, levels=(0,)), case.params)
-        for case in (hard, soft)
-    )
-    close(one, other)
-
-
-def gradients(case, objective, moved):
-    images = moved.clone().requires_grad_(True)
-    loss = objective(case.context, Perturbation(images), case.params)
-    return torch.autograd.grad(loss, [images, case.context.towers.texts])
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_terms_above_the_leaves_reach_the_encoder_by_their_share_and_the_texts_whole(forest, mode):
-    settings = {"roll_up": mode, "vic": 0.5, "gap": 2.0, "norms": "free", "soft_targets": 0.3}
-    none, part, whole = (make(forest, superclass_gradient=s, **settings) for s in (0.0, 0.25, 1.0))
-    moved = moved_images(none)
-    found = [gradients(case, hierarchical, moved) for case in (none, part, whole)]
-    close(found[1][0], 0.75 * found[0][0] + 0.25 * found[2][0])
-    for _, texts in found:
-        close(texts, found[0][1])
-    for _ in range(3):  # with none, what is left is the slope of the leaves' own terms
-        way = torch.randn(moved.shape, generator=torch.Generator().manual_seed(_)).double()
-        ends = [Book(none, moved=moved.double() + step * way).of_leaves for step in (1e-5, -1e-5)]
-        slope = (found[0][0].double() * way).sum().item()
-        close(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-4, atol=1e-4)
-    close(gradients(none, hita, moved), gradients(whole, hita, moved))  # the attack's is whole
 
 
 def test_texts_are_moved_by_the_shift(forest):
@@ -334,7 +270,7 @@ def test_levels_limit_hita_to_themselves(forest, levels):
 @pytest.mark.parametrize("objective", [hita, hierarchical])
 @pytest.mark.parametrize("mode", MODES)
 def test_one_perturbation_a_level_adds_up_to_the_whole(forest, objective, mode):
-    case = make(forest, vic=0.5, gap=2.0, roll_up=mode, soft_targets=0.5, anchor_weight=3.0)
+    case = make(forest, vic=0.5, gap=2.0, roll_up=mode)
     whole = objective(case.context, Perturbation(case.images), case.params)
     parts = [
         objective(case.context, Perturbation(case.images, levels=(l,)), case.params)
@@ -413,7 +349,7 @@ def test_vicinity_asks_only_what_is_farther_than_zeta_from_its_own_text():
     none = torch.zeros(0)
     rows = slice(0, 3)
     blocks = [Block(rows, slice(0, 2), rows)]
-    rolled = RolledUp([], none, torch.tensor([0, 0, 1]), none, none, none, none, blocks)
+    rolled = RolledUp([], none, torch.tensor([0, 0, 1]), none, none, none, blocks)
     placed = Placed(make_nodes([], 2), rolled, 1.0, distances, texts[:, 0], images[:, 0])
     close(vicinity(placed, 1.0), torch.tensor([0.0, 0.5, 1.5]), rtol=1e-4, atol=1e-6)
     assert not vicinity(placed, 2.6).any()

@@ -148,12 +148,27 @@ def anchored_by_hand(c, params):
     return agft_by_hand(c, params) + params.anchor_weight * (1 - (moved * clean).sum(1)).mean()
 
 
+def match_by_hand(c, params):
+    """Of two trees, of 5, 2 and 1 nodes and of 5 and 2."""
+    above = params.superclass_weight
+    weights = [*[1] * 5, *[above * 2 / 3] * 2, above / 3, *[1] * 5, *[above / 2] * 2]
+    total = 0.0
+    for moved, clean in zip(c.own_moved, c.original_clean, strict=True):
+        for weight, text in zip(weights, c.own_texts, strict=True):
+            after, before = (
+                v @ text / np.linalg.norm(v) / np.linalg.norm(text) for v in (moved, clean)
+            )
+            total += weight * (after - before) ** 2 / IMAGES
+    return total
+
+
 BY_HAND = {
     "tecoa": tecoa_by_hand,
     "fare": fare_by_hand,
     "pmg_aft": pmg_aft_by_hand,
     "tga_zsr": tga_zsr_by_hand,
     "agft": anchored_by_hand,
+    "match": match_by_hand,
 }
 CLIMBED = BY_HAND | {"pmg_aft": tecoa_by_hand, "tga_zsr": tecoa_by_hand, "agft": agft_by_hand}
 

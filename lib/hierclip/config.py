@@ -274,6 +274,12 @@ class AgftParams(FlatParams):
     )
 
 
+class MatchParams(FlatParams):
+    loss: Literal["match"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    trees: tuple[TreeName, ...] = Field(min_length=1)
+    superclass_weight: NonNegativeFloat  # of the levels above the leaves, times 1 - l / (L + 1)
+
+
 class HierParams(Section):
     label: str
     loss: Literal["hier"]
@@ -300,15 +306,9 @@ class HierParams(Section):
     zeta_gap: NonNegativeFloat  # a difference of norms in the ball
     # What the points above the leaves are: losses.levels.roll_up.
     roll_up: Literal["midpoint", "single"] = "midpoint"
-    # Share of the original model's softmax on the clean image in the targets of the leaves.
-    soft_targets: float = Field(default=0.0, ge=0, le=1)
-    soft_above: float | None = Field(default=None, ge=0, le=1)  # above them; null: soft_targets
-    anchor_weight: NonNegativeFloat = 0.0  # as AGFT's
-    # Share of the gradient of the terms above the leaves that trains the image encoder.
-    superclass_gradient: float = Field(default=1.0, ge=0, le=1)
 
 
-TrainedParams = FlatParams | TgaZsrParams | AgftParams | HierParams
+TrainedParams = FlatParams | TgaZsrParams | AgftParams | MatchParams | HierParams
 MethodParams = Annotated[NoneParams | TrainedParams, Field(discriminator="loss")]
 
 
@@ -475,7 +475,8 @@ class Params(Section):
 
     def trees_of(self, method: MethodParams) -> tuple[str, ...]:
         """Return the trees that a method trains on; a flat method sees the leaves of the first."""
-        return method.trees if isinstance(method, HierParams) else self.trees.names[:1]
+        has_trees = isinstance(method, MatchParams | HierParams)
+        return method.trees if has_trees else self.trees.names[:1]
 
     def variant(self, where: str, changes: Mapping[str, object]) -> MethodParams:
         """Return the method that `changes` names under "method", with its other entries changed.

@@ -16,9 +16,13 @@ from hierclip.losses.levels import (
     Perturbation as Perturbation,
     make_nodes as make_nodes,
 )
+from hierclip.losses.matching import match as match
 from hierclip.models import HEADS, CosineHead, Head
 
-OBJECTIVES: dict[str, Objective] = BASELINES | {"hier": Objective(hierarchical, hita)}  # pyright: ignore
+OBJECTIVES: dict[str, Objective] = BASELINES | {
+    "match": Objective(match, match),  # pyright: ignore
+    "hier": Objective(hierarchical, hita),  # pyright: ignore
+}
 Levels = tuple[int, ...] | None  # None: all
 
 # By name: for trees of so many levels above the leaves, the levels of each perturbation in the

@@ -3,7 +3,7 @@
 Source: Hierarchically Robust Zero-shot Vision-language Models (CVPR 2026).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from hierclip import hyperbolic
 from hierclip.config import HierParams
-from hierclip.losses.levels import Context, Nodes, Perturbation, RolledUp, roll_up
+from hierclip.losses.levels import (
+    Context,
+    Nodes,
+    Perturbation,
+    RolledUp,
+    level_weights,
+    roll_up,
+)
 from hierclip.models import PoincareHead
 
 
@@ -35,25 +42,11 @@ class Placed(NamedTuple):
         return torch.cat(parts)
 
 
-def level_weights(max_level: int, superclass_weight: float) -> list[float]:
-    """Return w_l = 1 - l / (L + 1), times `superclass_weight` above the leaves, by level."""
-    return [
-        1.0,
-        *(superclass_weight * (1 - level / (max_level + 1)) for level in range(1, max_level + 1)),
-    ]
-
-
-def alignment(
-    placed: Placed,
-    targets: Tensor | None,
-    params: HierParams,
-    attacked: Sequence[int] | None = None,
-) -> Tensor:
+def alignment(placed: Placed, params: HierParams, attacked: Sequence[int] | None = None) -> Tensor:
     """Return HITA on one tree: the sum over l of w_l CE(softmax(-tau d(phi^l, texts))).
 
     Each cross-entropy is the mean over points, over a softmax of the point's node and its negatives
-    (`rolled_up`). targets: from `soft_targets`; None: one-hot. attacked: the levels that count;
-    None: all.
+    (`rolled_up`). attacked: the levels that count; None: all.
     """
     weights = level_weights(placed.nodes.max_level, params.superclass_weight)
     if attacked is not None:
@@ -62,52 +55,11 @@ def alignment(
     logits = -placed.tau * placed.distances
     losses = []
     for points, columns, rows in rolled.blocks:
-        if targets is None:
-            target = rolled.nodes[points] - columns.start
-        else:
-            target = targets[points, columns]
+        target = rolled.nodes[points] - columns.start
         block = logits[rows, columns] + rolled.barred[points, columns]
         losses.append(F.cross_entropy(block, target, reduction="none"))
     weight = logits.new_tensor(weights)[rolled.levels] * rolled.shares
     return weight @ torch.cat(losses)
-
-
-def soft_targets(context: Context, params: HierParams) -> Sequence[Tensor | None]:
-    """Return the target of every point over all nodes (M, K) by tree; None for one-hot ones.
-
-    A share, `soft_targets` or above the leaves `soft_above`, is the original model's softmax over
-    the nodes of the point's level, by distance in the same head, on the clean image: its mean over
-    the images that the point is made of. It is computed once for all passes of a step.
-    """
-    above = params.soft_targets if params.soft_above is None else params.soft_above
-    if not params.soft_targets and not above:
-        return [None] * len(context.nodes)
-    if not context.targets:
-        for logits, nodes, rolled in _original_logits(context, params):
-            shares = logits.new_tensor([params.soft_targets] + [above] * nodes.max_level)
-            mixed = F.one_hot(rolled.nodes, logits.shape[1]) * (1 - shares)[rolled.levels, None]
-            levels = [level.softmax(1) for level in logits.split(nodes.sizes, 1)]
-            soft = torch.block_diag(*levels).view(len(levels), len(logits), -1)
-            counts = rolled.images.flatten().bincount()[rolled.images]
-            weights = shares[:, None] / counts  # (L + 1, B)
-            mixed.index_add_(0, rolled.images.flatten(), (weights[..., None] * soft).flatten(0, 1))
-            context.targets.append(mixed)
-    return context.targets
-
-
-@torch.no_grad()
-def _original_logits(
-    context: Context, params: HierParams
-) -> Iterator[tuple[Tensor, Nodes, RolledUp]]:
-    """Yield the original model's logits (B, K) of the clean images by tree, with its nodes."""
-    head = _ball(context)
-    embeddings, texts = context.original_clean
-    tangents = head.text_tangents(texts, _level_shares(context))
-    points = hyperbolic.expmap0(tangents, head.curvature)
-    logits = head.logits(head.image_points(embeddings), points)
-    by_tree = logits.split([len(nodes.parents) for nodes in context.nodes], 1)
-    rolled = context.rolled_up(params.negatives, params.roll_up)
-    yield from zip(by_tree, context.nodes, rolled, strict=True)
 
 
 def vicinity(placed: Placed, zeta: float) -> Tensor:
@@ -126,10 +78,8 @@ def depth_gap(norms: Tensor, parents: Tensor, zeta: float) -> Tensor:
 def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
     """Return the sum of `alignment` over the trees, at the levels of `perturbation`."""
     embeddings, texts = _encode(context, perturbation)
-    losses = []
-    placed = _place(context, embeddings, texts, params)
-    for tree, targets in zip(placed, soft_targets(context, params), strict=True):
-        losses.append(alignment(tree, targets, params, perturbation.levels))
+    trees = _place(context, embeddings, texts, params)
+    losses = [alignment(placed, params, perturbation.levels) for placed in trees]
     return torch.stack(losses).sum()
 
 
@@ -137,21 +87,13 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
     """Return HITA + lambda_1 L_vic + lambda_2 (gap_text + gap_image), summed over the trees.
 
     Each penalty is the mean over levels of its mean. Where `perturbation` is for some levels only,
-    penalties count in proportion. `anchor_weight` weighs 1 - cosine of the embedding with the
-    original model's clean one. A share `superclass_gradient` of the gradient of all terms above the
-    leaves goes on into the image encoder. Logs the share of points that are clipped at the rim and
-    of pairs on which each penalty acts.
+    penalties count in proportion. Logs the share of points that are clipped at the rim and of pairs
+    on which each penalty acts.
     """
     embeddings, texts = _encode(context, perturbation)
     losses = []
-    if params.anchor_weight:
-        levels = 1 + max(nodes.max_level for nodes in context.nodes)
-        share = len(perturbation.levels) / levels if perturbation.levels else 1.0
-        cosine = F.cosine_similarity(embeddings, context.original_clean[0])
-        losses.append(share * params.anchor_weight * (1 - cosine).mean())
     active = {"vic_active": [], "gap_text_active": [], "gap_image_active": []}
-    trees = _place(context, embeddings, texts, params, train=True)
-    for placed, targets in zip(trees, soft_targets(context, params), strict=True):
+    for placed in _place(context, embeddings, texts, params, train=True):
         nodes = placed.nodes
         shares = placed.rolled.shares
         vic = vicinity(placed, params.zeta_vic)
@@ -166,7 +108,7 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
         penalty = penalty + params.gap * depth / max(1, nodes.max_level)
         attacked = perturbation.levels or range(nodes.max_level + 1)
         share = sum(level <= nodes.max_level for level in attacked) / (nodes.max_level + 1)
-        hita_loss = alignment(placed, targets, params, perturbation.levels)
+        hita_loss = alignment(placed, params, perturbation.levels)
         losses.append(hita_loss + share * penalty)
     for name, parts in active.items():
         acts = torch.cat(parts)
@@ -210,17 +152,13 @@ def _place(
 ) -> list[Placed]:
     """Place texts (K, D) and the points of images (B, D) at all levels of every tree.
 
-    train: compute norms too, pass a share `superclass_gradient` above the leaves, and log the share
-    of points that are clipped at the rim.
+    train: compute norms too, and log the share of points that are clipped at the rim.
     """
     head = _ball(context)
     r = head.curvature
     images = head.image_tangents(embeddings)
     texts = head.text_tangents(texts, _level_shares(context))
-    lifted = above = _lift(images, r)
-    if train and params.superclass_gradient < 1:
-        scaled = torch.lerp(embeddings.detach(), embeddings, params.superclass_gradient)
-        above = _lift(head.image_tangents(scaled), r)
+    lifted = _lift(images, r)
     if train:
         context.counts["rim_images"] = float(hyperbolic.is_clipped(images, r).float().mean())
         context.counts["rim_texts"] = float(hyperbolic.is_clipped(texts, r).float().mean())
@@ -233,13 +171,12 @@ def _place(
     for nodes, rolled in zip(context.nodes, batch, strict=True):
         rows = slice(start, start + len(nodes.parents))
         start = rows.stop
-        levels = roll_up(above, rolled.groups, params.roll_up)
-        points, height = _to_float(torch.cat([lifted, *levels[1:]]), texts.dtype)
+        levels = torch.cat(roll_up(lifted, rolled.groups, params.roll_up))
+        points, height = _to_float(levels, texts.dtype)
         left = hyperbolic.left_factor(points, height)
         distances = hyperbolic.distance_of_factors(left, right[rows], r)
         if train:
             text_norms = hyperbolic.lifted_norms(text_points[rows], text_height[rows], r)
-            _, height = _to_float(torch.cat(levels), texts.dtype)
             point_norms = hyperbolic.lifted_norms(points, height, r)
         placed.append(Placed(nodes, rolled, head.tau, distances, text_norms, point_norms))
     return placed

@@ -52,6 +52,14 @@ def make_nodes(
     return Nodes(tuple(sizes.tolist()), torch.cat(row), levels, starts)
 
 
+def level_weights(max_level: int, superclass_weight: float) -> list[float]:
+    """Return w_l = 1 - l / (L + 1), times `superclass_weight` above the leaves, by level."""
+    return [
+        1.0,
+        *(superclass_weight * (1 - level / (max_level + 1)) for level in range(1, max_level + 1)),
+    ]
+
+
 class Group(NamedTuple):
     """A level of a batch that is rolled up: its nodes (N,), and the group of each finer point."""
 
@@ -114,8 +122,7 @@ class RolledUp(NamedTuple):
     in the row of `Nodes`. barred: (M, K) float32, BARRED for the nodes that are no negatives of a
     point, else 0. parents: (M - N_L,), the row of the point that each one is rolled up into, if any
     is. shares: (M,), one over the number of points at each one's level, so that a weighted sum adds
-    means over levels. images: (L + 1, B), the row of the point that each image is part of.
-    blocks: by level.
+    means over levels. blocks: by level.
     """
 
     groups: Sequence[Group]
@@ -124,7 +131,6 @@ class RolledUp(NamedTuple):
     barred: Tensor
     parents: Tensor
     shares: Tensor
-    images: Tensor
     blocks: Sequence[Block]
 
 
@@ -149,12 +155,9 @@ def rolled_up(
     if "coarser" in sides:
         order = torch.arange(len(nodes.parents), device=paths.device)
         rivals = rivals | ((step == 1) & (order != nodes.parents[true_nodes][:, None]))
-    starts = counts.cumsum(0)
-    images = [torch.arange(len(paths), device=paths.device)]
     parents = [true_nodes[:0]]
-    for group, start, row in zip(groups, [0, *starts], starts, strict=False):
+    for group, row in zip(groups, counts.cumsum(0), strict=False):
         parents.append(group.members + row)
-        images.append(parents[-1][images[-1] - start])
     if mode == "single":  # an image is no deeper than itself
         parents = parents[:1]
     return RolledUp(
@@ -164,7 +167,6 @@ def rolled_up(
         barred=torch.where(rivals, 0.0, BARRED),
         parents=torch.cat(parents),
         shares=1 / levels.bincount()[levels],
-        images=torch.stack(images),
         blocks=_blocks(nodes.sizes, [len(level) for level in indices], sides, mode),
     )
 
@@ -207,7 +209,6 @@ class Context:
     original: Towers
     head: Head
     counts: dict[str, float] = field(default_factory=dict)  # what the last loss logged
-    targets: list[Tensor] = field(default_factory=list)  # of hierarchical's, once for a step
     _rolled: dict[tuple, list[RolledUp]] = field(default_factory=dict)
 
     @property
