@@ -257,6 +257,22 @@ def test_the_page_on_results_says_of_removed_knobs_what_their_record_has():
     assert [[cell.strip() for cell in row] for row in rows] == expected
 
 
+def test_the_page_on_results_says_of_the_search_what_its_record_has():
+    page = (ROOT / "docs/results.md").read_text(encoding="utf8")
+    table = page.partition("| change | clean leaf |")[2].partition("\n\n")[0]
+    frame = STUDY_RECORDS["search"].frame
+    assert STUDY_RECORDS["search"].git.startswith("af53662") and "af53662" in page
+    trained = frame["subset"] == "seen"
+    means = frame.groupby(["row", trained])[["clean", "robust", "path_direct"]].mean() * 100
+    expected = {
+        tuple(f"{seen:.1f} / {out:.1f}" for out, seen in means.loc[row].to_numpy().T)
+        for row in frame["row"].unique()
+    }
+    cells = [line.split("|")[2:-1] for line in table.splitlines()[2:]]
+    assert len(cells) == 19
+    assert {tuple(cell.strip() for cell in row) for row in cells} <= expected
+
+
 def test_the_attack_says_what_it_prunes_and_averages():
     threat = ThreatModel(
         norm="Linf",

@@ -334,7 +334,9 @@ def test_texts_are_moved_only_where_they_have_a_budget(
     assert text_deltas[1].any() and text_deltas[1].abs().max() <= 0.01
 
 
-@pytest.mark.parametrize("method", [METHOD["hier"], METHOD["match"]], ids=["hierarchical", "matching"])
+@pytest.mark.parametrize(
+    "method", [METHOD["hier"], METHOD["match"]], ids=["hierarchical", "matching"]
+)
 def test_stopped_finetuning_goes_on_as_if_it_had_not_been(
     fabric, params, backbone, forest, checkpoint, tmp_path, method
 ):

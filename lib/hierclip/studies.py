@@ -123,10 +123,10 @@ def kept_rows(root: Path) -> dict[str, list[dict]]:
             lists.append(json.loads(line))
     rows: dict[str, list[dict]] = {}
     for several in lists:  # the first that has a run counts
-        found: dict[str, list[dict]] = {}
+        grouped: dict[str, list[dict]] = {}
         for row in several:
-            found.setdefault(row.get("key"), []).append(row)
-        rows = found | rows
+            grouped.setdefault(row.get("key"), []).append(row)
+        rows = grouped | rows
     return rows
 
 
