@@ -237,6 +237,14 @@ def written(folder, source):
     return folder / "one.ipynb"
 
 
+def test_a_stopped_audit_of_another_model_is_not_thrown_away(place, weights):
+    kept = place / "hierclip-audit/work/data/checkpoints/attack-other-0-zoo/test/left"
+    kept.mkdir(parents=True)
+    with pytest.raises(HierclipError, match=r"stopped audit in it \(attack-other-0-zoo\); go on"):
+        audit(ARCHITECTURE, "zoo", pretrained=str(weights), limit=1, **SETTINGS)
+    assert kept.exists()
+
+
 def test_a_notebook_is_stopped_while_a_cell_runs(tmp_path, monkeypatch, stoppable):
     monkeypatch.setenv(HEADLESS, "yes")
     source = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
@@ -425,7 +433,7 @@ def test_the_one_image_of_a_class_also_chooses_the_reading_and_it_is_said(place,
         put(place / f"few/{leaf}/1.png", 0)
     found = audit(ARCHITECTURE, "few", pretrained=str(weights), **SETTINGS)
     assert (
-        "direct or roll-up, the better is chosen on the audited images: there are no others"
-        in found.notes
+        "no other images of these classes: whether direct or roll-up serves the model better is "
+        "chosen on 32 of the audited ones at most" in found.notes
     )
     assert "\n".join(found.notes) in capsys.readouterr().out

@@ -73,6 +73,22 @@ def test_every_pair_is_audited_what_is_refused_is_said_and_the_others_are_compar
     assert f"{ARCHITECTURE}-two" in page and "<script" not in page
 
 
+def test_audits_of_several_folders_are_compared_in_the_first(compared, run):
+    folder, _ = compared
+    one, two = sorted(file.parent for file in (folder / "all").rglob("record.json"))
+    code, out, _ = run("compare", two, one, one)
+    table = pd.read_csv(two / "compare.csv")
+    assert code == 0 and sorted(table["audit"]) == [one.name, two.name]
+    assert f"| {one.name} " in out and f"<td>{one.name}</td>" in (two / "compare.html").read_text(
+        "utf8"
+    )
+    record = parse_record((one / "record.json").read_text(encoding="utf8"), "record")
+    row = table.set_index("audit").loc[one.name]
+    for reading, words in {"direct": "direct", "roll_up": "roll-up"}.items():
+        assert row[f"path-robust, {words}"] == pytest.approx(record.path_robust[reading], abs=1e-6)
+        assert row[f"worst level, {words}"] == pytest.approx(record.worst_level[reading], abs=1e-6)
+
+
 def test_claims_stand_beside_what_was_measured_or_are_refused(compared, run):
     folder, _ = compared
     lines(folder / "claims.csv", "model,images,claimed", f"{ARCHITECTURE}-one,small,44.1")

@@ -10,7 +10,7 @@ from hierclip.cli import DEFAULT, RESULTS, SUMMARY, app, main, write_readme
 from hierclip.config import find_root, load_params
 from hierclip.evaluation import RECORDS, Outcomes, load_records, outcomes_path
 from hierclip.evaluation.records import ThreatModel
-from hierclip.plots.words import attack_words, audit_words, check_frame, pipes
+from hierclip.plots.words import attack_words, audit_words, check_frame, pipes, undecided
 from hierclip.studies import LADDER, STUDIES, ablation_table, best_points
 from tests.conftest import notebook_functions
 from tests.test_evaluate import record
@@ -103,15 +103,25 @@ def test_there_are_records_of_every_method_seed_and_task(preset):
 
 
 def test_words_name_the_checks_that_failed():
-    assert (
-        audit_words([record()], LABELS)
-        == "Gradient-masking checks on 4 images a record: 1 of 1 passed."
-    )
     audit = record().audit.model_dump()
+    audit["checks"]["clamps"]["high"] = 0.01
+    sure = record(audit=audit)
+    words = audit_words([sure], LABELS)
+    assert words == "Gradient-masking checks on 4 images a record: 1 of 1 passed."
     audit["checks"]["steps"] = BAD
-    words = audit_words([record(), record(method="hier", audit=audit)], LABELS)
+    words = audit_words([sure, record(method="hier", audit=audit)], LABELS)
     failed = "Failed: Hierarchical, seed 0, seen: steps (0.50, limit 0.05)."
     assert words.endswith(f"2 of 3 passed. {failed}")
+
+
+def test_words_count_the_checks_that_too_few_images_decide():
+    audit = record().audit.model_dump()
+    audit["checks"]["steps"] = BAD | {"value": 0.0, "passed": True, "high": BAD["limit"]}
+    few = record(audit=audit)
+    assert few.audit.checks["clamps"].high > few.audit.checks["clamps"].limit
+    assert undecided(few) == ["clamps"]
+    words = audit_words([few], LABELS)
+    assert words.endswith("2 of 2 passed, 1 of them on too few images to tell.")
 
 
 def test_the_table_of_checks_has_a_column_for_each_record_and_rows_in_the_order_of_the_audit():
@@ -119,7 +129,9 @@ def test_the_table_of_checks_has_a_column_for_each_record_and_rows_in_the_order_
     audit["checks"]["steps"] = BAD
     table = check_frame([record(), record(method="hier", audit=audit)], LABELS).set_index("check")
     assert list(table.index) == ["steps", "clamps"] and list(table["limit"]) == ["5 %", "2 %"]
-    assert list(table["Hierarchical, seed 0"]) == ["50.0 %, failed", "0.0 %"]
+    steps, clamps = table["Hierarchical, seed 0"]
+    assert steps == "50.0 % (to 90.0 %), failed"
+    assert clamps == f"0.0 % (to {100 * record().audit.checks['clamps'].high:.1f} %)"
     assert pd.isna(list(table["TeCoA, seed 0"])[0])
 
 

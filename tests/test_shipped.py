@@ -14,8 +14,8 @@ from hierclip.trees import (
     shipped_trees,
     tree_from_graph,
 )
-from hierclip.trees.chosen import class_trees
-from hierclip.trees.shipped import SHIPPED
+from hierclip.trees.chosen import audit_trees, class_trees
+from hierclip.trees.shipped import SHIPPED, class_synsets
 from tests.conftest import LEAVES, ROOT, tiny_graph
 
 WRITER = run_path(str(ROOT / "data/source/trees.py"))
@@ -42,6 +42,30 @@ def test_a_committed_map_is_that_of_its_tree(name, tree, tmp_path):
     committed = ROOT / f"data/source/maps/{name}-{tree}.csv"
     assert committed.read_bytes() == (tmp_path / "map.csv").read_bytes()
     assert f"`{name}-{tree}.csv`" in (ROOT / "data/source/maps/README.md").read_text("utf8")
+
+
+def test_classes_are_found_by_the_names_of_published_sets():
+    synsets = class_synsets()
+    for leaf in load("emoji").leaves:  # identified by synset
+        assert synsets.get(leaf.name.lower(), leaf.id) == leaf.id
+    assert synsets["tennis ball"] == "tennis_ball.n.01" and synsets["german shepherd"]
+    assert "bus" not in synsets  # ImageNet's and the default's are two
+
+
+def test_a_folder_of_common_names_has_a_tree_without_a_full_wordnet_and_it_is_said():
+    leaves = {name: name for name in ("African elephant", "lion", "tabby", "pizza", "teapot")}
+    (tree,), about = audit_trees(leaves, [], None, None)
+    assert tree.name == "wordnet" and tree.max_level >= 1 and set(tree.ids) == set(leaves)
+    meant = (
+        "names mean what they do in ImageNet and the like: African elephant african_elephant.n.01,"
+    )
+    assert meant in about
+    (tree,), about = audit_trees(
+        {"n02129165": "lion", "n07873807": "pizza", "n02123045": "tabby"}, [], None, None
+    )
+    assert tree.name == "wordnet" and "names mean" not in about
+    (tree,), about = audit_trees({name: name for name in ("lion", "zebu", "pizza")}, [], None, None)
+    assert tree.name == "leaves" and "no synset chosen for zebu" in about
 
 
 def test_trees_of_a_set_have_one_order_of_leaves():

@@ -182,11 +182,20 @@ def audit(
             *audited.notes,
             *tried,
             *dataset_notes(dataset),
+            *["no GPU: the suite standard takes minutes an image here, quick seconds"]
+            * (place.type == "cpu" and suite == "standard"),
         ]
         if rank() == 0:
             print("\n".join(notes), flush=True)
         evaluation = Evaluation(audited, task, 0, attack, out / WORK, place)
         identity = evaluation.identity
+        others = {path.name for path in evaluation.kept.parent.glob("*")} - {evaluation.kept.name}
+        refuse(
+            {
+                f"{out} has a stopped audit in it ({', '.join(sorted(others))}); go on with that, "
+                "name another folder, or remove it": others
+            }
+        )
         if not (out / RECORD).exists():
             try:
                 pgd_20 = evaluation.pgd_20()
@@ -281,9 +290,8 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
     named = isinstance(model, str | Path)
     others = {key: given.get(key) for key in (IN_MEMORY if named else NAMED)}
     odd = [key for key, value in others.items() if value is not None and value is not False]
-    if odd:
-        kind = "a model with a name" if named else f"a {type(model).__name__}"
-        raise HierclipError(f"{', '.join(odd)}: {kind} takes none; leave it out")
+    kind = "a model with a name" if named else f"a {type(model).__name__}"
+    refuse({f"{', '.join(odd)}: {kind} takes none; leave it out": odd})
     if named:
         check_name(str(model), given["pretrained"], needed=True)
     chosen = [tree] if isinstance(tree, str | Path | Tree) else list(tree)
@@ -304,15 +312,16 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[AttackParams, list[Tree], 
 def _preprocess_mistakes(given: Mapping[str, Any]) -> dict[str, object]:
     """Map a message for each mistake in preprocessing to whether it was made."""
     mean, std = given["mean"], given["std"]
-    mistakes: dict[str, object] = {
+    return {
         f"mean {mean}: three numbers from 0 to 1, of red, green and blue, are needed": mean
         and not (len(mean) == 3 and 0 <= min(mean) <= max(mean) <= 1),
         f"std {std}: three numbers above 0, up to 1, are needed": std
         and not (len(std) == 3 and 0 < min(std) <= max(std) <= 1),
+        **{
+            no_such(name, given[name], known): given[name] not in (None, *known)
+            for name, known in RESIZING.items()
+        },
     }
-    for name, known in RESIZING.items():
-        mistakes[no_such(name, given[name], known)] = given[name] not in (None, *known)
-    return mistakes
 
 
 def attack_params(given: Mapping[str, Any]) -> AttackParams:
@@ -557,7 +566,8 @@ def dataset_notes(dataset: Folder) -> list[str]:
     """List what a reader of the result should know about its images."""
     more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
     notes = {
-        "direct or roll-up, the better is chosen on the audited images: there are no others": (
+        "no other images of these classes: whether direct or roll-up serves the model better is "
+        f"chosen on {READING_IMAGES} of the audited ones at most": (
             dataset.splits["val"] is dataset.splits["test"]
         ),
         f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}": (

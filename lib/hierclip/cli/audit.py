@@ -108,8 +108,9 @@ def audit(
     Prints a table, and writes to --out: the record (JSON), the outcome of every image, figures (PNG
     and PDF) and a page, report.html: notebook 95_audit, executed. The tree: a file (an outline in
     YAML or JSON, a CSV of paths), or WordNet's. Without --tree it is WordNet's if every class
-    folder is a WordNet id, a synset (dog.n.01) or a name of one sense there, else there are no
-    levels but the leaves; `hierclip tree` shows it beforehand. The suite "standard" is
+    folder is a WordNet id, a synset (dog.n.01) or a name of one sense there (where no full WordNet
+    is installed: among the classes of ImageNet, Tiny-ImageNet and emoji), else there are no levels
+    but the leaves; `hierclip tree` shows it beforehand. The suite "standard" is
     AutoAttack's (APGD-CE, targeted APGD-DLR, targeted FAB and Square, 100 steps and 5000 queries):
     it wants a GPU. "quick" is two APGDs of 8 steps.
 
@@ -155,7 +156,7 @@ def audit(
             code = 2
         worst = max(worst, code)
     if several and os.environ.get("RANK", "0") == "0":
-        compare(out)
+        compare([out])
     raise typer.Exit(worst)
 
 
@@ -210,7 +211,9 @@ def audit_one(given: dict[str, Any]) -> int:
 
 
 def compare(
-    folder: Annotated[Path, typer.Argument(help="with a folder for each audit")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="of an audit, or with a folder for each; one or more")
+    ],
     claims: Annotated[
         Path | None,
         typer.Option(
@@ -225,18 +228,19 @@ def compare(
     """Put audits beside one another: a page, a CSV and a table.
 
     For each model and its images: the claimed accuracy, accuracy without an attack, under PGD-20
-    and under the suite, the worst level, path-robust accuracy, and the checks of the attack.
+    and under the suite, the worst level and path-robust accuracy in both readings, and the checks
+    of the attack. What is written goes to the first folder.
 
     \b
     Examples:
-      hierclip compare hierclip-audit
+      hierclip compare audit-1 audit-2
       hierclip compare audits --claims papers.csv
       hierclip compare audits --format robustbench
     """
-    given = {"folder": folder, "claims": claims, "format": format}
-    write_page(NOTEBOOKS / "96_compare.ipynb", given, folder / "compare.html")
-    typer.echo((folder / "compare.md").read_text(encoding="utf8"))
-    typer.echo(f"{folder / 'compare.html'}: the same as a page, beside compare.csv")
+    given = {"folders": list(map(str, folders)), "claims": claims, "format": format}
+    write_page(NOTEBOOKS / "96_compare.ipynb", given, folders[0] / "compare.html")
+    typer.echo((folders[0] / "compare.md").read_text(encoding="utf8"))
+    typer.echo(f"{folders[0] / 'compare.html'}: the same as a page, beside compare.csv")
 
 
 def write_page(notebook: Path, given: dict[str, Any], path: Path) -> None:

@@ -66,8 +66,7 @@ def verify() -> None:
         verdict = "agrees " if agrees else "DIFFERS"
         values = f"{new:.3f}, committed {old:.3f}, may differ by {allowed:.3f}"
         typer.echo(f"{verdict} {metric}: {values}")
-    agreeing = len(table[table["agrees"]])
-    anew = len(table[table["anew"]])
+    agreeing, anew = int(table["agrees"].sum()), int(table["anew"].sum())
     if anew:
         typer.echo(
             f"{anew} are of weights or images other than the committed ones, as "
@@ -85,14 +84,14 @@ def photographs() -> None:
       hierclip photographs
     """
     from hierclip.config import PhotoParams, find_root, load_params
+    from hierclip.data import load_dataset
 
     root, params = find_root(), load_params()
     sets = {"data": params.data} | {name: entry.data for name, entry in params.zero_shot.items()}
-    lines = []
-    for name, data in sets.items():
-        if isinstance(data, PhotoParams):
-            from hierclip.data import load_dataset
-
-            lines.append(f"{name} {load_dataset(data, root).inputs()}\n")
+    lines = [
+        f"{name} {load_dataset(data, root).inputs()}\n"
+        for name, data in sets.items()
+        if isinstance(data, PhotoParams)
+    ]
     # DVC would warn of an empty file.
     (root / "data/photographs.txt").write_text("".join(lines) or "none\n", encoding="utf8")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hierclip.errors import HierclipError
+from hierclip.errors import HierclipError, refuse
 
 Synsets = Annotated[
     Path | None, typer.Option(help="`class: synset` lines (YAML), or CSV: class, synset, under")
@@ -53,12 +53,17 @@ def tree(
     if list_all:
         list_trees()
         raise typer.Exit
-    for option, path, endings in (
-        ("--out", out, [".json", ".csv"]),
-        ("--draw", draw, [".png", ".pdf", ".svg"]),
-    ):
-        if path is not None and path.suffix.lower() not in endings:
-            raise HierclipError(f"{option} {path}: its name has to end in {' or '.join(endings)}")
+    refuse(
+        {
+            f"{option} {path}: its name has to end in {' or '.join(known)}": (
+                path is not None and path.suffix.lower() not in known
+            )
+            for option, path, known in (
+                ("--out", out, [".json", ".csv"]),
+                ("--draw", draw, [".png", ".pdf", ".svg"]),
+            )
+        }
+    )
     most = parse_list("--widths", widths, int, "24,12,5")
     import networkx as nx
 
@@ -70,10 +75,12 @@ def tree(
     graph = class_tree.graph()
     for node in list(nx.dfs_preorder_nodes(graph, class_tree.root.id))[1:]:
         level = graph.nodes[node]["level"]
-        indent = "  " * (len(nx.ancestors(graph, node)) - 1)
-        typer.echo(indent + graph.nodes[node]["name"] + (f" ({level})" if level else ""))
-    sizes = ", ".join(map(str, class_tree.sizes))
-    typer.echo(f"\ntree {class_tree.name}: levels of {sizes} nodes, leaves first")
+        words = graph.nodes[node]["name"] + (f" ({level})" if level else "")
+        typer.echo("  " * (len(nx.ancestors(graph, node)) - 1) + words)
+    typer.echo(
+        f"\ntree {class_tree.name}: levels of {', '.join(map(str, class_tree.sizes))} nodes, "
+        "leaves first; (n): level n"
+    )
     for level, prompts in enumerate(trees.level_prompts(class_tree, template)):
         typer.echo(f'level {level}: "{prompts[0]}" ...')
     if out is not None:
@@ -100,8 +107,8 @@ def list_trees() -> None:
 
     for name, known in shipped_trees().items():
         for tree in known:
-            sizes = ", ".join(map(str, load(name, tree).sizes))
-            typer.echo(f"{name if tree == known[0] else f'{name}/{tree}'}: {sizes}")
+            written = name if tree == known[0] else f"{name}/{tree}"
+            typer.echo(f"{written}: {', '.join(map(str, load(name, tree).sizes))}")
 
 
 def parse_list(option: str, text: str | None, kind: type, example: str) -> list | None:
@@ -117,8 +124,14 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
     from hierclip import audits, data, trees
     from hierclip.trees.shipped import is_set_name
 
-    if classes is not None and images is not None:
-        raise HierclipError("both --classes and --images; one says what the classes are")
+    refuse(
+        {
+            "both --classes and --images; one says what the classes are": classes and images,
+            "no classes; give --classes, --images or --tree FILE": (
+                classes is images is None and tree in (None, "wordnet")
+            ),
+        }
+    )
     if images is not None:
         return audits.open_images(images, None, None).classes
     if classes is not None:
@@ -128,8 +141,6 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
                 f"--classes {classes}: {len(names)} names; two or more are needed, each once"
             )
         return {name: data.class_name(name, None) for name in names}
-    if tree is None or tree == "wordnet":
-        raise HierclipError("no classes; give --classes, --images or --tree FILE")
-    named = is_set_name(tree)
-    whole = trees.load(*tree.split("/", 1)) if named else trees.read_tree(Path(tree))
+    named = is_set_name(str(tree))
+    whole = trees.load(*str(tree).split("/", 1)) if named else trees.read_tree(Path(str(tree)))
     return {leaf.id: leaf.name for leaf in whole.leaves}

@@ -183,8 +183,12 @@ def disk(
         ]
         strip = [] if image.pixels is None else [png(each, 160) for each in image.pixels]
         thumbnails |= {str(image.label): each for each in strip[:1]}
-        name = image.name or tree.leaves[image.label].name
-        drawn.append(marks(tree, states) | {"name": name, "strip": strip})
-    levels = [[node.name for node in level] for level in tree.levels]
-    content = {"scene": scene(tree, points, head), "marks": drawn, "images": thumbnails}
-    return DiskPage(title, content | {"levels": levels}, credit)
+        words = {"name": image.name or tree.leaves[image.label].name, "strip": strip}
+        drawn.append(marks(tree, states) | words)
+    content = {
+        "scene": scene(tree, points, head),
+        "marks": drawn,
+        "images": thumbnails,
+        "levels": [[node.name for node in level] for level in tree.levels],
+    }
+    return DiskPage(title, content, credit)

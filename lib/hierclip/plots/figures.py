@@ -100,19 +100,17 @@ def audit_figure(records: Sequence[Record], labels: Words, palette: Words, width
             )  # fmt: skip
             ends = (rows.index(name) - 0.45, rows.index(name) + 0.45)
             axes["checks"].plot([limit, limit], ends, color="black", lw=1)
-    budgets = [name.removesuffix("/255") for name in audit.budgets]
-    effort = [*audit.steps, *(f"×{count}" for count in audit.restarts)]
     accuracy = {"ylabel": "leaf accuracy (%)", "ylim": (0, 102)}
     axes["budgets"].set(
         xlabel=f"budget (1/255, {records[0].threat_model.norm})",
-        xticks=range(len(budgets)),
-        xticklabels=budgets,
+        xticks=range(len(audit.budgets)),
+        xticklabels=[name.removesuffix("/255") for name in audit.budgets],
         **accuracy,
     )
     axes["effort"].set(
         xlabel="steps; random starts (×, dotted)",
-        xticks=range(len(effort)),
-        xticklabels=effort,
+        xticks=range(len(audit.steps) + len(audit.restarts)),
+        xticklabels=[*audit.steps, *(f"×{count}" for count in audit.restarts)],
         **accuracy,
     )
     axes["checks"].set(

@@ -61,29 +61,42 @@ def attack_words(threat: ThreatModel) -> str:
 
 def audit_words(records: Sequence[Record], labels: Mapping[str, str]) -> str:
     """Say which checks of the audit failed in which record, with the value and its limit."""
-    failed = []
-    for record in records:
-        where = f"{labels[record.method]}, seed {record.seed}, {record.subset.replace('_', ' ')}"
-        for name in record.audit.failed:
-            check = record.audit.checks[name]
-            name = name.replace("above: ", "above the leaves, ")
-            failed.append(f"{where}: {name} ({check.value:.2f}, limit {check.limit:.2f})")
+    failed = [
+        f"{labels[record.method]}, seed {record.seed}, {record.subset.replace('_', ' ')}: "
+        f"{name.replace('above: ', 'above the leaves, ')} "
+        f"({check.value:.2f}, limit {check.limit:.2f})"
+        for record in records
+        for name, check in record.audit.checks.items()
+        if not check.passed
+    ]
     count, images = sum(len(r.audit.checks) for r in records), max(r.audit.images for r in records)
     words = (
         f"Gradient-masking checks on {images} image{'s' * (images != 1)} a record: "
-        f"{count - len(failed)} of {count} passed."
+        f"{count - len(failed)} of {count} passed"
     )
+    vague = sum(len(undecided(record)) for record in records)
+    words += f", {vague} of them on too few images to tell." if vague else "."
     return words + (f" Failed: {'; '.join(failed)}." if failed else "")
 
 
+def undecided(record: Record) -> list[str]:
+    """List the checks of the attack that passed, and whose interval reaches beyond the limit."""
+    return [
+        name
+        for name, check in record.audit.checks.items()
+        if check.passed and check.high > check.limit
+    ]
+
+
 def check_frame(records: Sequence[Record], labels: Mapping[str, str]) -> pd.DataFrame:
-    """Tabulate the checks of the audit, a column for each record, in percent."""
+    """Tabulate the checks of the audit and their upper bounds, a column a record, in percent."""
     names = [name for name in CHECKS if any(name in r.audit.checks for r in records)]
     limits = [f"{100 * CHECKS[name][0]:.0f} %" for name in names]
     table = pd.DataFrame({"check": names, "limit": limits})
     for record in records:
         cells = {
-            name: f"{100 * check.value:.1f} %{'' if check.passed else ', failed'}"
+            name: f"{100 * check.value:.1f} % (to {100 * check.high:.1f} %)"
+            f"{'' if check.passed else ', failed'}"
             for name, check in record.audit.checks.items()
         }
         column = f"{labels[record.method]}, seed {record.seed}"

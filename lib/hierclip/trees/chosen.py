@@ -10,10 +10,10 @@ import yaml
 
 from hierclip.trees.forest import set_synsets
 from hierclip.trees.graphs import graph_tree, read_tree, read_yaml
-from hierclip.trees.shipped import is_set_name, shipped_tree
+from hierclip.trees.shipped import class_synsets, is_set_name, shipped_tree
 from hierclip.trees.tables import visible
 from hierclip.trees.tree import Node, Tree, TreeError, tree_from_graph
-from hierclip.trees.wordnet import WNID, synsets_by_name, wordnet_tree
+from hierclip.trees.wordnet import WNID, open_wordnet, synsets_by_name, wordnet_tree
 
 WORDNET = "wordnet"  # in place of the file of a tree
 SYNSET = re.compile(r".+\.n\.\d\d")
@@ -26,7 +26,7 @@ def audit_trees(
     """Return the chosen trees as `class_trees` does, and a line that describes them.
 
     Where none is chosen: the tree of WordNet if every class is a synset, a WordNet id, or a word of
-    one sense there; else a tree without a level above the leaves.
+    one sense there or in `class_synsets`; else a tree without a level above the leaves.
     """
     try:
         trees = class_trees(leaves, chosen or [WORDNET], synsets, widths)
@@ -40,10 +40,14 @@ def audit_trees(
             "give one with --tree FILE, or --tree wordnet and --synsets FILE"
         )
     asked = "" if chosen else " (none was asked for)"
-    return trees, "; ".join(
+    about = [
         f"tree {tree.name}{asked}, levels of {', '.join(map(str, tree.sizes))} nodes"
         for tree in trees
-    )
+    ]
+    listed = {} if synsets or WORDNET not in (chosen or [WORDNET]) else listed_synsets(leaves)
+    meant = ", ".join(f"{leaves[leaf]} {synset}" for leaf, synset in listed.items())
+    note = f"names mean what they do in ImageNet and the like: {meant}"
+    return trees, "; ".join([*about, note] if listed else about)
 
 
 def class_trees(
@@ -79,10 +83,10 @@ def _class_tree(
             return read_tree(Path(chosen), leaves, widths=widths)
         tree = shipped_tree(str(chosen), leaves)
         return graph_tree(tree.graph(), tree.name, leaves, widths=widths) if widths else tree
-    known = all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))
-    if known and synsets is None:
+    if has_ids(leaves) and synsets is None:
         return wordnet_tree(WORDNET, leaves, widths)
     synset_of, under = read_synsets(synsets, leaves) if synsets else ({}, {})
+    synset_of = listed_synsets(leaves) | synset_of
     looked_up = {leaf: name for leaf, name in leaves.items() if leaf not in under}
     try:
         synsets_of = synsets_by_name(
@@ -94,6 +98,17 @@ def _class_tree(
         raise TreeError(f"{head}; {right}{newline}{senses}") from None
     by_leaf = {leaf: synsets_of[name] for leaf, name in looked_up.items()}
     return wordnet_tree(WORDNET, leaves, widths, synsets=by_leaf, under=under)
+
+
+def has_ids(leaves: Mapping[str, str]) -> bool:
+    """Tell whether the identifiers of all classes are WordNet's."""
+    return all(map(WNID.fullmatch, leaves)) or all(map(SYNSET.fullmatch, leaves))
+
+
+def listed_synsets(leaves: Mapping[str, str]) -> dict[str, str]:
+    """Map classes, where WordNet is an excerpt that lacks senses, to what `class_synsets` has."""
+    known = class_synsets() if open_wordnet().is_excerpt and not has_ids(leaves) else {}
+    return {leaf: known[name.lower()] for leaf, name in leaves.items() if name.lower() in known}
 
 
 def read_synsets(path: Path, leaves: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

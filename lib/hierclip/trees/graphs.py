@@ -11,6 +11,7 @@ from typing import Any
 import networkx as nx
 import yaml
 
+from hierclip.errors import refuse
 from hierclip.trees.tables import read_rows, read_text
 from hierclip.trees.tree import LEVEL, NAME, Tree, TreeError, load_tree, tree_from_graph
 
@@ -213,12 +214,13 @@ def _outline_graph(paths: Sequence[Sequence[str]], leaves: Mapping[str, str]) ->
                 graph.add_node(ids[path], **{NAME: path[-1]})
         named = [leaf for leaf, name in leaves.items() if name == written]
         same = [written] if written in leaves else named
-        if len(same) > 1:
-            raise TreeError(f"leaf {where} is the name of {', '.join(same)}; write the identifier")
-        if not same:
-            raise TreeError(
-                f"unknown leaf {where}; a leaf is the identifier or the name of a class"
-            )
+        refuse(
+            {
+                f"leaf {where} is the name of {', '.join(same)}; write the identifier": same[1:],
+                f"unknown leaf {where}; a leaf is the identifier or the name of a class": not same,
+            },
+            TreeError,
+        )
         if same[0] in graph:
             others = " and ".join(graph.predecessors(same[0])) or "no node"
             raise TreeError(f"leaf {where} stands under {others} already; it has one place")
@@ -258,8 +260,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict:
             raise TreeError(f"node {node!r} is no text; a node is called by its name")
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        names = [node for node, _ in pairs]
-        twice = max(names, key=names.count)
+        twice = Counter(node for node, _ in pairs).most_common(1)[0][0]
         raise TreeError(f"node {twice} stands twice in one mapping; join the two")
     return mapping
 

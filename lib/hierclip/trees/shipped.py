@@ -1,6 +1,7 @@
 """The trees that come with the package: of published sets, and of the default's nouns."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,8 +11,10 @@ import networkx as nx
 from hierclip.errors import no_such, refuse
 from hierclip.trees.graphs import MAP, read_tree
 from hierclip.trees.tree import NAME, Tree, TreeError, load_tree, tree_from_graph
+from hierclip.trees.wordnet import WNID, synsets_by_wnid
 
 SHIPPED = Path(__file__).parents[1] / "source/trees"  # its README.md says how each was made
+NAMED = ("imagenet", "tiny-imagenet", "emoji")  # sets whose leaves are identified by synset or wnid
 
 
 @cache
@@ -39,6 +42,19 @@ def load(name: str, tree: str | None = None) -> Tree:
     if tree in (None, names[0]):
         return first
     return read_tree(SHIPPED / name / f"{tree}.yaml", {leaf.id: leaf.name for leaf in first.leaves})
+
+
+@cache
+def class_synsets() -> dict[str, str]:
+    """Map names of classes, in lower case, to the synset that they mean in the sets of NAMED.
+
+    Left out are names that mean several.
+    """
+    leaves = [leaf for name in NAMED for leaf in load(name).leaves]
+    by_wnid = synsets_by_wnid(leaf.id for leaf in leaves if WNID.fullmatch(leaf.id))
+    meanings = {(leaf.name.lower(), by_wnid.get(leaf.id, leaf.id)) for leaf in leaves}
+    counts = Counter(name for name, _ in meanings)
+    return {name: synset for name, synset in sorted(meanings) if counts[name] == 1}
 
 
 def is_set_name(written: str) -> bool:
@@ -69,8 +85,8 @@ def save_csv(tree: Tree, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        levels = range(1, tree.max_level + 1)
-        table.writerow([*MAP, *(f"level {level}" for level in levels)])
+        table.writerow([*MAP, *(f"level {level}" for level in range(1, tree.max_level + 1))])
         for leaf, ancestors in zip(tree.leaves, tree.paths, strict=True):
-            names = [tree.levels[level][node].name for level, node in enumerate(ancestors)]
-            table.writerow([leaf.id, *names])
+            table.writerow(
+                [leaf.id, *(tree.levels[level][k].name for level, k in enumerate(ancestors))]
+            )
