@@ -122,7 +122,9 @@ $(READY): requirements.lock requirements-peers.lock pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV): some minutes, a line for each"
 	@set -o pipefail; $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock \
-	  | awk '/^(Collecting|Processing) /{print $$1, $$2; fflush()} /^Installing coll/{print "unpacking them: some minutes without a word"; fflush()}'
+	  | while read -r doing what rest; do \
+	      case $$doing in Collecting|Processing) echo "$$doing $$what";; Installing) echo "unpacking them: some minutes without a word";; esac; \
+	    done
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
