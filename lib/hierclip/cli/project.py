@@ -66,7 +66,7 @@ def verify() -> None:
         verdict = "agrees " if agrees else "DIFFERS"
         values = f"{new:.3f}, committed {old:.3f}, may differ by {allowed:.3f}"
         typer.echo(f"{verdict} {metric}: {values}")
-    agreeing, anew = int(table["agrees"].sum()), int(table["anew"].sum())
+    agreeing, anew = (len(table[table[column]]) for column in ("agrees", "anew"))
     if anew:
         typer.echo(
             f"{anew} are of weights or images other than the committed ones, as "
