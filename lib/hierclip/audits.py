@@ -182,7 +182,7 @@ def audit(
             *audited.notes,
             *tried,
             *dataset_notes(dataset),
-            *["no GPU: the suite standard takes minutes an image here, quick seconds"]
+            *["no GPU: the suite standard takes long here; quick is a first look"]
             * (place.type == "cpu" and suite == "standard"),
         ]
         if rank() == 0:

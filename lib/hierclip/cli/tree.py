@@ -126,9 +126,11 @@ def _leaves(classes: str | None, images: Path | None, tree: str | None) -> dict[
 
     refuse(
         {
-            "both --classes and --images; one says what the classes are": classes and images,
+            "both --classes and --images; one says what the classes are": (
+                classes is not None and images is not None
+            ),
             "no classes; give --classes, --images or --tree FILE": (
-                classes is images is None and tree in (None, "wordnet")
+                classes is None and images is None and tree in (None, "wordnet")
             ),
         }
     )

@@ -14,7 +14,11 @@ from hierclip.trees.tree import NAME, Tree, TreeError, load_tree, tree_from_grap
 from hierclip.trees.wordnet import WNID, synsets_by_wnid
 
 SHIPPED = Path(__file__).parents[1] / "source/trees"  # its README.md says how each was made
-NAMED = ("imagenet", "tiny-imagenet", "emoji")  # sets whose leaves are identified by synset or wnid
+BY_SYNSET = (
+    "imagenet",
+    "tiny-imagenet",
+    "emoji",
+)  # sets whose leaves are identified by synset or wnid
 
 
 @cache
@@ -46,11 +50,11 @@ def load(name: str, tree: str | None = None) -> Tree:
 
 @cache
 def class_synsets() -> dict[str, str]:
-    """Map names of classes, in lower case, to the synset that they mean in the sets of NAMED.
+    """Map names of classes, in lower case, to the synset that they mean in the sets of BY_SYNSET.
 
     Left out are names that mean several.
     """
-    leaves = [leaf for name in NAMED for leaf in load(name).leaves]
+    leaves = [leaf for name in BY_SYNSET for leaf in load(name).leaves]
     by_wnid = synsets_by_wnid(leaf.id for leaf in leaves if WNID.fullmatch(leaf.id))
     meanings = {(leaf.name.lower(), by_wnid.get(leaf.id, leaf.id)) for leaf in leaves}
     counts = Counter(name for name, _ in meanings)
