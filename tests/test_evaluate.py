@@ -338,6 +338,11 @@ def test_metrics_of_other_images_or_weights_may_differ_by_the_interval_of_a_diff
     allowed = norm.ppf(0.9995) * np.sqrt(2 * 0.25 / 40) * 40
     assert differing(worse(made, 0.99 * allowed), other) == []
     assert differing(worse(made, 1.01 * allowed), other) == ["path_robust direct"]
+    for name in ("h_f1", "ece"):  # shares too, whatever one image can do to them
+        value, *bounds = made.mistakes["clean"][name]
+        moved = made.mistakes["clean"] | {name: (value + 1.01 * allowed / 40, *bounds)}
+        changed = made.model_copy(update={"mistakes": made.mistakes | {"clean": moved}})
+        assert differing(changed, other) == [f"mistakes clean {name}"]
 
 
 def test_a_mistaken_leaf_moves_a_mean_height_by_the_height_of_the_tree_at_most():

@@ -444,11 +444,11 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     table = table.explode(["new", "old"]).explode(["new", "old"])
     on_forest = next(iter(new.forest.values())).images
     images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
+    anew = any(new.hashes.get(part) != old.hashes.get(part) for part in ("weights", "images"))
     most = max(2, len(new.levels))  # that one image adds to a sum of heights; to that of ece, 2
-    scale = np.where(table.index.str.contains("hd_|ece| h_"), most, 1)
+    scale = np.where(table.index.str.contains("hd_" if anew else "hd_|ece| h_"), most, 1)
     scale = np.where(table.index.str.contains("tree_induced"), 2 * len(new.levels), scale)  # edges
     allowed = np.maximum(FEW, SHARE * images) / images
-    anew = any(new.hashes.get(part) != old.hashes.get(part) for part in ("weights", "images"))
     if anew:
         allowed = 3.29 * np.sqrt(0.5 / images)
     table["allowed"] = scale * allowed + EXACT
