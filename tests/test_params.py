@@ -146,7 +146,12 @@ def test_a_method_nearly_right_is_met_with_the_one_that_is_meant(tmp_path, conte
     [
         ("tecoa", "gamma", 0.4, "method.tecoa: no key 'gamma'; known are "),  # AGFT's
         ("hier", "logit_scale", 1.0, "method.hier: no key 'logit_scale'"),
-        ("tecoa", "loss", "trades", "'trades'"),
+        (
+            "tecoa",
+            "loss",
+            "trades",
+            "method.tecoa.loss: no loss 'trades'; known are none, tecoa, fare",
+        ),
         ("hier", "negatives", ["beside"], "'beside'"),
         ("agft", "hard_label_weight", 2, "(got 2)"),
         ("fare", "attack", {"steps": 1, "step": "0/255"}, "attack.step"),

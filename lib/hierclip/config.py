@@ -533,10 +533,11 @@ def load_params(path: Path | None = None) -> Params:
 
 def error_line(entry) -> str:
     """Write an error of pydantic as key, message and value."""
-    place = [str(part) for part in entry["loc"] if part not in KINDS]
-    if place[:1] == ["method"]:
-        del place[2:3]  # the loss, pydantic's tag of the union: no key
-    key = ".".join(place) or "the file"
+    parts = entry["loc"][:2] + entry["loc"][3:] if entry["loc"][:1] == ("method",) else entry["loc"]
+    key = ".".join(str(part) for part in parts if part not in KINDS) or "the file"
+    if entry["type"] == "union_tag_invalid":  # a method's loss is pydantic's tag of the union
+        known = entry["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{key}.loss: {no_such('loss', entry['ctx']['tag'], known)}"
     message = entry["msg"].removeprefix("Value error, ")
     whole = entry["type"] == "value_error" and isinstance(entry["input"], dict)  # a section
     got = "" if whole else f" (got {entry['input']!r})"

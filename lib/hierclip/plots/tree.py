@@ -23,9 +23,9 @@ def sunburst(tree: Tree) -> Figure:
 
     Each leaf has the same angle, each node a wedge. A name is larger where its wedge has room.
     """
-    side = min(13.0, 3.5 + len(tree.leaves) / 15)
-    figure, axis = plt.subplots(figsize=(side, side))
     rings = len(tree.levels)
+    side = max(min(13.0, 3.5 + len(tree.leaves) / 15), 1.2 * (rings + 1))  # a name fits in a ring
+    figure, axis = plt.subplots(figsize=(side, side))
     shades = [
         sns.light_palette(colour, n_colors=rings + 3)
         for colour in sns.color_palette("husl", tree.sizes[-1])
