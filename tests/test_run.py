@@ -31,6 +31,8 @@ from hierclip.evaluation import (
 )
 from hierclip.evaluation.records import (
     COMMITTED,
+    MAIN,
+    MEAN,
     NO_GIT,
     SOURCES,
     better_reading,
@@ -277,7 +279,7 @@ def test_a_brief_record_is_read_back_and_compared(emoji, forest, params, tmp_pat
     other = brief.model_copy(update={"path_robust": {"direct": 0.5, "roll_up": 0.5}})
     wrong = compare(other, brief)
     assert list(wrong.index[~wrong["agrees"]]) == [
-        f"tecoa-3/unseen path_robust {reading}" for reading in READINGS
+        ("tecoa-3", "unseen", f"path_robust {reading}") for reading in READINGS
     ]
 
 
@@ -338,6 +340,22 @@ def test_verify_fails_where_a_figure_differs(project):
     result = CliRunner().invoke(app, ["verify"])
     assert result.exit_code == 1
     assert "DIFFERS tecoa-0/seen worst_level direct" in result.output
+
+
+def test_verify_tells_the_means_over_the_sets_of_a_model_that_was_trained_anew(project):
+    for subset in ("seen", "unseen"):
+        outcomes_path(project, "tecoa", 0, subset).touch()
+        save_record(record(subset=subset, hashes={"weights": "a"}), project / COMMITTED)
+        save_record(record(subset=subset, hashes={"weights": "b"}), project / RECORDS)
+    table = verify(project)
+    means = table.xs(MEAN, level="set")
+    assert set(means.index) == {("tecoa-0", metric) for metric in MAIN}
+    for (_, metric), row in means.iterrows():
+        sets = table.loc[("tecoa-0", ["seen", "unseen"], metric), "allowed"]
+        assert row["allowed"] == pytest.approx((sets**2).sum() ** 0.5 / 2)
+        assert row["agrees"] and row["new"] == row["old"]
+    output = CliRunner().invoke(app, ["verify"]).output
+    assert output.count(f"agrees  tecoa-0/{MEAN} ") == len(MAIN) and "0 differ" in output
 
 
 def test_verify_refuses_what_was_not_made_here(project):

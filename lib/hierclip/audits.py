@@ -377,8 +377,9 @@ def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUB
     notebook 40 and `hierclip export` write. Raises ModelError for what cannot be loaded.
     """
     folder = Path(model.removeprefix("local-dir:"))
-    name = folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
-    name = file_name(name)
+    name = file_name(
+        folder.resolve().name if pretrained is None else f"{model}-{Path(pretrained).stem}"
+    )
     if (folder / HEAD).exists():
         return replace(load_model(folder, overrides), method=name)
     backbone = (

@@ -164,9 +164,9 @@ def measure(run: Run, params: Params, study: StudyParams, root: Path) -> list[di
     model, rows = Model(backbone, head, run.settings.label), []
     (first,) = load_forest(root / TREES, params.trees.names[:1])
     for subset, (part, ids) in subsets.items():
-        accuracies = _accuracies(model, part, first.restrict(ids), run, params, study)
-        costs = {"steps": len(history), "seconds": median}
-        rows.append({**run.labels, "subset": subset} | accuracies | costs)
+        row = {**run.labels, "subset": subset}
+        row |= _accuracies(model, part, first.restrict(ids), run, params, study)
+        rows.append(row | {"steps": len(history), "seconds": median})
     return rows
 
 
@@ -208,9 +208,8 @@ def _accuracies(
     images = dataset.images("val").select_classes(class_indices(dataset, tree.ids))
     images, attack = images[images.evenly_spaced(study.images)], params.attack
     classifier = model.classifier(tree, params.model.template).to(device_of(params.model))
-    paths, budget = torch.from_numpy(tree.paths), budget_of(attack)
-    where = attack.seed, attack.batch
-    matrix = LevelMatrix(classifier, images, paths, budget, *where, readings=("direct",))
+    args = torch.from_numpy(tree.paths), budget_of(attack), attack.seed, attack.batch
+    matrix = LevelMatrix(classifier, images, *args, readings=("direct",))
     direct = level_metrics(matrix.outcomes(), "direct")
     row = {"images": len(images), "clean": direct["clean"][0], "robust": direct["robust"][0][0]}
     if run.levels:

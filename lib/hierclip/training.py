@@ -155,8 +155,7 @@ def loss_batch(params: OptimParams) -> int:
 def model_key(backbone: Backbone) -> str:
     """Hash a model: its configuration, its input's scale, and both towers' weights."""
     config = sorted(backbone.config.items(), key=lambda entry: entry[0])
-    weights = backbone.clip.state_dict().values()
-    return fingerprint(config, backbone.mean, backbone.std, *weights)
+    return fingerprint(config, backbone.mean, backbone.std, *backbone.clip.state_dict().values())
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,8 @@ class Finetuning(Training):
         classes, size = class_indices(dataset, trees[0].ids), loss_batch(self.params)
         images, labels = dataset.batch(classes, size, self.seed, step, rank_slice(size))
         paths = [torch.from_numpy(tree.paths)[labels].to(device) for tree in trees]
-        models = self.module, self.original, self.head
-        context = Context(images.to(device), paths, self.nodes, *models)
+        images = images.to(device)
+        context = Context(images, paths, self.nodes, self.module, self.original, self.head)
         seed = step_seed(self.seed, step) + 1  # the dataset draws by the other
         return context, start_generator(device, seed)
 
@@ -254,7 +253,6 @@ def set_up(
     optimizer = _optimizer(towers, method, params.weight_decay)
     module, optimizer = fabric.setup(towers.eval(), optimizer)
     max_level = max(tree.max_level for tree in trees)
-    hashes = [tree.hash for tree in trees]
     return Finetuning(
         fabric=fabric,
         module=module,
@@ -262,7 +260,17 @@ def set_up(
         params=params,
         steps=params.steps,
         name=f"fine-tuning {method.label}",
-        key=cache_key(method, params, hashes, template, seed, dataset.name, images, labels, start),
+        key=cache_key(
+            method,
+            params,
+            [tree.hash for tree in trees],
+            template,
+            seed,
+            dataset.name,
+            images,
+            labels,
+            start,
+        ),
         method=method,
         seed=seed,
         task=task,

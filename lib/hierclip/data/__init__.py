@@ -57,5 +57,5 @@ def load_dataset(
             f"no dataset {params.name!r}; known are {', '.join(DATASETS)}; "
             "data.layout: folder takes one of your own"
         )
-    make = DATASETS.get(params.name, Photos)
-    return make(params, root, root / (prepared or f"{PREPARED}/{params.name}.safetensors"))
+    file = root / (prepared or f"{PREPARED}/{params.name}.safetensors")
+    return DATASETS.get(params.name, Photos)(params, root, file)

@@ -189,8 +189,8 @@ class PreparedDataset(Dataset):
     def images(self, split: str) -> ImageSet:
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; known are {', '.join(SPLITS)}")
-        labels = self.tensors[f"{split}.labels"]
-        return ImageSet(stored_images(self.prepared, f"{split}.images"), labels)
+        pixels = stored_images(self.prepared, f"{split}.images")
+        return ImageSet(pixels, self.tensors[f"{split}.labels"])
 
 
 def ids_of(dataset: Dataset, subset: str) -> list[str]:

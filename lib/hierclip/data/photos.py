@@ -115,9 +115,8 @@ class Photos(PreparedDataset):
         share = torch.rand(size, generator=generator).tolist()
         pools = [self._rows[k] for k in classes[labels].tolist()]
         drawn = [pool[int(u * len(pool))] for pool, u in zip(pools, share, strict=True)]
-        images = self._train_images(drawn[rows])
-        varied_images = varied(images.float() / 255, generator, size, rows)
-        return varied_images.contiguous(memory_format=torch.channels_last), labels
+        images = varied(self._train_images(drawn[rows]).float() / 255, generator, size, rows)
+        return images.contiguous(memory_format=torch.channels_last), labels
 
     def _train_images(self, rows: Sequence[int]) -> Tensor:
         if not self.params.stream:
@@ -159,9 +158,8 @@ def divided(sources: Sources, params: PhotoParams) -> dict[str, Source]:
             tested = tested[: params.test_per_class]
             trained = left[: max(0, len(left) - val)][: params.train_per_class]
             chosen = left[len(trained) :][:val]
-        rows[TRAIN] += trained
-        rows["val"] += chosen
-        rows["test"] += tested
+        for name, part in zip(rows, (trained, chosen, tested), strict=True):
+            rows[name] += part
     splits = {
         TRAIN: pool.take(rows[TRAIN]),
         "val": pool.take(rows["val"]),

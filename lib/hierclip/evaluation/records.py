@@ -50,6 +50,8 @@ PACKAGES = (
 )
 FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change
 EXACT = 2e-6  # records keep six decimals
+MEAN = "mean of its sets"
+MAIN = ("clean direct 0", "robust direct 0 0", "path_robust direct", "path_robust roll_up")
 
 Pair = tuple[float, float]  # low, high
 Triple = tuple[float, float, float]  # value, low, high
@@ -399,7 +401,8 @@ def better_reading(outcomes: Outcomes) -> str:
 def verify(root: Path) -> pd.DataFrame:
     """Compare every committed record with the one that was made here, as `compare` does.
 
-    Raises RecordError where one was not made here.
+    Where weights or images are others, each model's means over its sets are compared too. Raises
+    RecordError where one was not made here.
     """
     old = committed_records(root)
     new = {record.name: record for record in load_records(root / RECORDS)}
@@ -410,7 +413,17 @@ def verify(root: Path) -> pd.DataFrame:
     ]
     if missing:
         raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
-    return pd.concat([compare(new[record.name], record) for record in old])
+    table = pd.concat([compare(new[record.name], record) for record in old])
+    return pd.concat([table, _means(table[table["anew"] & table.index.isin(MAIN, level="metric")])])
+
+
+def _means(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare means over each model's sets, whose images are independent of each other's."""
+    sets = table.groupby(level=["model", "metric"], sort=False)
+    allowed = sets["allowed"].agg(lambda each: (each**2).sum() ** 0.5) / sets.size()
+    means = sets[["new", "old"]].mean().assign(allowed=allowed, agrees=_agree, anew=True)
+    several = pd.concat({MEAN: means[sets.size() > 1]}, names=["set"])
+    return several.reorder_levels(["model", "set", "metric"])
 
 
 def committed_records(root: Path) -> list[Record]:
@@ -427,13 +440,13 @@ def committed_records(root: Path) -> list[Record]:
 
 
 def compare(new: Record, old: Record) -> pd.DataFrame:
-    """Compare the metrics of two records, one a row. Columns: new, old, allowed, agrees, anew.
+    """Compare the metrics of two records, one a row: model, set and metric, as the index has them.
 
-    A metric agrees where its difference is no larger than FEW images, or SHARE of them, can cause:
-    another machine's rounding may change as many. Where it gave other weights in training, or other
-    images (their rendering is rounded as well), a metric agrees within the 99.9 % interval of a
-    difference of independent shares: thousands are compared. `anew` tells so.
-    Raises RecordError where the records were not made under the same conditions.
+    Columns: new, old, allowed, agrees, anew. A metric agrees where its difference is no larger than
+    FEW images, or SHARE of them, can cause: another machine's rounding may change as many. Where it
+    gave other weights in training, or other images (their rendering is rounded as well), a metric
+    agrees within the 99.9 % interval of a difference of independent shares: thousands are compared.
+    `anew` tells so. Raises RecordError where the records were not made under the same conditions.
     """
     for name in ("dataset", "subset", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, name) != getattr(old, name):
@@ -441,7 +454,6 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
                 f"{new.name}: {name} is {getattr(new, name)}, committed {getattr(old, name)}"
             )
     table = pd.DataFrame({"new": _compared(new), "old": _compared(old)}).dropna()
-    table = table.explode(["new", "old"]).explode(["new", "old"])
     on_forest = next(iter(new.forest.values())).images
     images = np.where(table.index.str.match("superclass|forest"), on_forest, new.images)
     anew = any(new.hashes.get(part) != old.hashes.get(part) for part in ("weights", "images"))
@@ -449,24 +461,38 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     scale = np.where(table.index.str.contains("hd_" if anew else "hd_|ece| h_"), most, 1)
     scale = np.where(table.index.str.contains("tree_induced"), 2 * len(new.levels), scale)  # edges
     allowed = np.maximum(FEW, SHARE * images) / images
-    if anew:
-        allowed = 3.29 * np.sqrt(0.5 / images)
-    table["allowed"] = scale * allowed + EXACT
-    table["agrees"] = (table["new"] - table["old"]).abs() <= table["allowed"]
-    table["anew"] = anew
-    return table.set_index(f"{new.name} " + table.index)
+    if anew:  # the variance of what lies in [0, 1] is at most m (1 - m), m being its mean
+        mean = np.clip(table.mean(axis=1).astype(float) / scale, 0, 1)
+        allowed = np.maximum(allowed, 3.29 * np.sqrt(2 * mean * (1 - mean) / images))
+    table = table.assign(allowed=scale * allowed + EXACT, agrees=_agree, anew=anew)
+    key = f"{new.method}-{new.seed}", new.subset
+    return pd.concat({key: table}, names=["model", "set", "metric"])
+
+
+def _agree(table: pd.DataFrame) -> pd.Series:
+    return (table["new"] - table["old"]).abs() <= table["allowed"]
 
 
 def _compared(record: Record) -> pd.Series:
-    """Return the metrics that are compared, by name; those by level are lists.
+    """Return the metrics that are compared, by name; levels are numbers in it.
 
     Severity is not among them: it is hd_1 by the share of mistakes, which are.
     """
-    metrics = record.model_dump(include={"clean", "robust", "worst_level", "path_robust"})
-    metrics["forest"] = {name: tree.path_robust for name, tree in record.forest.items()}
-    metrics["superclass"] = {name: triple[0] for name, triple in record.superclass.items()}
+    metrics: dict[str, Any] = {
+        "clean": {reading: _by_level(values) for reading, values in record.clean.items()},
+        "robust": {reading: _by_level(values) for reading, values in record.robust.items()},
+        "worst_level": record.worst_level,
+        "path_robust": record.path_robust,
+        "forest": {name: tree.path_robust for name, tree in record.forest.items()},
+        "superclass": {name: triple[0] for name, triple in record.superclass.items()},
+    }
     for condition, triples in record.mistakes.items():
         metrics[f"mistakes {condition}"] = {
             name: triple[0] for name, triple in triples.items() if triple and name != "severity"
         }
     return pd.json_normalize(metrics, sep=" ").iloc[0]
+
+
+def _by_level(values: Any) -> Any:
+    """Return values in nested lists as dictionaries by level."""
+    return {k: _by_level(v) for k, v in enumerate(values)} if isinstance(values, list) else values

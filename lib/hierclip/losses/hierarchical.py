@@ -79,8 +79,7 @@ def hita(context: Context, perturbation: Perturbation, params: HierParams) -> Te
     """Return the sum of `alignment` over the trees, at the levels of `perturbation`."""
     embeddings, texts = _encode(context, perturbation)
     trees = _place(context, embeddings, texts, params)
-    losses = [alignment(placed, params, perturbation.levels) for placed in trees]
-    return torch.stack(losses).sum()
+    return torch.stack([alignment(each, params, perturbation.levels) for each in trees]).sum()
 
 
 def hierarchical(context: Context, perturbation: Perturbation, params: HierParams) -> Tensor:
@@ -108,8 +107,7 @@ def hierarchical(context: Context, perturbation: Perturbation, params: HierParam
         penalty = penalty + params.gap * depth / max(1, nodes.max_level)
         attacked = perturbation.levels or range(nodes.max_level + 1)
         share = sum(level <= nodes.max_level for level in attacked) / (nodes.max_level + 1)
-        hita_loss = alignment(placed, params, perturbation.levels)
-        losses.append(hita_loss + share * penalty)
+        losses.append(alignment(placed, params, perturbation.levels) + share * penalty)
     for name, parts in active.items():
         acts = torch.cat(parts)
         if len(acts):  # a tree of leaves alone has no edges

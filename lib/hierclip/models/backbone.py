@@ -83,8 +83,9 @@ def save(backbone: Backbone, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = open_clip.get_model_preprocess_cfg(backbone.clip)
     entries = {"model_cfg": backbone.config, "preprocess_cfg": preprocess}
-    text = json.dumps(entries, indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf8")
+    (folder / CONFIG).write_text(
+        json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf8"
+    )
     weights = {key: value.contiguous() for key, value in backbone.clip.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
 

@@ -226,8 +226,9 @@ def load_model(folder: Path, overrides: Overrides = AS_PUBLISHED) -> Model:
         raise ModelError(f"{folder} has no {HEAD}; it says how a method reads the model")
     try:
         entries = json.loads((folder / HEAD).read_text(encoding="utf8"))
-        head = head_from_dict(entries["head"])
-        return Model(backbone, head, entries["method"], entries.get("template"))
+        return Model(
+            backbone, head_from_dict(entries["head"]), entries["method"], entries.get("template")
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
             f"{folder / HEAD}: no method and head with its numbers, as `save_model` writes them "

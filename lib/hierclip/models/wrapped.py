@@ -67,8 +67,7 @@ class Wrapped:
             encoder = Leaves(Classifier(encoder, head, [head.text_points(self.texts, 0, 0)]))
         column = {identifier: k for k, identifier in enumerate(self.classes)}
         order = [column[leaf.id] for leaf in trees[0].leaves]
-        paths = torch.from_numpy(forest_paths(trees))
-        return LogitClassifier(encoder, order, paths).eval()
+        return LogitClassifier(encoder, order, torch.from_numpy(forest_paths(trees))).eval()
 
 
 class Function(nn.Module):

@@ -37,8 +37,10 @@ def level_bars(records: Sequence[Record], labels: Words, palette: Words, width: 
             bounds, place = record.intervals[reading], (k, len(records))
             style = {"color": palette[record.method]}
             bars(axis, place, record.clean[reading], bounds.clean, alpha=0.3, **style)
-            robust = np.diagonal(record.robust[reading])
-            robust_bounds = np.diagonal(bounds.robust).T
+            robust, robust_bounds = (
+                np.diagonal(record.robust[reading]),
+                np.diagonal(bounds.robust).T,
+            )
             bars(axis, place, robust, robust_bounds, label=labels[record.method], **style)
     legend(figure, axes[0])
     return figure

@@ -99,6 +99,5 @@ def check_frame(records: Sequence[Record], labels: Mapping[str, str]) -> pd.Data
             f"{'' if check.passed else ', failed'}"
             for name, check in record.audit.checks.items()
         }
-        column = f"{labels[record.method]}, seed {record.seed}"
-        table[column] = [cells.get(name) for name in names]
+        table[f"{labels[record.method]}, seed {record.seed}"] = [cells.get(name) for name in names]
     return table.assign(number=[CHECKS[name][1] for name in names])
