@@ -1,5 +1,7 @@
 """What is made of records: the README's table, words, comparisons, the command."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -297,6 +299,18 @@ def test_the_page_of_the_search_says_what_a_wrong_tree_did():
     page = (ROOT / "data/results/search.md").read_text(encoding="utf8")
     rows = cells_of(page, "| method, tree |")
     assert [row[1:] for row in rows] == left_out_cells(STUDY_RECORDS["wrong_tree"].frame, "variant")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_every_difference_that_a_page_tells_is_one_of_the_three_seeds(page):
+    table = pd.read_csv(ROOT / "presets/emoji-full/data/results/mean_differences.csv")
+    known = {tuple(row.round(1)) for row in table[["points", "low", "high"]].to_numpy() + 0.0}
+    known |= {(-value, -high, -low) for value, low, high in known}
+    text = " ".join((ROOT / page).read_text(encoding="utf8").split())
+    number = r"(-?\d+\.\d)"
+    told = re.findall(rf"{number} \[{number}, {number}\]", text)
+    assert len(told) >= 2
+    assert [each for each in told if tuple(map(float, each)) not in known] == []
 
 
 def test_the_attack_says_what_it_prunes_and_averages():
