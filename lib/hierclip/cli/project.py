@@ -63,11 +63,10 @@ def verify() -> None:
     from hierclip.evaluation.records import MEAN, verify as compare
 
     table = compare(find_root())
-    told = table.index.isin([MEAN], level="set") | ~table["agrees"]
-    for (model, name, metric), row in table[told].iterrows():
+    for row in table.loc[(table["set"] == MEAN) | ~table["agrees"]].to_dict("records"):
         verdict = "agrees " if row["agrees"] else "DIFFERS"
         values = f"{row['new']:.3f}, committed {row['old']:.3f}, may differ by {row['allowed']:.3f}"
-        typer.echo(f"{verdict} {model}/{name} {metric}: {values}")
+        typer.echo(f"{verdict} {row['model']}/{row['set']} {row['metric']}: {values}")
     agreeing, anew = (len(table[table[column]]) for column in ("agrees", "anew"))
     if anew:
         typer.echo(

@@ -414,16 +414,18 @@ def verify(root: Path) -> pd.DataFrame:
     if missing:
         raise RecordError(f"not made here: {', '.join(missing)}; run `make repro`")
     table = pd.concat([compare(new[record.name], record) for record in old])
-    return pd.concat([table, _means(table[table["anew"] & table.index.isin(MAIN, level="metric")])])
+    return pd.concat([table, _means(table.loc[table["anew"] & table["metric"].isin(MAIN)])])
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
     """Compare means over each model's sets, whose images are independent of each other's."""
-    sets = table.groupby(level=["model", "metric"], sort=False)
-    allowed = sets["allowed"].agg(lambda each: (each**2).sum() ** 0.5) / sets.size()
-    means = sets[["new", "old"]].mean().assign(allowed=allowed, agrees=_agree, anew=True)
-    several = pd.concat({MEAN: means[sets.size() > 1]}, names=["set"])
-    return several.reorder_levels(["model", "set", "metric"])
+    means = table.groupby(["model", "metric"], sort=False, as_index=False).agg(
+        new=("new", "mean"),
+        old=("old", "mean"),
+        allowed=("allowed", lambda each: (each**2).sum() ** 0.5 / len(each)),
+        sets=("set", "size"),
+    )
+    return means[means.pop("sets") > 1].assign(set=MEAN, agrees=_agree, anew=True)
 
 
 def committed_records(root: Path) -> list[Record]:
@@ -440,13 +442,14 @@ def committed_records(root: Path) -> list[Record]:
 
 
 def compare(new: Record, old: Record) -> pd.DataFrame:
-    """Compare the metrics of two records, one a row: model, set and metric, as the index has them.
+    """Compare the metrics of two records, one a row.
 
-    Columns: new, old, allowed, agrees, anew. A metric agrees where its difference is no larger than
-    FEW images, or SHARE of them, can cause: another machine's rounding may change as many. Where it
-    gave other weights in training, or other images (their rendering is rounded as well), a metric
-    agrees within the 99.9 % interval of a difference of independent shares: thousands are compared.
-    `anew` tells so. Raises RecordError where the records were not made under the same conditions.
+    Columns: model, set, metric, new, old, allowed, agrees, anew. A metric agrees where its
+    difference is no larger than FEW images, or SHARE of them, can cause: another machine's rounding
+    may change as many. Where it gave other weights in training, or other images (their rendering is
+    rounded as well), a metric agrees within the 99.9 % interval of a difference of independent
+    shares: thousands are compared. `anew` tells so.
+    Raises RecordError where the records were not made under the same conditions.
     """
     for name in ("dataset", "subset", "method", "seed", "images", "threat_model", "trees"):
         if getattr(new, name) != getattr(old, name):
@@ -462,15 +465,16 @@ def compare(new: Record, old: Record) -> pd.DataFrame:
     scale = np.where(table.index.str.contains("tree_induced"), 2 * len(new.levels), scale)  # edges
     allowed = np.maximum(FEW, SHARE * images) / images
     if anew:  # the variance of what lies in [0, 1] is at most m (1 - m), m being its mean
-        mean = np.clip(table.mean(axis=1).astype(float) / scale, 0, 1)
+        mean = np.clip(table.mean(axis=1).to_numpy(float) / scale, 0, 1)
         allowed = np.maximum(allowed, 3.29 * np.sqrt(2 * mean * (1 - mean) / images))
-    table = table.assign(allowed=scale * allowed + EXACT, agrees=_agree, anew=anew)
-    key = f"{new.method}-{new.seed}", new.subset
-    return pd.concat({key: table}, names=["model", "set", "metric"])
+    table = table.rename_axis("metric").reset_index()
+    table = table.assign(model=f"{new.method}-{new.seed}", set=new.subset, anew=anew)
+    return table.assign(allowed=scale * allowed + EXACT, agrees=_agree)
 
 
-def _agree(table: pd.DataFrame) -> pd.Series:
-    return (table["new"] - table["old"]).abs() <= table["allowed"]
+def _agree(table: pd.DataFrame) -> np.ndarray:
+    new, old, allowed = table[["new", "old", "allowed"]].to_numpy(float).T
+    return np.abs(new - old) <= allowed
 
 
 def _compared(record: Record) -> pd.Series:
