@@ -282,15 +282,17 @@ def test_the_page_on_results_says_of_removed_knobs_what_their_record_has():
     assert [row[1:] for row in rows] == left_out_cells(record.frame, "row")
 
 
-def test_the_page_of_the_search_says_what_its_record_has():
+def test_the_page_of_the_search_says_what_its_records_have():
     page = (ROOT / "data/results/search.md").read_text(encoding="utf8")
-    record = STUDY_RECORDS["search"]
-    assert record.git.startswith("af53662") and record.git in page
-    trained = record.frame["subset"] == "seen"
-    means = record.frame.groupby(["row", trained])[["clean", "robust", "path_direct"]].mean() * 100
+    searches = [STUDY_RECORDS[name] for name in ("search", "search_2")]
+    for search, revision in zip(searches, ("af53662", "2ed1d37"), strict=True):
+        assert search.git.startswith(revision) and search.git in page
+    frame = pd.concat([search.frame for search in searches])
+    means = frame.groupby(["row", frame["subset"] == "seen"])
+    means = means[["clean", "robust", "path_direct"]].mean() * 100
     expected = [
         [f"{seen:.1f} / {out:.1f}" for out, seen in means.loc[row].to_numpy().T]
-        for row in record.frame["row"].unique()
+        for row in frame["row"].unique()
     ]
     assert sorted(row[2:] for row in cells_of(page, "| round | change |")) == sorted(expected)
 
