@@ -208,8 +208,15 @@ def _accuracies(
     images = dataset.images("val").select_classes(class_indices(dataset, tree.ids))
     images, attack = images[images.evenly_spaced(study.images)], params.attack
     classifier = model.classifier(tree, params.model.template).to(device_of(params.model))
-    args = torch.from_numpy(tree.paths), budget_of(attack), attack.seed, attack.batch
-    matrix = LevelMatrix(classifier, images, *args, readings=("direct",))
+    matrix = LevelMatrix(
+        classifier,
+        images,
+        torch.from_numpy(tree.paths),
+        budget_of(attack),
+        attack.seed,
+        attack.batch,
+        readings=("direct",),
+    )
     direct = level_metrics(matrix.outcomes(), "direct")
     row = {"images": len(images), "clean": direct["clean"][0], "robust": direct["robust"][0][0]}
     if run.levels:

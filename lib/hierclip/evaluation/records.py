@@ -50,7 +50,7 @@ PACKAGES = (
 )
 FEW, SHARE = 2, 0.005  # images, or that share of them, that another machine's rounding may change
 EXACT = 2e-6  # records keep six decimals
-MEAN = "mean of its sets"
+MEAN = "mean of its sets"  # in place of a set's name
 MAIN = ("clean direct 0", "robust direct 0 0", "path_robust direct", "path_robust roll_up")
 
 Pair = tuple[float, float]  # low, high
