@@ -189,8 +189,8 @@ class PreparedDataset(Dataset):
     def images(self, split: str) -> ImageSet:
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; known are {', '.join(SPLITS)}")
-        pixels = stored_images(self.prepared, f"{split}.images")
-        return ImageSet(pixels, self.tensors[f"{split}.labels"])
+        labels = self.tensors[f"{split}.labels"]  # first: refuses a missing or a changed file
+        return ImageSet(stored_images(self.prepared, f"{split}.images"), labels)
 
 
 def ids_of(dataset: Dataset, subset: str) -> list[str]:
