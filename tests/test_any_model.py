@@ -502,9 +502,9 @@ def test_both_activations_are_tried_where_that_is_asked_for(here, saved):
     names = [tree.leaves[k].name for k in kinds]
     given = {"classes": names, "pretrained": "mine.pt", "try_quick_gelu": True}
     found = hierclip.audit(VIT, x, labels, **given, **QUICK)
-    note = next(note for note in found.notes if "clean images are right" in note)
+    note = next(note for note in found.notes if "audited images are right" in note)
     assert len(names) > 1 and note.startswith(
-        f"QuickGELU, as {len(x)} clean images are right with "
+        f"QuickGELU, as most of the {len(x)} audited images are right: "
     )
     assert found.record.origin["activation"] == "QuickGELU" and found.record.clean["direct"][0] == 1
 
@@ -521,7 +521,7 @@ def test_a_surrogate_gives_the_gradient_that_a_model_hides(here):
 
 def test_a_randomised_model_is_averaged_over_and_said_to_be_random(here):
     def noisy(x):
-        return logits((x + 0.05 * torch.randn_like(x)).clamp(0, 1))
+        return logits((x + 0.3 * torch.randn_like(x)).clamp(0, 1))
 
     torch.manual_seed(0)
     record = on_tensors(noisy, eot=4)

@@ -399,17 +399,15 @@ def test_a_tree_over_some_of_the_classes_or_others_is_refused_by_name(tree):
         class_trees({"cat": "cat", "eagle": "eagle", "bus": "bus"}, [tree])
 
 
-def test_the_first_images_of_a_class_are_audited_and_the_next_one_chooses_the_reading(place):
+def test_the_first_images_of_a_class_are_audited(place):
     some = read_dataset(image_folder(place / "zoo"), square(16), 2, place / "some")
-    every = read_dataset(image_folder(place / "zoo"), square(16), None, place / "all_levels")
+    every = read_dataset(image_folder(place / "zoo"), square(16), None, place / "every")
     images = every.images("test").read()
     assert images.shape == (5 * COUNT, 3, 16, 16) and images.dtype == torch.uint8
     assert torch.equal(
         some.images("test").read(), images[[k for k in range(5 * COUNT) if k % COUNT < 2]]
     )
     assert some.images("test").labels.tolist() == [k for k in range(5) for _ in range(2)]
-    assert torch.equal(some.images("val").read(), images[2::COUNT])
-    assert every.images("val") is every.images("test")
 
 
 def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
@@ -425,15 +423,10 @@ def test_the_next_image_of_a_class_stands_in_for_one_that_cannot_be_read(place):
         f"{place / 'zoo/cat/1.jpg'} (no image that Pillow knows)"
     ]
     assert torch.equal(some.images("test").read(), images[firsts])
-    assert torch.equal(some.images("val").read(), images[[first + 1 for first in firsts]])
 
 
-def test_the_one_image_of_a_class_also_chooses_the_reading_and_it_is_said(place, weights, capsys):
+def test_notes_are_printed_and_one_image_of_a_class_is_enough(place, weights, capsys):
     for leaf in LEAVES:
         put(place / f"few/{leaf}/1.png", 0)
     found = audit(ARCHITECTURE, "few", pretrained=str(weights), **SETTINGS)
-    assert (
-        "no other images of these classes: whether direct or roll-up serves the model better is "
-        "chosen on 32 of the audited ones at most" in found.notes
-    )
-    assert "\n".join(found.notes) in capsys.readouterr().out
+    assert len(found.notes) > 1 and "\n".join(found.notes) in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_an_evaluation_gives_identical_outcomes(both):
     assert one.model_dump(exclude={"git", "hardware"}) == two.model_dump(
         exclude={"git", "hardware"}
     )
-    for name in ("test", "val", "forest", "levels"):
+    for name in ("test", "forest", "levels"):
         a, b = (
             Outcomes.load(outcomes_path(folder, "tecoa", 3, "unseen", name))
             for folder in (alone, both)

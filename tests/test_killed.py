@@ -60,7 +60,7 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_record(
         load_records(folder / "data/results/records") for folder in (again, whole)
     )
     assert made.model_dump(exclude={"git"}) == expected.model_dump(exclude={"git"})
-    for name in ("test", "val", "forest", "levels"):
+    for name in ("test", "forest", "levels"):
         a, b = (
             Outcomes.load(outcomes_path(folder, "tecoa", 3, "unseen", name))
             for folder in (again, whole)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hierclip import models
 from hierclip.models import ModelError
-from hierclip.models.classifier import read
+from tests.conftest import notebook_functions
 from tests.test_heads import HEADS, NAMES
 
 close = torch.testing.assert_close
@@ -221,7 +221,7 @@ def test_the_projection_is_back_in_place_after_a_failure(backbone):
 
 def test_readings_are_the_nearest_node_and_the_leafs_ancestor(tree):
     logits = [torch.eye(5)[[0, 2]], torch.eye(3)[[2, 1]], torch.eye(2)[[0, 0]]]
-    readings = read(logits, torch.from_numpy(tree.paths))
+    readings = notebook_functions("30_pretrain")["read"](logits, torch.from_numpy(tree.paths))
     assert tuple(readings) == models.READINGS
     assert readings["direct"].tolist() == [[0, 2, 0], [2, 1, 0]]
     assert readings["roll_up"].tolist() == [[0, 0, 0], [2, 1, 0]]

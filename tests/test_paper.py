@@ -35,7 +35,7 @@ CHANGES = {
     "model": {"pretrained": "weights.safetensors", "accelerator": "cpu", "precision": "32-true"},
     "finetune": {"steps": 2, "batch": 32, "accumulate": 2},
     "attack": {"suite": ["apgd_margin"], "steps": 2, "queries": 2, "batch": 32, "bootstrap": 20, "audit_images": 4,
-               "reading_images": 16, "forest_images": 8},
+               "forest_images": 8},
 }  # fmt: skip
 
 

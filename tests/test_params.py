@@ -190,9 +190,17 @@ def test_a_bad_value_is_one_line_naming_file_and_key(tmp_path, content, section,
     assert said.startswith(f"{path}: {section}.{key}") and "(got " in said and "\n" not in said
 
 
-def test_a_missing_key_is_named(tmp_path, content):
-    del content["data"]["size"]
-    assert "data.size: Field required" in message(write(tmp_path, content))
+@pytest.mark.parametrize(
+    "key", ["data", "data.size", "data.name", "method.tecoa.loss", "method.tecoa.attack"]
+)
+def test_a_missing_key_is_named_without_all_that_stands_around_it(tmp_path, content, key):
+    *sections, last = key.split(".")
+    section = content
+    for name in sections:
+        section = section[name]
+    del section[last]
+    path = write(tmp_path, content)
+    assert message(path) == f"{path}: {key}: Field required"
 
 
 def test_every_bad_key_has_its_line(tmp_path, content):
@@ -262,7 +270,7 @@ def test_a_project_needs_no_method_of_the_ball(tmp_path, content):
 def test_an_empty_study_is_refused_in_one_line(tmp_path, content, section, entries, key):
     content[section] |= entries
     path = write(tmp_path, content)
-    refused = "Dictionary should have at least 1 item after validation, not 0 (got {})"
+    refused = "Dictionary should have at least 1 item after validation, not 0"
     assert message(path) == f"{path}: {section}.{key}: {refused}"
 
 

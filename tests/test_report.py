@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_has_the_headline_table(tmp_path, monkeypatch):
     assert page.count("data:image/png;base64,") == 4  # levels, matrix, trees, audit
     robust = share(made.robust["direct"][0][0], made.intervals["direct"].robust[0][0])
     assert f"<td>{robust}</td>" in page and "<th>path-robust, roll-up</th>" in page
-    assert "<th>worst tree of 2 (8 images)</th>" in page
+    assert "<th>worst of 2 trees (8 images), roll-up</th>" in page
     assert "<td>30.0 [17.5, 42.5] (wordnet)</td>" in page
     f1, error = (made.mistakes["attacked"][name][0] for name in ("h_f1", "tree_induced_error"))
     assert "<th>hF1</th>" in page and "<th>h_f1</th>" not in page

@@ -35,7 +35,6 @@ from hierclip.evaluation.records import (
     MEAN,
     NO_GIT,
     SOURCES,
-    better_reading,
     committed_records,
     compare,
     git_revision,
@@ -89,7 +88,7 @@ def forest(emoji_forest):
 
 def judged(model, emoji, forest, subset, params, root, thorough=True, **choices):
     quick = {"steps": 1, "queries": 2, "suite": ("pgd_margin",), "bootstrap": 20}
-    quick |= {"reading_images": 30, "audit_images": 4, "forest_images": 30}
+    quick |= {"audit_images": 4, "forest_images": 30}
     quick = params.attack.model_copy(update=quick | choices)
     own = [tree.restrict(ids_of(emoji, subset)) for tree in forest]
     task = Task(subset, emoji, own, "{}", thorough)
@@ -168,7 +167,7 @@ def test_every_tree_of_a_forest_is_judged_by_itself_on_the_same_pictures(
     assert second.intervals["direct"] == pytest.approx((0, 3 / 30))
     assert (first.images, second.images) == (30, 30)
     assert (first.levels, second.levels) == (list(own[0].sizes), list(own[1].sizes))
-    assert found.reading == "direct" and found.worst_tree == "letters"
+    assert found.worst_tree("direct") == "letters"
     for reading in READINGS:  # and by the outcomes that come with the record
         whole = outcomes.clean[reading].all(1) & outcomes.robust[reading].all((0, 2))
         diagonal = [
@@ -188,7 +187,7 @@ def test_one_tree_is_a_forest_too(emoji, forest, params, tmp_path):
         tmp_path,
         forest_images=999,
     )
-    assert list(found.forest) == ["wordnet"] and found.worst_tree == "wordnet"
+    assert list(found.forest) == ["wordnet"] and found.worst_tree("direct") == "wordnet"
     assert found.forest["wordnet"].images == found.images
     assert found.forest["wordnet"].path_robust == found.path_robust
 
@@ -222,22 +221,6 @@ def test_level_counts_as_broken_where_either_aim_breaks_it(tmp_path):
     ].any()  # which the direct reading of the leaves suffers too
 
 
-def test_reading_is_that_of_the_higher_headline_and_then_of_the_higher_worst_level():
-    nodes = np.zeros((4, 2, 2), int)  # clean, direct-0, direct-1, roll_up-1; of two images
-    nodes[1, 0] = 1
-    paths, names = (
-        np.array([[0, 0], [1, 1]]),
-        np.array(["clean", "direct-0", "direct-1", "roll_up-1"]),
-    )
-    tied = Outcomes(names, paths, np.zeros(2, int), nodes, nodes, nodes, nodes[..., 0])
-    assert better_reading(tied) == "direct"
-    nodes[2, 1, 1] = 1  # the direct reading of the superclass alone
-    assert (
-        better_reading(Outcomes(names, paths, np.zeros(2, int), nodes, nodes, nodes, nodes[..., 0]))
-        == "roll_up"
-    )
-
-
 @pytest.mark.parametrize("prune", [0.0, 0.5])
 def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(prune, emoji, forest, params, tmp_path):
     trees = [tree.restrict(ids_of(emoji, "unseen")) for tree in forest]
@@ -245,7 +228,7 @@ def test_no_goal_is_skipped_where_nothing_is_to_be_pruned(prune, emoji, forest, 
     task = Task("unseen", emoji, trees, "{}")
     matrices = Evaluation(knowing_model(emoji), task, 3, attack, tmp_path).matrices
     pruned = {part: matrix.prune for part, matrix in matrices.items()}
-    assert pruned == dict.fromkeys(("test", "val", "forest"), prune > 0) | {"levels": False}
+    assert pruned == dict.fromkeys(("test", "forest"), prune > 0) | {"levels": False}
 
 
 def test_a_task_that_is_not_thorough_has_the_same_record_without_what_is_left_out(
@@ -265,7 +248,7 @@ def test_a_task_that_is_not_thorough_has_the_same_record_without_what_is_left_ou
     (tree,) = brief.forest.values()  # of all test images
     assert tree.images == brief.images and tree.path_robust == brief.path_robust
     parts = {path.stem for path in (tmp_path / "brief/data/attacks/tecoa-3").glob("*.npz")}
-    assert parts == {"unseen", "unseen-val"}
+    assert parts == {"unseen"}
 
 
 def test_a_brief_record_is_read_back_and_compared(emoji, forest, params, tmp_path):

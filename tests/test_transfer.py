@@ -9,11 +9,12 @@ from hierclip.data import ImageSet
 from hierclip.evaluation import LevelMatrix
 from hierclip.evaluation.masking import surrogates
 from hierclip.hyperbolic import is_clipped
-from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead, read
+from hierclip.models import Classifier, CosineHead, EuclideanHead, PoincareHead
 from tests.conftest import notebook_functions
 from tests.test_evaluate import BUDGET, PATHS, classifier, random_images
 
 transfer = notebook_functions("55_transfer")["transfer"]
+read = notebook_functions("30_pretrain")["read"]
 AIM = GOALS["direct"](PATHS, 0)
 close = torch.testing.assert_close
 

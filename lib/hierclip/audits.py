@@ -34,7 +34,7 @@ from hierclip.data import (
     write_images,
 )
 from hierclip.data.sources import CLASSES, SPLITS, folders_in, shard_files, split_folders
-from hierclip.data.tasks import Task
+from hierclip.data.tasks import MeasuredDataset, Task
 from hierclip.distributed import broadcast, join_processes, rank
 from hierclip.errors import HierclipError, no_such, refuse
 from hierclip.evaluation import Evaluation, Record, outcomes_path, save_record
@@ -59,7 +59,6 @@ SUITES: dict[str, dict[str, Any]] = {  # what the name of a suite means
     "standard": {"suite": STANDARD, "steps": 100, "queries": 5000},
     "quick": {"suite": ("apgd_ce", "apgd_margin"), "steps": 8, "queries": 300},
 }
-READING_IMAGES = 32  # that choose the reading
 TEMPLATE = "a photo of a(n) {}"
 NO_PROMPT = "none"  # of a model that reads no texts
 IN_MEMORY = ("texts", "scale", "surrogate", "processor", "size")  # of models without a name
@@ -161,9 +160,11 @@ def audit(
         if try_quick_gelu:
             quick = open_model(str(model), pretrained, replace(overrides, quick_gelu=True))
             plain = open_model(str(model), pretrained, replace(overrides, quick_gelu=False))
-            audited, note = better_activation({"QuickGELU": quick, "GELU": plain}, task, place)
+            audited, note = better_activation(
+                {"QuickGELU": quick, "GELU": plain}, task, batch, place
+            )
             tried = [note]
-        test = dataset.splits["test"]
+        test = dataset.images("test")
         shape = tuple(test.pixels.shape[-2:])
         refuse(
             {
@@ -231,21 +232,21 @@ def audit(
 
 
 def better_activation(
-    models: Mapping[str, Model], task: Task, device: torch.device
+    models: Mapping[str, Model], task: Task, batch: int, device: torch.device
 ) -> tuple[Model, str]:
     """Choose the model that reads more clean images right at the leaves; say both shares."""
-    images = task.dataset.images("val")
+    images = task.dataset.images("test")
     images = images.select_classes(class_indices(task.dataset, task.trees[0].ids))
     right = {}
     for name, model in models.items():
         classifier = model.classifier(task.trees[0], task.template).to(device)
-        parts = images.batches(READING_IMAGES, device)
+        parts = images.batches(batch, device)
         with torch.no_grad():
             nodes = torch.cat([classifier(part, [0])[0].argmax(1).cpu() for part in parts])
         right[name] = int((nodes == images.labels).sum())
     best = max(right, key=lambda name: right[name])
     shares = ", ".join(f"{name} {100 * count / len(images):.1f} %" for name, count in right.items())
-    return models[best], f"{best}, as {len(images)} clean images are right with {shares}"
+    return models[best], f"{best}, as most of the {len(images)} audited images are right: {shares}"
 
 
 def _move_results(record: Record, work: Path, out: Path) -> None:
@@ -360,7 +361,6 @@ def attack_params(given: Mapping[str, Any]) -> AttackParams:
         "step": f"{2.5 * n / max(1, settings['steps'])}/255",
         "bootstrap": 1000,
         "prune": 0.0,
-        "reading_images": READING_IMAGES,
         **dict.fromkeys(("forest_images", "audit_images", "transfer_images"), given["checks"]),
     }
     try:
@@ -393,24 +393,6 @@ def open_model(model: str, pretrained: str | None, overrides: Overrides = AS_PUB
 def file_name(text: str) -> str:
     """Return a text as the name of a file, of which other characters are left out."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:80] or "unnamed"
-
-
-@dataclass
-class Folder:
-    """A `data.Dataset` that is only measured on. splits: by name, one of `data.SPLITS`."""
-
-    name: str
-    leaves: tuple[Leaf, ...]
-    splits: Mapping[str, ImageSet]
-    unreadable: Sequence[str] = ()  # files that cannot be read
-    notes: Sequence[str] = ()  # of their source
-    credit: str = ""
-
-    def images(self, split: str) -> ImageSet:
-        return self.splits[split]
-
-    def batch(self, *_, **__):
-        raise HierclipError(f"{self.name}: images of an audit are not trained on")
 
 
 @dataclass(frozen=True)
@@ -513,12 +495,11 @@ def pixels_of(images: Tensor, labels: Any, classes: int) -> ImageSet:
     return ImageSet(pixels.detach().cpu(), numbers.long().cpu())
 
 
-def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path) -> Folder:
+def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path) -> MeasuredDataset:
     """Read the first `limit` readable images of each class, or all, as `cut` makes them.
 
-    Their bytes are written to the file `path` and read from it when they are needed. They are the
-    split "test". Split "val", which chooses the reading, is the next image of each class; where no
-    class has one, it is the split "test" itself. Unreadable images are left out.
+    Their bytes are written to the file `path` and read from it when they are needed. Unreadable
+    images are left out.
     Raises HierclipError for a class without a readable image, and where `cut` is needed and None.
     """
     unreadable: list[str] = []
@@ -536,43 +517,33 @@ def read_dataset(images: Images, cut: Cut | None, limit: int | None, path: Path)
             f"{images.name}: no image of class {', '.join(lost[:5])} can be read; "
             f"mend or remove {', '.join(unreadable[:5])}"
         )
-    test = readable[torch.cat([group[:count] for group in rows])]
-    rest = torch.cat([group[count:] for group in rows])
-    val = readable[rest] if len(rest) else test
     leaves = tuple(Leaf(each, name, "seen") for each, name in images.classes.items())
     notes = images.content.notes if isinstance(images.content, Source) else ()
-    return Folder(images.name, leaves, {"test": test, "val": val}, unreadable, notes)
+    splits = {"test": readable[torch.cat([group[:count] for group in rows])]}
+    return MeasuredDataset(images.name, leaves, splits, unreadable=unreadable, notes=notes)
 
 
 def _stored(
     source: Source, name: str, cut: Cut, limit: int | None, path: Path, unreadable: list[str]
 ) -> ImageSet:
-    """Write the readable ones of `limit` images of each class, and of one more, to a file."""
+    """Write the first `limit` readable images of each class, or all, to a file."""
     count = limit or len(source.labels)
     left = by_class(source)
     labels: list[int] = []
     with path.open("wb") as file:
-        tried = [rows[: count + 1] for rows in left]
+        tried = [rows[:count] for rows in left]
         while any(tried):
             selection = source.take(list(chain(*tried)))
             written = write_images(selection, cut, name, unreadable, file)
             labels += [selection.labels[row] for row in written]
             left = [rows[len(gone) :] for rows, gone in zip(left, tried, strict=True)]
-            tried = [rows[: count + 1 - labels.count(k)] for k, rows in enumerate(left)]
+            tried = [rows[: count - labels.count(k)] for k, rows in enumerate(left)]
     shape = cut(Image.new("RGB", (64, 48))).shape  # of every image that it makes
     return ImageSet(StoredImages(path, (len(labels), *shape)), torch.tensor(labels))
 
 
-def dataset_notes(dataset: Folder) -> list[str]:
+def dataset_notes(dataset: MeasuredDataset) -> list[str]:
     """List what a reader of the result should know about its images."""
     more = f" and {len(dataset.unreadable) - 5} more" if len(dataset.unreadable) > 5 else ""
-    notes = {
-        "no other images of these classes: whether direct or roll-up serves the model better is "
-        f"chosen on {READING_IMAGES} of the audited ones at most": (
-            dataset.splits["val"] is dataset.splits["test"]
-        ),
-        f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}": (
-            dataset.unreadable
-        ),
-    }
-    return [*dataset.notes, *(note for note, applies in notes.items() if applies)]
+    lost = f"left out, as they cannot be read: {', '.join(dataset.unreadable[:5])}{more}"
+    return [*dataset.notes, *[lost] * bool(dataset.unreadable)]

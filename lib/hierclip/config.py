@@ -144,9 +144,9 @@ class PhotoParams(Section):
 KINDS = ("drawn", "photos")  # of datasets, which differ in their keys
 
 
-def _kind(data: Any) -> str:
+def _kind(data: Any) -> str | None:
     name = data.get("name") if isinstance(data, dict) else getattr(data, "name", None)
-    return KINDS[name != "emoji"]
+    return name and KINDS[name != "emoji"]
 
 
 DataParams = Annotated[
@@ -335,7 +335,6 @@ class AttackParams(Section):
     batch: PositiveInt
     seed: Seed
     bootstrap: PositiveInt  # resamples behind an interval
-    reading_images: PositiveInt  # validation images that choose the reading
     forest_images: PositiveInt  # test images on which every tree is attacked
     audit_images: PositiveInt
     transfer_images: PositiveInt  # shown to every model
@@ -538,7 +537,9 @@ def error_line(entry) -> str:
     if entry["type"] == "union_tag_invalid":  # a method's loss is pydantic's tag of the union
         known = entry["ctx"]["expected_tags"].replace("'", "").split(", ")
         return f"{key}.loss: {no_such('loss', entry['ctx']['tag'], known)}"
+    if entry["type"] == "union_tag_not_found":
+        named = "loss" if entry["ctx"]["discriminator"] == "'loss'" else "name"
+        return f"{key}.{named}: Field required"
     message = entry["msg"].removeprefix("Value error, ")
-    whole = entry["type"] == "value_error" and isinstance(entry["input"], dict)  # a section
-    got = "" if whole else f" (got {entry['input']!r})"
+    got = "" if isinstance(entry["input"], dict) else f" (got {entry['input']!r})"
     return f"{key}: {message}{got}" if entry["loc"] else message

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed, parallel_config
-from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from hierclip.config import (
     MethodParams,
     NoneParams,
     Params,
+    Section,
     StudyParams,
 )
 from hierclip.data import Dataset, class_indices, ids_of, load_dataset
@@ -56,10 +56,8 @@ class Run:
     levels: bool = False
 
 
-class StudyRecord(BaseModel):
+class StudyRecord(Section):
     """The rows of a study, and its conditions. Accuracies are fractions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     threat_model: ThreatModel
     steps: int

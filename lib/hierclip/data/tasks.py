@@ -2,13 +2,23 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from hierclip.config import EmojiParams, Params
-from hierclip.data import CONTENT, Dataset, ImageSet, Leaf, class_indices, ids_of, load_dataset
+from hierclip.data import (
+    CONTENT,
+    SPLITS,
+    Dataset,
+    ImageSet,
+    Leaf,
+    class_indices,
+    ids_of,
+    load_dataset,
+)
 from hierclip.errors import HierclipError, no_such
 from hierclip.progress import differences, fingerprint, sha256
 from hierclip.trees import Tree, load_forest, load_tree
@@ -38,31 +48,22 @@ class Task:
     thorough: bool = True
 
 
-@dataclass(frozen=True)
-class Superclasses:
-    """A dataset whose classes are the nodes of a tree's level."""
+@dataclass
+class MeasuredDataset:
+    """A `data.Dataset` that is only measured on. splits: by name, of `data.SPLITS`."""
 
-    dataset: Dataset
-    tree: Tree
-    level: int
-
-    @property
-    def name(self) -> str:
-        return self.dataset.name
-
-    @property
-    def credit(self) -> str:
-        return self.dataset.credit
-
-    @property
-    def leaves(self) -> tuple[Leaf, ...]:
-        return tuple(Leaf(node.id, node.name, "unseen") for node in self.tree.levels[self.level])
+    name: str
+    leaves: tuple[Leaf, ...]
+    splits: Mapping[str, ImageSet]
+    credit: str = ""
+    unreadable: Sequence[str] = ()  # files that cannot be read
+    notes: Sequence[str] = ()  # of their source
 
     def images(self, split: str) -> ImageSet:
-        classes = class_indices(self.dataset, self.tree.ids)
-        images = self.dataset.images(split).select_classes(classes)
-        ancestors = torch.from_numpy(self.tree.paths[:, self.level])
-        return replace(images, labels=ancestors[images.labels])
+        return self.splits[split]
+
+    def batch(self, *_, **__):
+        raise HierclipError(f"{self.name}: these images are not trained on")
 
 
 def inputs_of(root: Path, params: Params, part: str) -> dict[str, str]:
@@ -130,7 +131,13 @@ def load_zero_shot(root: Path, params: Params, name: str) -> Dataset:
         return dataset
     (tree,) = load_forest(root / TREES, params.trees.names[:1])
     part = tree.restrict([leaf.id for leaf in dataset.leaves])
-    return Superclasses(dataset, part, level)  # pyright: ignore[reportReturnType]
+    classes, ancestors = class_indices(dataset, part.ids), torch.from_numpy(part.paths[:, level])
+    splits = {}
+    for split in SPLITS:
+        images = dataset.images(split).select_classes(classes)
+        splits[split] = replace(images, labels=ancestors[images.labels])
+    leaves = tuple(Leaf(node.id, node.name, "unseen") for node in part.levels[level])
+    return MeasuredDataset(dataset.name, leaves, splits, dataset.credit)
 
 
 def load_task(root: Path, params: Params, name: str) -> Task:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 
 from hierclip.attacks import GOALS, budget_of
-from hierclip.config import AttackParams, Section
+from hierclip.config import AttackParams, Section, error_line
 from hierclip.data import class_indices
 from hierclip.data.tasks import Task
 from hierclip.distributed import broadcast, rank
@@ -106,7 +106,6 @@ class Record(Section):
     method: str
     seed: int
     images: int
-    reading: Literal["direct", "roll_up"]  # the better one on validation images
     threat_model: ThreatModel
     trees: dict[str, str]  # name to hash
     levels: list[int]  # nodes at each level of the first tree, for which are, up to `intervals`:
@@ -137,10 +136,9 @@ class Record(Section):
     def name(self) -> str:
         return f"{self.method}-{self.seed}/{self.subset}"
 
-    @property
-    def worst_tree(self) -> str:
-        """Find the tree of the least path-robust accuracy, in the record's reading."""
-        return min(self.forest, key=lambda tree: self.forest[tree].path_robust[self.reading])
+    def worst_tree(self, reading: str) -> str:
+        """Find the tree of the least path-robust accuracy in a reading."""
+        return min(self.forest, key=lambda tree: self.forest[tree].path_robust[reading])
 
 
 def threat_model(attack: AttackParams, prompt: str, resolution: int) -> ThreatModel:
@@ -214,9 +212,7 @@ def parse_record(text: str, where: str) -> Record:
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
-        entry = error.errors()[0]
-        key = ".".join(map(str, entry["loc"])) or "the file"
-        raise RecordError(f"{where}: {key}: {entry['msg']}") from None
+        raise RecordError(f"{where}: {error_line(error.errors()[0])}") from None
 
 
 def load_records(folder: Path) -> list[Record]:
@@ -246,25 +242,19 @@ class Evaluation:
     def matrices(self) -> dict[str, LevelMatrix]:
         """Set up the level matrices that the record is made of, by part.
 
-        test: all test images, the first tree. val: validation images, which choose the reading.
-        forest: evenly spaced test images, all trees, and the goals "within_superclass" and
-        "all_levels". levels: the same images and the first tree, by attacks that do not stop at
-        their goal. The last two only of a thorough task. Raises TreeError where the trees have not
-        the same leaves in the same order.
+        test: all test images, the first tree. Of a thorough task also forest: evenly spaced test
+        images, all trees, and the goals "within_superclass" and "all_levels"; and levels: the same
+        images and the first tree, by attacks that do not stop at their goal. Raises TreeError where
+        the trees have not the same leaves in the same order.
         """
         trees, params, budget = self.task.trees, self.params, budget_of(self.params)
         check_forest(trees)
         classes = class_indices(self.task.dataset, trees[0].ids)
-        test, val = (
-            self.task.dataset.images(split).select_classes(classes) for split in ("test", "val")
-        )
+        test = self.task.dataset.images("test").select_classes(classes)
         paths = torch.from_numpy(trees[0].paths)
         classifier = self.model.classifier(trees[0], self.task.template).to(self.device)
         build = partial(LevelMatrix, seed=params.seed, batch=params.batch, prune=params.prune > 0)
-        matrices = {
-            "test": build(classifier, test, paths, budget),
-            "val": build(classifier, val[val.evenly_spaced(params.reading_images)], paths, budget),
-        }
+        matrices = {"test": build(classifier, test, paths, budget)}
         if self.task.thorough:
             forest_test = test[test.evenly_spaced(params.forest_images)]
             forest, top = torch.from_numpy(forest_paths(trees)), trees[0].max_level
@@ -313,7 +303,6 @@ class Evaluation:
             "subset": self.task.name,
             "seed": self.seed,
             "images": len(test.images),
-            "reading": better_reading(outcomes["val"]),
             "levels": list(trees[0].sizes),
             **_metrics(outcomes["test"], params),
             "mistakes": {
@@ -390,12 +379,6 @@ def _metrics(outcomes: Outcomes, params: AttackParams, levels: Levels = ALL) -> 
         bounds = intervals(outcomes, reading, params.bootstrap, params.seed, levels)
         by_reading[reading] = level_metrics(outcomes, reading, levels) | {"intervals": bounds}
     return pd.DataFrame(by_reading).T.to_dict()
-
-
-def better_reading(outcomes: Outcomes) -> str:
-    """Return the reading of higher path-robust accuracy; in a tie, of the higher worst level."""
-    metrics = {reading: level_metrics(outcomes, reading) for reading in READINGS}
-    return max(metrics, key=lambda r: (metrics[r]["path_robust"], metrics[r]["worst_level"]))
 
 
 def verify(root: Path) -> pd.DataFrame:

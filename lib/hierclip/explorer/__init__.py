@@ -1,6 +1,7 @@
-"""The Poincaré disk of a tree and images: a page (`disk`), and notebook 90's (`widget.Disk`)."""
+"""The Poincaré disk of a tree and images: as a page (`disk`), and what notebook 90 draws."""
 
 from hierclip.explorer.page import (
+    FILES as FILES,
     DrawnImage as DrawnImage,
     disk as disk,
     marks as marks,

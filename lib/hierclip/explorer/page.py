@@ -20,7 +20,7 @@ from hierclip.hyperbolic import pairwise_distance
 from hierclip.models.heads import Head, PoincareHead, head_to_dict
 from hierclip.trees import Tree
 
-HERE = Path(__file__).parent
+FILES = Path(__file__).parent  # of disk.js and the style sheet
 
 
 def node_angles(tree: Tree) -> list[np.ndarray]:
@@ -110,9 +110,9 @@ class DiskPage:
 
     def to_html(self, path: str | Path | None = None) -> str:
         """Return the page, which loads nothing; write it to a file if one is named."""
-        script = (HERE / "disk.js").read_text(encoding="utf8")
+        script = (FILES / "disk.js").read_text(encoding="utf8")
         page = Environment(autoescape=True).from_string(
-            (HERE / "page.html").read_text(encoding="utf8")
+            (FILES / "page.html").read_text(encoding="utf8")
         )
         html = page.render(
             title=self.title,

@@ -17,7 +17,6 @@ from hierclip.models.classifier import (
     Classifier as Classifier,
     Model as Model,
     load_model as load_model,
-    read as read,
     save_model as save_model,
 )
 from hierclip.models.heads import (

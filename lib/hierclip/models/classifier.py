@@ -127,16 +127,6 @@ def _masses(leaves: Tensor, column: Tensor) -> Tensor:
     return top + total.log()
 
 
-def read(logits: Sequence[Tensor], paths: Tensor) -> dict[str, Tensor]:
-    """Return each reading's predictions, nodes (N, L + 1) by level.
-
-    direct: the nearest node of the level. roll_up: the ancestor of the predicted leaf. paths:
-    (leaves, L + 1), the tree's.
-    """
-    direct = torch.stack([level.argmax(1) for level in logits], dim=1)
-    return {"direct": direct, "roll_up": paths[direct[:, 0]]}
-
-
 @dataclass(frozen=True)
 class Model:
     """A backbone and the head through which its method reads it."""
