@@ -161,10 +161,16 @@ def test_the_commands_on_somebodys_own_model_run(page, there, monkeypatch):
 
 
 def test_docs_name_the_checks_that_there_are():
-    from hierclip.evaluation.masking import FLAGS
+    from hierclip.evaluation.masking import ABOVE, CHECKS, FLAGS
 
     text = (ROOT / "docs/attacks.md").read_text(encoding="utf8")
-    assert set(re.findall(r"^- `([\w ]+)`:", text, re.M)) == set(FLAGS)
+    told = re.findall(r"^- `([\w -]+)`:(.*(?:\n  .*)*)", text, re.M)
+    names = [name for name in CHECKS if not name.startswith("above: ")]
+    assert {name for name, _ in told[: len(FLAGS)]} == set(FLAGS)
+    assert sorted(name for name, _ in told) == sorted(names) and len(ABOVE) == 6
+    for name, words in told[len(FLAGS) :]:
+        (limit,) = re.findall(r"Limit\s+([\d.]*\d)", words)
+        assert float(limit) == CHECKS[name][0], name
 
 
 def test_the_container_and_the_workflow_call_what_there_is():
