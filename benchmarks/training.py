@@ -26,7 +26,7 @@ LIMITS = {"hier": 1.05, "forest": 1.15, "match": 1.15}  # times a step of TeCoA
 
 
 def steps() -> list[Row]:
-    """Time a step of every method; the hierarchical ones take as many attack steps as TeCoA."""
+    """Time a step of every method; those of the ball take as many attack steps as TeCoA."""
     params, rows = load_params(), []
     attack = {"attack": params.method["tecoa"].attack}  # pyright: ignore
     methods = {

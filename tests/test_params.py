@@ -203,6 +203,12 @@ def test_a_missing_key_is_named_without_all_that_stands_around_it(tmp_path, cont
     assert message(path) == f"{path}: {key}: Field required"
 
 
+@pytest.mark.parametrize("data", [None, 3, [], {"name": ""}, {"name": None}])
+def test_data_that_is_no_section_or_has_no_name_is_refused_at_its_key(tmp_path, content, data):
+    path = write(tmp_path, content | {"data": data})
+    assert message(path).startswith(f"{path}: data") and "loss" not in message(path)
+
+
 def test_every_bad_key_has_its_line(tmp_path, content):
     content["data"]["size"], content["plots"]["dpi"] = -1, "many"
     lines = message(write(tmp_path, content)).splitlines()

@@ -246,7 +246,7 @@ def better_activation(
         right[name] = int((nodes == images.labels).sum())
     best = max(right, key=lambda name: right[name])
     shares = ", ".join(f"{name} {100 * count / len(images):.1f} %" for name, count in right.items())
-    return models[best], f"{best}, as most of the {len(images)} audited images are right: {shares}"
+    return models[best], f"{best}, which reads more of {len(images)} images right, clean: {shares}"
 
 
 def _move_results(record: Record, work: Path, out: Path) -> None:

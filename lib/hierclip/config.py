@@ -145,8 +145,10 @@ KINDS = ("drawn", "photos")  # of datasets, which differ in their keys
 
 
 def _kind(data: Any) -> str | None:
+    if isinstance(data, dict) and "name" not in data:
+        return None
     name = data.get("name") if isinstance(data, dict) else getattr(data, "name", None)
-    return name and KINDS[name != "emoji"]
+    return KINDS[name != "emoji"]
 
 
 DataParams = Annotated[

@@ -60,6 +60,8 @@ class MeasuredDataset:
     notes: Sequence[str] = ()  # of their source
 
     def images(self, split: str) -> ImageSet:
+        if split not in self.splits:
+            raise HierclipError(f"{self.name}: {no_such('split', split, self.splits)}")
         return self.splits[split]
 
     def batch(self, *_, **__):
