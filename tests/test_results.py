@@ -319,7 +319,8 @@ def test_every_difference_that_a_page_tells_is_a_committed_one(page):
 
 
 def test_the_page_says_how_the_base_reads_superclasses():
-    base = [each for each in load_records(ROOT / RECORDS) if each.method == "clip"]
+    records = load_records(ROOT / "presets/emoji-full" / RECORDS)  # `make repro` leaves these alone
+    base = [record for record in records if record.name.startswith("clip-0/")]
     below = {r.subset: r.clean["direct"][0] - min(r.clean["direct"]) for r in base}
     far = {name: round(100 * points) for name, points in below.items() if points > 0.1}
     assert far == {"openmoji-unseen": 12, "emojione-v1-unseen": 12} and len(base) == 16
