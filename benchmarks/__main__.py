@@ -73,7 +73,7 @@ def write_results(rows: Sequence[Row], seconds: float, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the parts one after the other, say how far it is, print the table."""
+    """Run the parts one after the other, say how far it is, print each part's rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all"
@@ -86,13 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; known are {', '.join(PARTS)}")
     rows, start = [], perf_counter()
+    print(format_line(COLUMNS), flush=True)
     for name in chosen.parts or PARTS:
         print(f"{perf_counter() - start:5.0f} s  measuring {name}", file=sys.stderr, flush=True)
-        rows += PARTS[name]()
+        made = PARTS[name]()
+        # At once: what is measured is not lost where a later part fails.
+        print("\n".join(format_line(cells(row)) for row in made), flush=True)
+        rows += made
     seconds = perf_counter() - start
     machine = f"{hardware('cpu')}, torch {torch.__version__}"
     head = f"{machine}. Ratios: medians of interleaved rounds. {seconds:.0f} s in all."
-    print("\n".join([head, "", format_line(COLUMNS), *(format_line(cells(row)) for row in rows)]))
+    print(head)
     path = chosen.out or (None if chosen.parts else RESULTS)
     if path:
         write_results(rows, seconds, path)

@@ -118,10 +118,9 @@ def write_audit_input(folder: Path) -> None:
     (folder / "benchmark-tower.json").write_text(json.dumps(TOWER), encoding="utf8")
     make_model = (
         "import sys; from pathlib import Path; import open_clip;"
-        "from hierclip.models import backbone;"
+        "from hierclip.models import open_backbone, save;"
         "folder = Path(sys.argv[1]); open_clip.add_model_config(folder / 'benchmark-tower.json');"
-        "tower = backbone.open_backbone('benchmark-tower', None);"
-        "backbone.save(tower, folder / 'model'); print('{}')"
+        "save(open_backbone('benchmark-tower', None), folder / 'model'); print('{}')"
     )
     in_process(make_model, folder)
     random = np.random.default_rng(0)

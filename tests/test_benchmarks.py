@@ -132,6 +132,13 @@ def test_an_unknown_part_is_refused_with_the_known_ones(capsys):
     assert "no part pgd; known are start, distance, step, pgd-10" in capsys.readouterr().err
 
 
+def test_an_audit_to_measure_has_a_model_a_tree_and_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "AUDITED", (10, 20))
+    pipeline.write_audit_input(tmp_path)
+    assert (tmp_path / "model/open_clip_config.json").exists() and (tmp_path / "tree.json").exists()
+    assert len(list(tmp_path.glob("images/*/*.jpg"))) == 20
+
+
 def test_stages_show_what_was_run_here(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "find_root", lambda: tmp_path)
     (tmp_path / "data/times").mkdir(parents=True)
