@@ -37,13 +37,16 @@ for _ in range(5):
     steps.append(perf_counter() - start)
 paths = forest.all_paths
 texts = [F.normalize(torch.randn(int(column.max()) + 1, 64), dim=1) for column in paths.T]
-classifier = Classifier(ImageEncoder(backbone, fold=True), CosineHead(20.0), texts).eval()
+encoder, head = ImageEncoder(backbone, fold=True), CosineHead(20.0)
+classifier = Classifier(encoder, head, texts).eval()
+leaf_classifier = Classifier(encoder, head, texts[:1]).eval()
 pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
 shown = ImageSet(pixels, torch.randint(leaves, (images,)))
 budget = Budget(0.01, 0.01, 2, 1, ("pgd_margin",), 1, stop_margin=float("inf"))
-LevelMatrix(classifier, shown, paths[:, :1], budget, seed=0, batch=images, prune=False).outcomes()
+given = {"seed": 0, "batch": images, "prune": False}
+LevelMatrix(leaf_classifier, shown, paths[:, :1], budget, **given).outcomes()
 start = perf_counter()
-LevelMatrix(classifier, shown, paths, budget, seed=0, batch=images, prune=False).outcomes()
+LevelMatrix(classifier, shown, paths, budget, **given).outcomes()
 matrix = perf_counter() - start
 print(json.dumps({"step": median(steps), "matrix": matrix, "memory": peak_memory() - before}))
 """

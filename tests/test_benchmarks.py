@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import __main__ as bench, pipeline
+from benchmarks import __main__ as bench, growth, pipeline
 from benchmarks.default import LevelLogits
 from benchmarks.measure import Row, exponent, in_process, interleaved, peak_memory, ratio, threads
 from benchmarks.synthetic import make_forest, make_tree_loss
@@ -137,6 +137,10 @@ def test_an_audit_to_measure_has_a_model_a_tree_and_images(tmp_path, monkeypatch
     pipeline.write_audit_input(tmp_path)
     assert (tmp_path / "model/open_clip_config.json").exists() and (tmp_path / "tree.json").exists()
     assert len(list(tmp_path.glob("images/*/*.jpg"))) == 20
+
+
+def test_the_cost_of_a_tree_of_one_size_is_measured():
+    assert in_process(growth.POINT, 8, 2, 1, 4, 4).keys() == {"step", "matrix", "memory"}
 
 
 def test_stages_show_what_was_run_here(tmp_path, monkeypatch):
